@@ -1,0 +1,49 @@
+//! oncemail: an SMTP submission relay that accepts each message once.
+//!
+//! # Map
+//! | Module | What it is for |
+//! |---|---|
+//! | [`mail`] | addresses, envelopes, queue ids, messages, keys, progress: pure values |
+//! | [`smtp`] | the protocol with no I/O: commands, replies, DATA, the session's states |
+//! | [`store`] | the durable memory: journal, index, recovery |
+//! | [`queue`] | which message is due, and when again |
+//! | [`intake`] | the only way in: key, fingerprint, claim, commit |
+//! | [`relay`] | the way out: routes, connections, transactions, outcomes |
+//! | [`submission`] | listeners, connections, TLS, AUTH |
+//!
+//! # Layers
+//! `cli → app → {submission, relay} → {intake, queue} → store → smtp → mail`. A module imports only what stands to the
+//! right of it, siblings never import each other, `clock` may be imported by all, and only `cli` and `app` see
+//! `config`. `tests/layers.rs` checks this.
+//!
+//! # Invariants
+//! Code that upholds one is tagged `// D2:`, tests of one are named `d2_…`.
+//!
+//! - **D1** No 250 after the final dot before the message, its envelope and its key are on stable storage.
+//! - **D2** Message, recipients and key are one commit.
+//! - **D3** A failed write or sync latches the store: 451 from then on, readiness false, no fsync is ever retried; a
+//!   restart recovers.
+//! - **D4** Recovery uses only whole, checksummed records; a torn tail is cut off, other damage is set aside in a
+//!   named file and reported, nothing is dropped silently.
+//! - **D5** One process per data directory (lock, retried for a few seconds after a crash).
+//! - **D6** No recipient of an acknowledged message is ever in no state: it is queued, held, delivered, or bounced.
+//! - **I1** Same scope, key and fingerprint: the first queue id, always, over crashes and restarts.
+//! - **I2** Concurrent submissions with one key create one message.
+//! - **I3** A key outlives its message's time in the queue.
+//! - **I4** A submission that got no 250 leaves nothing behind that could turn its retry into a duplicate or a 554.
+//! - **R1** Between writing the final dot and reading its reply an attempt is *in doubt*. It is never cancelled there
+//!   (shutdown waits), and its end is `Delivered`, `Deferred`, `Failed` or `InDoubt`, never guessed.
+//! - **R2** A 5xx that says something about *us* (AUTH refused, TLS failed, sender not allowed at the smarthost, 5xx
+//!   to EHLO or the greeting) defers and opens the breaker; it never bounces the users' mail.
+//! - **S1** Only CRLF ends a line and only CRLF.CRLF ends DATA, in both directions; a bare CR or LF in a message is
+//!   refused (`550 5.6.11`). No byte that arrived before a TLS handshake is read after it.
+//! - **S2** Memory is bounded by configuration, whatever clients or destinations do.
+
+pub mod clock;
+pub mod intake;
+pub mod mail;
+pub mod queue;
+pub mod relay;
+pub mod smtp;
+pub mod store;
+pub mod submission;

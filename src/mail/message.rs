@@ -1,0 +1,42 @@
+//! A message as it is queued.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+
+use super::envelope::Envelope;
+use super::key::ScopedKey;
+use super::queue_id::QueueId;
+use crate::clock::Timestamp;
+
+/// A message that was, or is about to be, acknowledged. Immutable: what happens to it is its
+/// [`Progress`](super::delivery::Progress).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// Its name in every reply, log line and record.
+    pub id: QueueId,
+    /// When the final dot was read; age and expiry count from here.
+    pub accepted_at: Timestamp,
+    /// Who it is from and for.
+    pub envelope: Envelope,
+    /// How it came in: routes match on it.
+    pub origin: Origin,
+    /// The key it was submitted under, explicit or implicit; `None` when nothing is remembered.
+    pub key: Option<ScopedKey>,
+    /// Message-ID with its angle brackets, as relayed (for the log; empty when it could not be read).
+    pub message_id: String,
+    /// The message as it is relayed: CRLF line ends only, no dot-stuffing, ends with CRLF, the key field stripped,
+    /// the Received field on top.
+    pub content: Bytes,
+}
+
+/// How a message came in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Name of the listener (`[[listener]] name`).
+    pub listener: String,
+    /// The authenticated user.
+    pub user: Option<String>,
+    /// The client's address; `None` for messages made here.
+    pub client: Option<IpAddr>,
+}

@@ -1,0 +1,74 @@
+//! The name a message has from its first 250 to its end.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ulid::Ulid;
+
+use crate::clock::Timestamp;
+
+/// A queue id: 26 characters of Crockford base32 (a ULID), sortable by time of acceptance, unique over all nodes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId(Ulid);
+
+impl QueueId {
+    /// A new id for a message accepted at `now`; 80 of its 128 bits are random.
+    pub fn new(now: Timestamp) -> Self {
+        Self(Ulid::from_parts(now.as_millis(), rand::random()))
+    }
+
+    /// The 16 bytes kept in records, big-endian, so that they sort as the ids do.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_bytes()
+    }
+
+    /// The id that [`QueueId::to_bytes`] gave.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Ulid::from_bytes(bytes))
+    }
+}
+
+impl fmt::Display for QueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for QueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not a queue id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a queue id is 26 characters of 0-9 and A-Z without I, L, O and U")]
+pub struct InvalidQueueId;
+
+impl FromStr for QueueId {
+    type Err = InvalidQueueId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ulid::from_string(text).map(Self).map_err(|_| InvalidQueueId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_text_and_bytes() {
+        let id = QueueId::new(Timestamp::from_millis(1_795_343_400_000));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(QueueId::from_bytes(id.to_bytes()), id);
+        assert_eq!("nonsense".parse::<QueueId>(), Err(InvalidQueueId));
+    }
+
+    #[test]
+    fn later_ids_sort_later() {
+        let early = QueueId::new(Timestamp::from_millis(1));
+        let late = QueueId::new(Timestamp::from_millis(2));
+        assert!(early < late && early.to_bytes() < late.to_bytes() && early.to_string() < late.to_string());
+    }
+}

@@ -1,0 +1,3 @@
+//! The `oncemail` binary: an exit code, nothing else.
+
+fn main() {}

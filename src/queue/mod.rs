@@ -1,0 +1,3 @@
+//! Which message is due, who works on it, and when it is tried again.
+
+pub mod options;

@@ -1,0 +1,8 @@
+//! The SMTP protocol with no I/O: what bytes mean, and which bytes to answer.
+//!
+//! Everything in here is a pure function or a pure state machine over bytes that are already there, so that it can be
+//! tested and fuzzed without a socket. It imports `mail` for addresses and nothing else of this crate.
+
+pub mod reply;
+
+pub use reply::{EnhancedCode, Reply};

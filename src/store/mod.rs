@@ -1,0 +1,146 @@
+//! The seam between the relay and its durable memory.
+//!
+//! Nothing above this module knows which store runs. A store promises D1 to D6 and I1, I3, I4 of `lib.rs`; it never
+//! answers "done" for something that a power cut could take back, and once a write or sync has failed it never tries
+//! to write again (D3): it says so in [`Store::status`] until the process is restarted.
+
+pub mod memory;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::mail::{Fingerprint, Message, Progress, QueueId, ScopedKey};
+
+/// What every call of a store gives back.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Durable messages, their progress, and the keys they came under.
+///
+/// # Cancel safety
+/// A write that was handed over happens (or fails) whether or not its future is still there; a dropped future loses
+/// only the answer.
+pub trait Store: Send + Sync {
+    /// What `key` remembers, if it is remembered and alive at this moment. A key is alive until its expiry, and
+    /// beyond it as long as its message is in the queue (I3).
+    ///
+    /// # Errors
+    /// [`StoreError::Latched`] or [`StoreError::Read`].
+    fn find_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Option<KeyRecord>>;
+
+    /// Makes a message, its envelope and its key durable in one commit (D1, D2), with every recipient queued and due
+    /// at once. `claim` is present exactly when `message.key` is.
+    ///
+    /// # Errors
+    /// After any error nothing of the message or its key is left (I4).
+    fn accept(&self, message: Arc<Message>, claim: Option<KeyClaim>) -> StoreFuture<'_, Acceptance>;
+
+    /// Makes the outcome of an attempt durable. A finished progress forgets the message, but not its key.
+    /// Later calls for one message win over earlier ones.
+    ///
+    /// # Errors
+    /// After an error the message stands as it was before.
+    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()>;
+
+    /// Reads a message that is not finished; `None` when there is no such message.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] when its record cannot be read back whole.
+    fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>>;
+
+    /// Whether new mail can be taken. Cheap; asked before a message is received and by readiness checks.
+    fn status(&self) -> Status;
+
+    /// Waits for everything that was handed over, makes a clean end, and refuses what comes after.
+    ///
+    /// # Errors
+    /// [`StoreError::Latched`] when the end could not be made durable; a restart recovers.
+    fn close(&self) -> StoreFuture<'_, ()>;
+}
+
+/// Told by the store, right after each commit, what has become durable: so that fresh messages reach the queue from
+/// memory, without a read.
+pub trait Arrivals: Send + Sync {
+    /// `messages` are durable and due now. Called on the store's own thread: must be quick and must not block.
+    fn arrived(&self, messages: Vec<Arc<Message>>);
+}
+
+/// What to remember with a message's key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyClaim {
+    /// What a retry is compared with.
+    pub fingerprint: Fingerprint,
+    /// When the key ends, unless its message is still queued then (I3).
+    pub expires_at: Timestamp,
+}
+
+/// What a key remembers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyRecord {
+    /// The first submission's queue id (I1).
+    pub id: QueueId,
+    /// What a retry is compared with.
+    pub fingerprint: Fingerprint,
+    /// When the message was accepted.
+    pub accepted_at: Timestamp,
+    /// When the key ends, unless its message is still queued then.
+    pub expires_at: Timestamp,
+}
+
+/// The answer to [`Store::accept`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Acceptance {
+    /// Durable and queued under its own id.
+    Queued,
+    /// The key was there already, taken by another submission a moment ago (I2); nothing was queued.
+    Existing(KeyRecord),
+}
+
+/// A message that a start found in the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Recovered {
+    /// Its id.
+    pub id: QueueId,
+    /// When it is due, or `None` when no recipient of it is queued (all that is left of it is held).
+    pub next_attempt: Option<Timestamp>,
+}
+
+/// Whether new mail can be taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Yes.
+    Ready,
+    /// Free space is under `limits.min_free`: `452 4.3.1` until it is not.
+    LowDisk {
+        /// Free bytes when last looked.
+        free_bytes: u64,
+    },
+    /// D3: a write or sync failed, `451 4.3.0` until the process is restarted.
+    Latched {
+        /// Which operation, on which file, and the system's words.
+        reason: String,
+    },
+    /// [`Store::close`] was called.
+    Closed,
+}
+
+/// Why a store did not do what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// D3: a write or sync failed now or earlier.
+    #[error("the store has stopped writing: {0}")]
+    Latched(String),
+    /// Free space is under the limit; new messages are refused, outcomes are still taken.
+    #[error("the disk is nearly full: {free_bytes} bytes free")]
+    LowDisk {
+        /// Free bytes when last looked.
+        free_bytes: u64,
+    },
+    /// A record could not be read back whole; it is named in the log.
+    #[error("a record could not be read: {0}")]
+    Read(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
