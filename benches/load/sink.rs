@@ -1,14 +1,14 @@
 //! The sink: an SMTP server that takes everything at once, forgets the content and counts the markers.
 //!
-//! While it is held it accepts connections and says nothing, so a relay's attempts wait for the greeting: that is
-//! "relaying paused" for any relay, without deferrals that would cost it work.
+//! While it is held it accepts connections and answers nothing, so a relay's attempts wait for the greeting or the
+//! next reply: that is "relaying paused" for any relay, without deferrals that would cost it work.
 
 use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -42,7 +42,7 @@ pub struct Cli {
     /// Waits this long before it answers what one read brought.
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     delay: Duration,
-    /// Starts held: connections are accepted and get no greeting until "release".
+    /// Starts held: connections are accepted, and nothing is answered until "release".
     #[arg(long)]
     held: bool,
     /// Recipients that each message should arrive with.
@@ -56,7 +56,7 @@ pub struct Sink {
     pub address: SocketAddr,
     /// What it has seen.
     pub tally: Arc<Tally>,
-    greets: watch::Sender<bool>,
+    answers: watch::Sender<bool>,
 }
 
 /// Runs `load sink` until standard input ends, `quit`, or the time is over. Commands, one a line: `report`, `reset`,
@@ -79,14 +79,15 @@ pub fn main(cli: &Cli) -> Result<()> {
             }
         }
     });
-    let print = || {
-        Ok::<_, anyhow::Error>(println!("{}", serde_json::to_string(&sink.tally.summary(cli.recipients))?))
+    let print = || -> Result<()> {
+        println!("{}", serde_json::to_string(&sink.tally.summary(cli.recipients))?);
+        Ok(())
     };
-    let deadline = cli.duration.map(|duration| std::time::Instant::now() + duration);
+    let deadline = cli.duration.map(|duration| Instant::now() + duration);
     loop {
         let command = match deadline {
             None => commands.recv().ok(),
-            Some(deadline) => commands.recv_timeout(deadline.duration_since(std::time::Instant::now())).ok(),
+            Some(deadline) => commands.recv_timeout(deadline.duration_since(Instant::now())).ok(),
         };
         match command.as_deref().map(str::trim) {
             None | Some("quit") => return print(),
@@ -110,9 +111,9 @@ impl Sink {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let tally = Arc::new(Tally::default());
-        let (greets, greeted) = watch::channel(true);
+        let (answers, released) = watch::channel(true);
         for _ in 0..threads {
-            let server = Server { tally: Arc::clone(&tally), greeted: greeted.clone(), delay };
+            let server = Server { tally: Arc::clone(&tally), answers: released.clone(), delay };
             let listener = listener.try_clone()?;
             thread::spawn(move || {
                 if let Err(error) = server.run(listener) {
@@ -120,24 +121,24 @@ impl Sink {
                 }
             });
         }
-        Ok(Self { address, tally, greets })
+        Ok(Self { address, tally, answers })
     }
 
-    /// From now on connections get no greeting; open ones go on.
+    /// From now on nothing is answered.
     pub fn hold(&self) {
-        self.greets.send_replace(false);
+        self.answers.send_replace(false);
     }
 
-    /// Greets those that wait, and all later ones.
+    /// Answers those that wait, and all later ones.
     pub fn release(&self) {
-        self.greets.send_replace(true);
+        self.answers.send_replace(true);
     }
 }
 
 #[derive(Clone)]
 struct Server {
     tally: Arc<Tally>,
-    greeted: watch::Receiver<bool>,
+    answers: watch::Receiver<bool>,
     delay: Duration,
 }
 
@@ -159,14 +160,13 @@ impl Server {
 
     async fn serve(mut self, mut stream: TcpStream) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
-        if self.greeted.wait_for(|greets| *greets).await.is_err() {
-            return Ok(());
-        }
+        self.released().await?;
         stream.write_all(b"220 sink.invalid ESMTP\r\n").await?;
         let mut session = Session::default();
         let mut input = Vec::with_capacity(READ_BUFFER);
         let mut output = Vec::new();
         while stream.read_buf(&mut input).await? > 0 && input.len() < MAX_BUFFER {
+            self.released().await?;
             let taken = session.take(&input, &mut output, &self.tally);
             if taken == input.len() {
                 input.clear();
@@ -186,6 +186,11 @@ impl Server {
             }
         }
         stream.shutdown().await
+    }
+
+    /// Returns at once unless the sink is held.
+    async fn released(&mut self) -> std::io::Result<()> {
+        self.answers.wait_for(|answers| *answers).await.map(drop).map_err(std::io::Error::other)
     }
 }
 

@@ -78,13 +78,6 @@ pub struct Verdict {
     pub unacknowledged: u64,
 }
 
-impl Verdict {
-    /// Whether every acknowledged message arrived exactly once.
-    pub fn is_clean(&self) -> bool {
-        self.missing == 0 && self.duplicated == 0
-    }
-}
-
 impl Tally {
     /// One transaction with this many accepted recipients.
     pub fn record(&self, marker: Option<(u64, u64)>, recipients: u32, bytes: usize) {

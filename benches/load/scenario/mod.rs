@@ -1,7 +1,175 @@
-//! placeholder
-use clap::Args;
+//! Scenarios: a relay between generator and sink, each from an empty data directory, and one table at the end.
+//!
+//! A scenario measures and then proves: every acknowledged message must have reached the sink exactly once. Mail
+//! that is missing or doubled fails the whole run, whatever the rates.
+
+mod measure;
+mod relay;
+mod table;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+
+use self::measure::Bench;
+use self::relay::Relay;
+use self::table::Table;
+use crate::sink::Sink;
+use crate::target;
+
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
+pub enum Scenario {
+    /// Commits per second of the disk, to read the others against.
+    Disk,
+    /// Generator straight into the sink: the limit of the tools themselves.
+    Yardstick,
+    /// Accepting at 10 connections that stay open, relaying paused.
+    Accept10,
+    /// The same at 50 connections.
+    Accept50,
+    /// Accepting and relaying at 10 connections.
+    Relay10,
+    /// The same at 50 connections.
+    Relay50,
+    /// One message per connection, 50 at a time, relaying paused.
+    Reconnect,
+    /// 50 KB messages, relaying paused.
+    Large,
+    /// Half of the submissions are repetitions with their key; relaying.
+    Replay,
+    /// Memory of a relay that has nothing to do.
+    Idle,
+    /// Memory with a full queue; kill -9, restart, first delivery.
+    Queued,
+    /// The rate with many remembered keys, against the rate with none.
+    Keys,
+}
+
+/// `load scenario`.
 #[derive(Args)]
-pub struct Cli {}
-pub fn main(_: &Cli) -> anyhow::Result<()> {
+pub struct Cli {
+    /// Which, and none for all of them.
+    #[arg(value_enum)]
+    scenarios: Vec<Scenario>,
+    /// The relay that is started for each scenario.
+    #[arg(long, env = "ONCEMAIL_BINARY", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/oncemail"))]
+    binary: PathBuf,
+    /// Where the data directories are made; must be on the disk that is to be measured.
+    #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
+    directory: PathBuf,
+    /// Messages of a scenario.
+    #[arg(long, short, default_value_t = 100_000)]
+    messages: u64,
+    /// Messages in the queue of "queued".
+    #[arg(long, default_value_t = 100_000)]
+    queued: u64,
+    /// Remembered keys of "keys".
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+    /// Threads of the generator.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
+    /// How long the queue may take to empty after a scenario.
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+    drain: Duration,
+    /// Also measures a relay that runs already and sends everything to `--sink-port`.
+    #[arg(long, value_parser = target::parse_loopback, requires = "sink_port")]
+    compare: Option<SocketAddr>,
+    /// Its name in the table.
+    #[arg(long, default_value = "other")]
+    compare_name: String,
+    /// Its first process, for CPU time of it and its children.
+    #[arg(long)]
+    compare_pid: Option<u32>,
+    /// Messages of a scenario for the relay that is compared.
+    #[arg(long, default_value_t = 10_000)]
+    compare_messages: u64,
+    /// Leaves out oncemail.
+    #[arg(long, requires = "compare")]
+    only_compare: bool,
+    /// Where the sink listens; 0 lets the system choose.
+    #[arg(long, default_value_t = 0)]
+    sink_port: u16,
+    /// One JSON array instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `load scenario`.
+///
+/// # Errors
+/// When a relay does not start or breaks, or when mail was lost or doubled; the table is printed all the same.
+pub fn main(cli: &Cli) -> Result<()> {
+    let mut scenarios = cli.scenarios.clone();
+    if scenarios.is_empty() {
+        scenarios.extend_from_slice(Scenario::value_variants());
+    }
+    scenarios.sort_unstable();
+    scenarios.dedup();
+    let sink = Sink::start(cli.sink_port, 1, Duration::ZERO)?;
+    let mut table = Table::default();
+    let measured = scenarios.iter().try_for_each(|scenario| measure(cli, *scenario, &sink, &mut table));
+    if cli.json {
+        println!("{}", serde_json::to_string(&table.rows)?);
+    } else {
+        table.print();
+    }
+    measured?;
+    ensure!(table.is_clean(), "mail was lost or doubled: see the table");
     Ok(())
+}
+
+fn measure(cli: &Cli, scenario: Scenario, sink: &Sink, table: &mut Table) -> Result<()> {
+    let name = scenario.to_possible_value().context("every scenario has a name")?.get_name().to_owned();
+    match scenario {
+        Scenario::Disk => return measure::disk(&cli.directory, &mut table.section("disk", &name)),
+        Scenario::Yardstick => {
+            let bench = Bench { sink, messages: cli.messages, threads: cli.threads.into(), drain: cli.drain };
+            return bench.yardstick(&mut table.section("sink", &name));
+        }
+        _ => {}
+    }
+    if !cli.only_compare {
+        eprintln!("load: oncemail, {name}");
+        let mut relay = Relay::start(&cli.binary, &cli.directory, sink.address)?;
+        let bench = Bench { sink, messages: cli.messages, threads: cli.threads.into(), drain: cli.drain };
+        let mut section = table.section("oncemail", &name);
+        let ended = match scenario {
+            Scenario::Idle => bench.idle(&relay, &mut section),
+            Scenario::Queued => bench.queued(&mut relay, cli.queued, &mut section),
+            Scenario::Keys => bench.keys(&relay, cli.keys, &mut section),
+            Scenario::Replay => bench.replay(&relay, &mut section),
+            _ => bench.rates(scenario, &relay, &mut section),
+        };
+        if ended.is_err() || !table.is_clean() {
+            eprintln!("load: the end of its log:\n{}", relay.log_tail());
+        }
+        ended.with_context(|| format!("oncemail, {name}"))?;
+    }
+    if let Some(address) = cli.compare
+        && scenario.suits_any_relay()
+    {
+        eprintln!("load: {}, {name}", cli.compare_name);
+        let relay = Relay::running(address, cli.compare_pid);
+        let bench =
+            Bench { sink, messages: cli.compare_messages, threads: cli.threads.into(), drain: cli.drain };
+        bench
+            .rates(scenario, &relay, &mut table.section(&cli.compare_name, &name))
+            .with_context(|| format!("{}, {name}", cli.compare_name))?;
+    }
+    Ok(())
+}
+
+impl Scenario {
+    /// Whether it needs nothing but SMTP: no restart, no keys, no single process whose memory could be asked for.
+    fn suits_any_relay(self) -> bool {
+        matches!(
+            self,
+            Self::Accept10 | Self::Accept50 | Self::Relay10 | Self::Relay50 | Self::Reconnect | Self::Large
+        )
+    }
 }
