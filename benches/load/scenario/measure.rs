@@ -29,6 +29,8 @@ const LARGE_SHARE: u64 = 4;
 const SETTLE: Duration = Duration::from_millis(500);
 /// A relay that has started finishes what it does at start within this.
 const CALM: Duration = Duration::from_secs(3);
+/// Messages per second below which filling up is given up.
+const SLOWEST_PREFILL: u64 = 500;
 const DISK_TIME: Duration = Duration::from_secs(3);
 
 /// The means of every scenario.
@@ -188,7 +190,7 @@ impl Bench<'_> {
         let empty = self.paused_rate(small(), section)?;
         let prefill = self.load(Load {
             // Many keys take their time; the generator must not stop before they are all there.
-            duration: Duration::from_secs(24 * 3600),
+            duration: Duration::from_secs(600 + keys / SLOWEST_PREFILL),
             ..Load::new(relay.address, MANY, keys, TINY)
         });
         let (finished, report) = generate(&prefill)?;

@@ -61,7 +61,7 @@ impl Table {
 
     /// On standard output.
     pub fn print(&self) {
-        println!("{:<9} {:<10} {:<36} {:>12} {:<10} goal", "relay", "scenario", "figure", "value", "unit");
+        println!("{:<9} {:<10} {:<44} {:>12} {:<10} goal", "relay", "scenario", "figure", "value", "unit");
         for row in &self.rows {
             let Row { subject, scenario, figure, value, unit, goal, broken } = row;
             let decimals = if *value >= 100.0 || value.fract() == 0.0 { 0 } else { 3 };
@@ -73,7 +73,7 @@ impl Table {
             if *broken {
                 verdict.push_str("BROKEN");
             }
-            println!("{subject:<9} {scenario:<10} {figure:<36} {value:>12.decimals$} {unit:<10} {verdict}");
+            println!("{subject:<9} {scenario:<10} {figure:<44} {value:>12.decimals$} {unit:<10} {verdict}");
         }
     }
 }
