@@ -19,7 +19,7 @@ use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use crate::client::{self, Client, Encryption, Greeting, Outcome};
-use crate::message::{Draft, Keys, Shape};
+use crate::message::{Draft, KEY, Keys, Shape};
 use crate::report::Measured;
 use crate::target::{self, Tls};
 use crate::usage;
@@ -80,7 +80,7 @@ pub struct Cli {
     #[arg(long, default_value_t = 0.5)]
     ratio: f64,
     /// The key's header field.
-    #[arg(long, default_value = "X-Idempotency-Key")]
+    #[arg(long, default_value = KEY)]
     key_header: String,
     /// Encryption.
     #[arg(long, value_enum, default_value_t)]
@@ -131,7 +131,7 @@ impl Load {
             duration: Duration::from_secs(600),
             per_connection: None,
             pipelining: Pipelining::On,
-            shape: Shape::new(new_run(), size, 1, Some("X-Idempotency-Key".to_owned())),
+            shape: Shape::new(new_run(), size, 1, Some(KEY.to_owned())),
             keys: Keys::Distinct,
             ratio: 0.0,
         }

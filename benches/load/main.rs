@@ -25,7 +25,7 @@ mod usage;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Measures SMTP relays on loopback.
 #[derive(Parser)]
@@ -49,7 +49,12 @@ enum Command {
 
 fn main() -> ExitCode {
     // `cargo bench` adds `--bench` to the arguments of every bench.
-    let arguments = std::env::args_os().filter(|argument| argument != "--bench");
+    let arguments: Vec<_> = std::env::args_os().filter(|argument| argument != "--bench").collect();
+    // `cargo bench` or `cargo test --all-targets` runs every bench, and nobody asked for load.
+    if arguments.len() < 2 {
+        let _ = Cli::command().print_help();
+        return ExitCode::SUCCESS;
+    }
     let ended = match Cli::parse_from(arguments).command {
         Command::Generate(cli) => generate::main(&cli),
         Command::Sink(cli) => sink::main(&cli),

@@ -7,6 +7,9 @@ use clap::ValueEnum;
 /// The field that tells copies of one message apart from other messages: `run-sequence`, both hexadecimal.
 pub const MARKER: &str = "X-Load-Id";
 
+/// The field that oncemail takes the idempotency key from, unless told otherwise.
+pub const KEY: &str = "X-Idempotency-Key";
+
 /// Each body line with its CRLF; none starts with a dot, so nothing needs stuffing.
 const LINE: &[u8] = b"The quick brown fox jumps over the lazy dog, again and again, until the end.\r\n";
 

@@ -6,7 +6,7 @@
 use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::message::{MARKER, parse_marker};
-use crate::tally::Tally;
+use crate::message::{KEY, MARKER, parse_marker};
+use crate::tally::{Arrival, Tally};
 
 /// Beyond this a connection is closed: no command or message of a load test is longer.
 const MAX_BUFFER: usize = 128 << 20;
@@ -36,7 +36,7 @@ pub struct Cli {
     /// Threads.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: u16,
-    /// Stops after this time, and when standard input ends.
+    /// Stops after this time; without it, when standard input ends.
     #[arg(long = "for", value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
     /// Waits this long before it answers what one read brought.
@@ -59,7 +59,7 @@ pub struct Sink {
     answers: watch::Sender<bool>,
 }
 
-/// Runs `load sink` until standard input ends, `quit`, or the time is over. Commands, one a line: `report`, `reset`,
+/// Runs `load sink` until `quit`, or its time is over, or, without a time, standard input ends. Commands, one a line: `report`, `reset`,
 /// `hold`, `release`, `quit`. The first line printed is its address.
 ///
 /// # Errors
@@ -87,7 +87,7 @@ pub fn main(cli: &Cli) -> Result<()> {
     loop {
         let command = match deadline {
             None => commands.recv().ok(),
-            Some(deadline) => commands.recv_timeout(deadline.duration_since(Instant::now())).ok(),
+            Some(deadline) => next_command(&commands, deadline),
         };
         match command.as_deref().map(str::trim) {
             None | Some("quit") => return print(),
@@ -97,6 +97,17 @@ pub fn main(cli: &Cli) -> Result<()> {
             Some("release") => sink.release(),
             Some(other) => eprintln!("load: {other:?} is none of report, reset, hold, release, quit"),
         }
+    }
+}
+
+/// The next command before the deadline. Standard input that ended, as in the background, is not the end.
+fn next_command(commands: &mpsc::Receiver<String>, deadline: Instant) -> Option<String> {
+    match commands.recv_timeout(deadline.duration_since(Instant::now())) {
+        Err(RecvTimeoutError::Disconnected) => {
+            thread::sleep(deadline.duration_since(Instant::now()));
+            None
+        }
+        received => received.ok(),
     }
 }
 
@@ -217,7 +228,7 @@ impl Session {
             if let Some(content) = &mut self.content {
                 let Some(length) = content.end(rest) else { break };
                 let message = rest.get(..length).unwrap_or(rest);
-                tally.record(find_marker(message), self.recipients, length);
+                tally.record(arrival(message, self.recipients));
                 self.content = None;
                 self.recipients = 0;
                 output.extend_from_slice(b"250 2.0.0 OK\r\n");
@@ -278,13 +289,22 @@ impl Content {
     }
 }
 
-/// The marker in the header, wherever the relay's own fields moved it.
-fn find_marker(message: &[u8]) -> Option<(u64, u64)> {
-    let header =
-        memchr::memmem::find(message, b"\r\n\r\n").and_then(|end| message.get(..end + 2)).unwrap_or(message);
-    let field = format!("{MARKER}:");
-    let start = memchr::memmem::find(header, field.as_bytes())? + field.len();
-    let value = header.get(start..)?;
-    let value = value.get(..memchr::memchr(b'\r', value)?)?;
-    parse_marker(std::str::from_utf8(value).ok()?)
+/// What the tally wants to know of a message: fields are found wherever the relay's own have moved them.
+fn arrival(message: &[u8], recipients: u32) -> Arrival {
+    let end = memchr::memmem::find(message, b"\r\n\r\n").unwrap_or(message.len());
+    let header = message.get(..end).unwrap_or(message);
+    let mut arrival = Arrival { marker: None, keyed: false, recipients, bytes: message.len() };
+    for line in header.split(|byte| *byte == b'\n') {
+        if let Some(value) = field(line, MARKER) {
+            arrival.marker = std::str::from_utf8(value).ok().and_then(parse_marker);
+        }
+        arrival.keyed |= field(line, KEY).is_some();
+    }
+    arrival
+}
+
+/// The value when this line begins the field of that name, which is compared without case (RFC 5322 §1.2.2).
+fn field<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let (start, rest) = line.split_at_checked(name.len())?;
+    rest.strip_prefix(b":").filter(|_| start.eq_ignore_ascii_case(name.as_bytes()))
 }

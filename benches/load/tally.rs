@@ -11,6 +11,19 @@ const MAX_ID: u64 = 1 << 28;
 /// How often a waiter looks; far below what it measures, since the times themselves are taken at arrival.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
+/// One transaction at the sink.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Run and id.
+    pub marker: Option<(u64, u64)>,
+    /// Whether an idempotency key is in the header.
+    pub keyed: bool,
+    /// Accepted recipients.
+    pub recipients: u32,
+    /// Octets of content.
+    pub bytes: usize,
+}
+
 /// Counts arrivals by marker; shared by all connections of a sink.
 #[derive(Default)]
 pub struct Tally {
@@ -31,6 +44,7 @@ struct Run {
     copies: Vec<u8>,
     transactions: u64,
     recipients: u64,
+    keyed: u64,
     first: Option<Instant>,
     last: Option<Instant>,
 }
@@ -57,6 +71,8 @@ pub struct RunSummary {
     pub transactions: u64,
     /// Recipients of all transactions.
     pub recipients: u64,
+    /// Transactions whose message had an idempotency key in its header.
+    pub keyed: u64,
     /// Messages with more copies than recipients expected.
     pub duplicated: u64,
     /// Ids below the highest one seen that have fewer copies than recipients expected.
@@ -76,11 +92,14 @@ pub struct Verdict {
     pub duplicated: u64,
     /// At the sink, although the generator never got a 250: lost replies, which is allowed.
     pub unacknowledged: u64,
+    /// Arrived with an idempotency key, which a relay that understands it keeps to itself.
+    pub keyed: u64,
 }
 
 impl Tally {
     /// One transaction with this many accepted recipients.
-    pub fn record(&self, marker: Option<(u64, u64)>, recipients: u32, bytes: usize) {
+    pub fn record(&self, arrival: Arrival) {
+        let Arrival { marker, keyed, recipients, bytes } = arrival;
         let now = Instant::now();
         let mut counts = self.lock();
         counts.transactions += 1;
@@ -89,7 +108,7 @@ impl Tally {
             counts.unmarked += 1;
             return;
         };
-        counts.runs.entry(run).or_default().record(id, recipients, now);
+        counts.runs.entry(run).or_default().record(id, recipients, keyed, now);
     }
 
     /// Forgets everything.
@@ -125,7 +144,7 @@ impl Tally {
     pub fn verify(&self, run: u64, accepted: &[u64], recipients: u32) -> Verdict {
         let counts = self.lock();
         let none = Run::default();
-        let copies = &counts.runs.get(&run).unwrap_or(&none).copies;
+        let Run { copies, keyed, .. } = counts.runs.get(&run).unwrap_or(&none);
         let wanted = saturate(recipients);
         let count = |id: &u64| copies.get(usize::try_from(*id).unwrap_or(usize::MAX)).copied().unwrap_or(0);
         let mut distinct = accepted.to_vec();
@@ -138,6 +157,7 @@ impl Tally {
             missing: distinct.iter().filter(|id| count(id) < wanted).count() as u64,
             duplicated: copies.iter().filter(|copies| **copies > wanted).count() as u64,
             unacknowledged: arrived - acknowledged,
+            keyed: *keyed,
         }
     }
 
@@ -160,7 +180,7 @@ impl Tally {
 }
 
 impl Run {
-    fn record(&mut self, id: u64, recipients: u32, now: Instant) {
+    fn record(&mut self, id: u64, recipients: u32, keyed: bool, now: Instant) {
         let place = usize::try_from(id).unwrap_or(usize::MAX);
         if place >= self.copies.len() {
             self.copies.resize(place + 1, 0);
@@ -170,6 +190,7 @@ impl Run {
         }
         self.transactions += 1;
         self.recipients += u64::from(recipients);
+        self.keyed += u64::from(keyed);
         self.first.get_or_insert(now);
         self.last = Some(now);
     }
@@ -181,6 +202,7 @@ impl Run {
             messages: count(&|copies| copies > 0),
             transactions: self.transactions,
             recipients: self.recipients,
+            keyed: self.keyed,
             duplicated: count(&|copies| copies > wanted),
             missing: count(&|copies| copies < wanted),
             seconds: self.first.zip(self.last).map_or(0.0, |(first, last)| (last - first).as_secs_f64()),

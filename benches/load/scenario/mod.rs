@@ -1,7 +1,7 @@
 //! Scenarios: a relay between generator and sink, each from an empty data directory, and one table at the end.
 //!
-//! A scenario measures and then proves: every acknowledged message must have reached the sink exactly once. Mail
-//! that is missing or doubled fails the whole run, whatever the rates.
+//! A scenario measures and then proves: every acknowledged message must have reached the sink exactly once, without
+//! its key. A proof that fails ends the run with an error, whatever the rates.
 
 mod measure;
 mod relay;
@@ -102,7 +102,7 @@ pub struct Cli {
 /// Runs `load scenario`.
 ///
 /// # Errors
-/// When a relay does not start or breaks, or when mail was lost or doubled; the table is printed all the same.
+/// When a relay does not start or breaks, or when a proof failed; the table is printed all the same.
 pub fn main(cli: &Cli) -> Result<()> {
     let mut scenarios = cli.scenarios.clone();
     if scenarios.is_empty() {
@@ -119,7 +119,7 @@ pub fn main(cli: &Cli) -> Result<()> {
         table.print();
     }
     measured?;
-    ensure!(table.is_clean(), "mail was lost or doubled: see the table");
+    ensure!(table.is_clean(), "a proof failed: see the rows marked BROKEN");
     Ok(())
 }
 

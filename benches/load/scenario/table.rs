@@ -30,7 +30,7 @@ pub struct Row {
     pub unit: &'static str,
     /// What oncemail should reach.
     pub goal: Option<Goal>,
-    /// Whether a mere measure, or a proof that failed.
+    /// Whether it is a proof that failed.
     pub broken: bool,
 }
 
@@ -115,6 +115,10 @@ impl Section<'_> {
         );
         let doubled = verdict.duplicated;
         self.push("more than once at the sink".to_owned(), doubled as f64, "messages", None, doubled > 0);
+        if self.subject == "oncemail" {
+            let keyed = verdict.keyed;
+            self.push("still with its key at the sink".to_owned(), keyed as f64, "messages", None, keyed > 0);
+        }
         if verdict.unacknowledged > 0 {
             let count = verdict.unacknowledged as f64;
             self.push("at the sink, not acknowledged".to_owned(), count, "messages", None, false);
