@@ -59,8 +59,8 @@ pub struct Sink {
     answers: watch::Sender<bool>,
 }
 
-/// Runs `load sink` until `quit`, or its time is over, or, without a time, standard input ends. Commands, one a line: `report`, `reset`,
-/// `hold`, `release`, `quit`. The first line printed is its address.
+/// Runs `load sink` until `quit`, or its time is over, or, without a time, standard input ends. Commands, one a line:
+/// `report`, `reset`, `hold`, `release`, `quit`. The first line printed is its address.
 ///
 /// # Errors
 /// When it cannot listen.
