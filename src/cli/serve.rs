@@ -1,0 +1,30 @@
+//! `oncemail serve`: runs the relay. Prints nothing but the log.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{complain, load, logging};
+use crate::app;
+
+/// Loads the configuration and runs until a signal comes.
+pub(super) fn run(path: Option<&Path>) -> ExitCode {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    logging::start(&config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(app::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
