@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use argon2::Argon2;
@@ -64,35 +65,45 @@ impl Setup {
     }
 
     fn serve(&self) -> Server {
-        Server(oncemail(&["serve", "--config", &self.config()]).spawn().unwrap())
+        Server::start(oncemail(&["serve", "--config", &self.config()]))
     }
 }
 
 /// A running server; killed when the test ends early.
-struct Server(Child);
+struct Server {
+    pid: Pid,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    ended: Receiver<ExitStatus>,
+    is_running: bool,
+}
 
 impl Server {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let (tell, ended) = mpsc::channel();
+        let (pid, stdout, stderr) = (Pid::from_child(&child), child.stdout.take(), child.stderr.take());
+        std::thread::spawn(move || tell.send(child.wait().unwrap()));
+        Self { pid, stdout, stderr, ended, is_running: true }
+    }
+
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
+        kill_process(self.pid, signal).unwrap();
     }
 
     /// Waits for the end, as long as patience lasts.
     fn wait(&mut self) -> ExitStatus {
-        let deadline = PATIENCE.as_millis() / 10;
-        for _ in 0..deadline {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the server did not end");
+        let status = self.ended.recv_timeout(PATIENCE).expect("the server ends");
+        self.is_running = false;
+        status
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if self.is_running {
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
     }
 }
 
@@ -218,7 +229,7 @@ fn serve_prints_nothing_but_json_lines_and_ends_with_0_on_either_signal() {
         wait_until_ready(&setup.data_dir());
         server.signal(signal);
         assert_eq!(server.wait().code(), Some(0));
-        let stdout = server.0.stdout.take().unwrap();
+        let stdout = server.stdout.take().unwrap();
         for line in BufReader::new(stdout).lines() {
             let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
             assert!(
@@ -226,7 +237,7 @@ fn serve_prints_nothing_but_json_lines_and_ends_with_0_on_either_signal() {
             );
         }
         let mut stderr = String::new();
-        server.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        server.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         assert_eq!(stderr, "");
     }
 }
@@ -235,8 +246,8 @@ fn serve_prints_nothing_but_json_lines_and_ends_with_0_on_either_signal() {
 fn a_log_that_nobody_reads_any_more_does_not_stop_the_server() {
     let setup = Setup::new();
     let mut server = setup.serve();
-    drop(server.0.stdout.take());
-    drop(server.0.stderr.take());
+    drop(server.stdout.take());
+    drop(server.stderr.take());
     wait_until_ready(&setup.data_dir());
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use oncemail::config::{Config, Errors, LogFormat, data_dir, load};
 use oncemail::relay::options::{Smarthost, TlsPolicy, Transport};
 use oncemail::submission::options::{AuthMode, TlsMode};
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 const HASH: &str =
@@ -256,14 +257,15 @@ fn certificate_and_key_are_read_and_must_belong_together() {
 fn names_are_given_once_and_every_route_can_be_reached() {
     one_problem(&format!("{LISTENER}{LISTENER}{ROUTE}"), 7, &["two listeners named \"in\"", ":2:8"]);
     one_problem(
-        &format!("{LISTENER}{ROUTE}{}", ROUTE.replace("out", "late")),
+        &format!("{LISTENER}{ROUTE}{}", ROUTE.replace("\"out\"", "\"late\"")),
         11,
         &["\"late\" is never reached", "\"out\""],
     );
     let first = format!("{ROUTE}recipient_domains = [\"*.Corp.example\"]\n");
     one_problem(&format!("{LISTENER}{first}{ROUTE}"), 12, &["two routes named \"out\""]);
-    let config =
-        Files::new().load(&format!("{LISTENER}{first}{}", ROUTE.replace("out", "rest")), &[]).unwrap();
+    let config = Files::new()
+        .load(&format!("{LISTENER}{first}{}", ROUTE.replace("\"out\"", "\"rest\"")), &[])
+        .unwrap();
     assert_eq!(config.relay.routes[0].matches.recipient_domains, ["*.corp.example"]);
     let user = format!("[[user]]\nname = \"u\"\npassword_hash = \"{HASH}\"\n");
     one_problem(&format!("{LISTENER}{ROUTE}{user}{user}"), 14, &["two users named \"u\""]);
@@ -463,4 +465,42 @@ fn the_data_directory_is_known_even_when_the_rest_is_wrong() {
         data_dir(Some(&path), variables(&[("ONCEMAIL__DATA_DIR", "/other")])).unwrap(),
         Path::new("/other")
     );
+}
+
+#[test]
+fn names_of_machines_are_ascii() {
+    one_problem(&format!("hostname = \"bücher.example\"\n{LISTENER}{ROUTE}"), 1, &["xn--"]);
+    let foreign = SMARTHOST.replace("smtp.example.com", "smtp.bücher.example");
+    one_problem(&format!("{LISTENER}{foreign}"), 9, &["smtp.bücher.example"]);
+    let domains = format!("{ROUTE}recipient_domains = [\"Bücher.example\"]\n");
+    let config = Files::new().load(&format!("{LISTENER}{domains}"), &[]).unwrap();
+    assert_eq!(config.relay.routes[0].matches.recipient_domains, ["bücher.example"]);
+}
+
+#[test]
+fn a_file_of_nothing_but_brackets_is_refused_like_any_other() {
+    let deep = format!("a = {}", "[".repeat(100_000));
+    assert!(problems(Files::new().load(&deep, &[]))[0].contains("not valid TOML"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_makes_loading_panic(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..8_usize, "[ -~é\n]{0,6}"), 0..6),
+        value in "[ -~é]{0,20}",
+        name in "ONCEMAIL_{1,2}[A-Z_]{0,12}(__[0-9]{1,2}__)?[A-Z_]{0,12}",
+    ) {
+        let mut text: Vec<char> = include_str!("../config/oncemail.toml").chars().filter(|c| *c != '#').collect();
+        for (at, len, new) in edits {
+            let start = at.index(text.len());
+            let end = (start + len).min(text.len());
+            text.splice(start..end, new.chars());
+        }
+        let env = [(name.as_str(), value.as_str()), ("ONCEMAIL__ROUTE__0__HOSTS", value.as_str())];
+        if let Err(errors) = Files::new().load(&text.into_iter().collect::<String>(), &env) {
+            prop_assert!(!errors.problems().is_empty());
+        }
+    }
 }

@@ -83,7 +83,12 @@ impl HealthSocket {
     /// [`HealthError::InUse`] when a server answers there already, [`HealthError::Bind`] otherwise.
     pub async fn bind(data_dir: &Path) -> Result<Self, HealthError> {
         let path = data_dir.join(SOCKET_NAME);
-        if connect(data_dir).await.is_ok() {
+        let is_in_use = match connect(data_dir).await {
+            Ok(_) => true,
+            // Somebody listens, but is busy.
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        if is_in_use {
             return Err(HealthError::InUse(data_dir.to_owned()));
         }
         bind(data_dir, &path)

@@ -2,9 +2,13 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{complain, load, logging};
 use crate::app;
+
+/// How long threads that nobody waits for may take to end.
+const STRAGGLERS: Duration = Duration::from_secs(1);
 
 /// Loads the configuration and runs until a signal comes.
 pub(super) fn run(path: Option<&Path>) -> ExitCode {
@@ -20,7 +24,10 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(app::run(config)) {
+    let result = runtime.block_on(app::run(config));
+    // Everything that matters has been waited for: a name lookup that still hangs does not hold up the end.
+    runtime.shutdown_timeout(STRAGGLERS);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

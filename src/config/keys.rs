@@ -255,14 +255,11 @@ fn check_key(shape: &'static Shape, key: &str, place: &Place, node: &Node, probl
         (false, true) => format!(" in [[{}]]", shape.name),
         (false, false) => format!(" in [{}]", shape.name),
     };
-    let sections = section_names().filter(|_| is_top);
-    let hint = nearest(key, keys_of(shape).chain(sections)).map_or_else(
-        || {
-            elsewhere(key)
-                .unwrap_or_else(|| format!("known here: {}", keys_of(shape).collect::<Vec<_>>().join(", ")))
-        },
-        |near| format!("did you mean `{near}`?"),
-    );
+    let known: Vec<_> = keys_of(shape).chain(section_names().filter(|_| is_top)).collect();
+    let hint = nearest(key, known.iter().copied())
+        .map(|near| format!("did you mean `{near}`?"))
+        .or_else(|| elsewhere(key))
+        .unwrap_or_else(|| format!("known here: {}", known.join(", ")));
     problems.hint(place, format!("unknown key `{key}`{place_name}"), hint);
 }
 

@@ -169,10 +169,10 @@ fn read_data_dir(top: &Section<'_>) -> PathBuf {
 /// The configured name, or the system's when that is one.
 fn read_hostname(top: &Section<'_>) -> String {
     if top.has("hostname") {
-        return top.parsed("hostname", units::domain).unwrap_or_default();
+        return top.parsed("hostname", units::machine).unwrap_or_default();
     }
     let system = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    units::domain(&system).unwrap_or_else(|_| {
+    units::machine(&system).unwrap_or_else(|_| {
         let what = format!("the system's name {system:?} is no domain name");
         top.problem("hostname", what, "set it: hostname = \"relay.example.com\"");
         String::new()

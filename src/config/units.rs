@@ -62,6 +62,15 @@ pub(super) fn domain(text: &str) -> Result<String, String> {
         .ok_or_else(|| "a domain name such as \"relay.example.com\"".to_owned())
 }
 
+/// The name of a machine: a domain in ASCII, as DNS, EHLO and certificates have it.
+pub(super) fn machine(text: &str) -> Result<String, String> {
+    match domain(text) {
+        Ok(name) if name.is_ascii() => Ok(name),
+        Ok(_) => Err("a name in its ASCII form, which starts with xn--".to_owned()),
+        Err(wanted) => Err(wanted),
+    }
+}
+
 /// A domain or `*.suffix`, in lower case.
 pub(super) fn domain_pattern(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("*.").unwrap_or(text);
@@ -88,7 +97,7 @@ pub(super) fn host(text: &str, default_port: u16) -> Result<Host, String> {
         }
         None => {
             let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-            (domain(name).map_err(|_| example())?, port)
+            (machine(name).map_err(|_| example())?, port)
         }
     };
     // Four numbers look like a domain: they must then be an address.
