@@ -90,6 +90,18 @@ fn project_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
+/// The annotated configuration without its prose: every key, also those that are commented out there.
+fn every_key() -> String {
+    let is_key = |line: &str| {
+        let end = line.find(" = ").unwrap_or(0);
+        line.starts_with('[') || (end > 0 && line[..end].chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+    };
+    let text = include_str!("../config/oncemail.toml");
+    let lines = text.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+    let lines = lines.filter(|line| is_key(line) && !line.starts_with("password_hash_file"));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 #[test]
 fn the_newcomers_configuration_listens_on_loopback_and_writes_files() {
     let config = load(Some(&project_file("config/local.toml")), variables(&[])).unwrap();
@@ -117,19 +129,7 @@ fn the_annotated_configuration_is_right_in_every_line_that_is_commented_out() {
     let files = Files::new();
     let (certificate, key) = files.certificate("tls");
     let secret = files.write("secret", "secret\n");
-    let text = fs::read_to_string(project_file("config/oncemail.toml")).unwrap();
-    let is_key = |line: &str| {
-        let end = line.find(" = ").unwrap_or(0);
-        line.starts_with('[') || (end > 0 && line[..end].chars().all(|c| c.is_ascii_lowercase() || c == '_'))
-    };
-    let uncommented: String = text
-        .lines()
-        .filter(|line| !line.starts_with("#password_hash_file"))
-        .map(|line| match line.strip_prefix('#') {
-            Some(rest) if is_key(rest) => format!("{rest}\n"),
-            _ => format!("{line}\n"),
-        })
-        .collect::<String>()
+    let uncommented = every_key()
         .replace("/etc/oncemail/tls/fullchain.pem", &certificate.display().to_string())
         .replace("/etc/oncemail/tls/key.pem", &key.display().to_string())
         .replace("/etc/oncemail/corp-ca.pem", &certificate.display().to_string())
@@ -492,7 +492,7 @@ proptest! {
         value in "[ -~é]{0,20}",
         name in "ONCEMAIL_{1,2}[A-Z_]{0,12}(__[0-9]{1,2}__)?[A-Z_]{0,12}",
     ) {
-        let mut text: Vec<char> = include_str!("../config/oncemail.toml").chars().filter(|c| *c != '#').collect();
+        let mut text: Vec<char> = every_key().chars().collect();
         for (at, len, new) in edits {
             let start = at.index(text.len());
             let end = (start + len).min(text.len());

@@ -13,6 +13,10 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// When the system refuses a handler. Must be called within a tokio runtime.
 pub fn install() -> io::Result<CancellationToken> {
+    listen(|exit_code| std::process::exit(exit_code))
+}
+
+fn listen(end_at_once: impl FnOnce(i32) + Send + 'static) -> io::Result<CancellationToken> {
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let token = CancellationToken::new();
@@ -23,7 +27,7 @@ pub fn install() -> io::Result<CancellationToken> {
         first.cancel();
         let (name, exit_code) = signals.next().await;
         tracing::warn!(signal = name, "stopping at once");
-        std::process::exit(exit_code);
+        end_at_once(exit_code);
     });
     Ok(token)
 }
@@ -42,5 +46,23 @@ impl Signals {
             // The runtime has let go of both: no signal can come any more.
             else => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Signal, getpid, kill_process};
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn the_first_signal_asks_and_the_second_ends_at_once() {
+        let (tell, ended) = oneshot::channel();
+        let token = listen(move |exit_code| tell.send(exit_code).unwrap()).unwrap();
+        assert!(!token.is_cancelled());
+        kill_process(getpid(), Signal::TERM).unwrap();
+        token.cancelled().await;
+        kill_process(getpid(), Signal::INT).unwrap();
+        assert_eq!(ended.await, Ok(130));
     }
 }

@@ -273,15 +273,19 @@ fn elsewhere(key: &str) -> Option<String> {
     }
 }
 
-/// Refuses what this version only knows of.
-pub(super) fn not_built(planned: &Planned, said: &str, place: &Place, problems: &Problems) {
-    let what = format!("{said}: this version does not have it yet: {}", planned.what);
+/// Refuses a section or a key that this version only knows of.
+fn not_built(planned: &Planned, said: &str, place: &Place, problems: &Problems) {
     let hint = match planned.values {
         Values::AnyBut([""]) => "leave it out, or empty".to_owned(),
         Values::AnyBut([only]) => format!("leave it out; this version behaves like {only}"),
         _ => "leave it out".to_owned(),
     };
-    problems.hint(place, what, hint);
+    problems.hint(place, not_built_yet(said, planned), hint);
+}
+
+/// The sentence that refuses what this version only knows of.
+pub(super) fn not_built_yet(said: &str, planned: &Planned) -> String {
+    format!("{said}: this version does not have it yet: {}", planned.what)
 }
 
 /// A value as it would be written without quotes, to be compared with what this version does anyway.

@@ -207,11 +207,8 @@ fn credentials(section: &Section<'_>, tls: TlsPolicy, hosts: &[Host]) -> Option<
         return None;
     }
     if !has_password {
-        section.problem(
-            "username",
-            "`username` without a password",
-            "password_file = \"/run/secrets/provider\"",
-        );
+        let hint = "password_file = \"/run/secrets/provider\", or ONCEMAIL_SMARTHOST_PASSWORD_FILE";
+        section.problem("username", "`username` without a password", hint);
     }
     let stranger = hosts.iter().find(|host| !is_loopback(host)).filter(|_| tls == TlsPolicy::None);
     if let Some(host) = stranger {

@@ -207,12 +207,13 @@ impl<'a> Section<'a> {
         if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
             return *value;
         }
-        if let Some(planned) = keys::planned_value(self.name, key, text) {
-            keys::not_built(planned, &format!("`{key} = \"{text}\"`"), self.place(key), self.problems);
-            return default;
-        }
         let words = || choices.iter().map(|(word, _)| *word);
         let all = words().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+        if let Some(planned) = keys::planned_value(self.name, key, text) {
+            let what = keys::not_built_yet(&format!("`{key} = \"{text}\"`"), planned);
+            self.problem(key, what, format!("it can be {all}"));
+            return default;
+        }
         let hint = match nearest(text, words()) {
             Some(near) => format!("did you mean \"{near}\"? It can be {all}"),
             None => format!("it can be {all}"),

@@ -16,9 +16,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "a number with a unit: \"500ms\", \"30s\", \"5m\", \"24h\", \"5d\"".to_owned())
 }
 
-/// A duration in the words of [`duration`].
+/// A duration in the words of [`duration`], with the largest unit that leaves no rest.
 pub(super) fn show_duration(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
+    let millis = duration.as_millis();
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    units
+        .into_iter()
+        .find(|(_, factor)| millis >= *factor && millis.is_multiple_of(*factor))
+        .map_or_else(|| format!("{millis}ms"), |(unit, factor)| format!("{}{unit}", millis / factor))
 }
 
 /// `"25MB"` (powers of ten) or `"64MiB"` (powers of two), in bytes.
@@ -127,6 +132,8 @@ mod tests {
             (show_size(25_000_000), show_size(67_108_864), show_size(7)),
             ("25MB".into(), "64MiB".into(), "7B".into())
         );
+        let shown = [5 * 86_400_000, 90_000, 0].map(|millis| show_duration(Duration::from_millis(millis)));
+        assert_eq!(shown, ["5d", "90s", "0ms"]);
         assert_eq!(rate("10/m"), Ok(Quota::per_minute(NonZeroU32::new(10).unwrap())));
         assert_eq!(rate("5000/h"), Ok(Quota::per_hour(NonZeroU32::new(5000).unwrap())));
         assert!(rate("0/s").is_err() && rate("10").is_err() && rate("10/y").is_err());
