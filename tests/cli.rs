@@ -252,3 +252,15 @@ fn a_log_that_nobody_reads_any_more_does_not_stop_the_server() {
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0));
 }
+
+#[test]
+fn a_second_server_on_the_same_directory_fails_and_the_first_goes_on() {
+    let setup = Setup::new();
+    let mut first = setup.serve();
+    wait_until_ready(&setup.data_dir());
+    let mut second = setup.serve();
+    assert_eq!(second.wait().code(), Some(1));
+    assert_eq!(run(&["health", "--config", &setup.config()]).status.code(), Some(0));
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait().code(), Some(0));
+}

@@ -300,7 +300,81 @@ fn simple_text(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::{read_config, tree};
     use super::*;
+
+    /// A section with the keys it cannot do without, but for `key`, and then `line`.
+    fn section_with(name: &str, key: &str, line: &str) -> String {
+        let transport = if key == "path" { "directory" } else { "smarthost" };
+        let needed: &[(&str, &str)] = match name {
+            "listener" => &[("name", "in"), ("address", "127.0.0.1:0"), ("tls", "none"), ("auth", "none")],
+            "route" => {
+                &[("name", "out"), ("transport", transport), ("hosts", "h.example"), ("username", "u")]
+            }
+            "user" => &[("name", "u")],
+            _ => &[],
+        };
+        let value = |key: &str, value: &str| match key {
+            "hosts" => format!("[\"{value}\"]"),
+            _ => format!("\"{value}\""),
+        };
+        let others: String = needed
+            .iter()
+            .filter(|(other, _)| {
+                *other != key && (transport == "smarthost" || !["hosts", "username"].contains(other))
+            })
+            .map(|(other, text)| format!("{other} = {}\n", value(other, text)))
+            .collect();
+        let header = match shape(name) {
+            Some(Shape { name: "", .. }) => String::new(),
+            Some(Shape { repeated: true, .. }) => format!("[[{name}]]\n"),
+            _ => format!("[{name}]\n"),
+        };
+        format!("{header}{others}{line}\n")
+    }
+
+    /// What is said about the last line of `text`.
+    fn said_about_the_last_line(text: &str) -> Vec<String> {
+        let root = tree::parse(text, &Arc::from("f")).unwrap_or_else(|problem| panic!("{problem}"));
+        let problems = Problems::default();
+        check(&root, &problems);
+        let config = read_config(&root, &problems);
+        let errors = problems.finish(config, &root.place).expect_err("a configuration with problems");
+        let last = Some(text.lines().count());
+        let about = errors.problems().iter().filter(|problem| problem.place.line() == last);
+        about.map(|problem| problem.what.clone()).collect()
+    }
+
+    #[test]
+    fn every_key_that_is_understood_is_read() {
+        for shape in SECTIONS {
+            for key in shape.keys {
+                let text = section_with(shape.name, key, &format!("{key} = 2026-11-22"));
+                assert!(!said_about_the_last_line(&text).is_empty(), "nobody reads `{key}`:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_that_is_planned_is_refused() {
+        for planned in PLANNED {
+            let lines: Vec<String> = match planned.values {
+                Values::Section => vec![String::new()],
+                Values::Any | Values::AnyBut(_) => vec![format!("{} = \"x\"", planned.key)],
+                Values::Only(values) => {
+                    values.iter().map(|value| format!("{} = \"{value}\"", planned.key)).collect()
+                }
+            };
+            for line in lines {
+                let text = section_with(planned.section, planned.key, &line);
+                let said = said_about_the_last_line(text.trim_end());
+                let is_refused = said.iter().any(|what| what.contains("this version does not have it yet"));
+                assert!(is_refused, "{text}{said:?}");
+            }
+        }
+    }
 
     #[test]
     fn the_tables_do_not_contradict_each_other() {
