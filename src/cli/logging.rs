@@ -23,8 +23,13 @@ pub(super) fn start(log: &Log) {
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    let layer = if is_json { json(io::stdout) } else { text(io::stdout, is_terminal) };
+    let layer = if is_json { json(io::stdout) } else { text(io::stdout, is_terminal && !no_colour()) };
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter(&log.level))).try_init();
+}
+
+/// The `NO_COLOR` convention: set to anything but nothing.
+fn no_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
