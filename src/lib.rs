@@ -10,6 +10,9 @@
 //! | [`intake`] | the only way in: key, fingerprint, claim, commit |
 //! | [`relay`] | the way out: routes, connections, transactions, outcomes |
 //! | [`submission`] | listeners, connections, TLS, AUTH |
+//! | [`config`] | file and environment to validated options, or to everything that is wrong with them |
+//! | [`app`] | starts the parts in order and stops them in order |
+//! | [`cli`] | one file per subcommand |
 //!
 //! # Layers
 //! `cli → app → {submission, relay} → {intake, queue} → store → smtp → mail`. A module imports only what stands to the
@@ -39,7 +42,10 @@
 //!   refused (`550 5.6.11`). No byte that arrived before a TLS handshake is read after it.
 //! - **S2** Memory is bounded by configuration, whatever clients or destinations do.
 
+pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod intake;
 pub mod mail;
 pub mod queue;

@@ -1,3 +1,7 @@
 //! The `oncemail` binary: an exit code, nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    oncemail::cli::run()
+}

@@ -1,0 +1,139 @@
+//! The log: one event a line on standard output, as JSON or for people.
+//!
+//! An output that is closed or full loses lines, never the server: nothing in here panics or stops on a failed write.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use crate::config::{Log, LogFormat};
+
+/// Crates that tell more than an operator wants; `log.level` may still ask for them by name.
+const NOISY: [&str; 5] = ["sled", "hickory_resolver", "hickory_proto", "hickory_net", "rustls"];
+
+/// Starts the log for the whole process. A second call changes nothing.
+pub(super) fn start(log: &Log) {
+    let is_terminal = io::stdout().is_terminal();
+    let is_json = match log.format {
+        LogFormat::Auto => !is_terminal,
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+    };
+    let layer = if is_json { json(io::stdout) } else { text(io::stdout, is_terminal && !no_colour()) };
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter(&log.level))).try_init();
+}
+
+/// The `NO_COLOR` convention: set to anything but nothing.
+fn no_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Timestamp (RFC 3339), level, target, message and fields side by side in one object.
+fn json<W>(writer: W) -> BoxedLayer
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .log_internal_errors(false)
+        .with_writer(writer)
+        .boxed()
+}
+
+fn text<W>(writer: W, with_colours: bool) -> BoxedLayer
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    fmt::layer().with_ansi(with_colours).log_internal_errors(false).with_writer(writer).boxed()
+}
+
+fn filter(level: &str) -> EnvFilter {
+    EnvFilter::new(directives(level))
+}
+
+/// The operator's directives, after those that keep noisy crates at `warn` where the general level would show more.
+fn directives(level: &str) -> String {
+    let general = level.split(',').map(str::trim).rfind(|directive| !directive.contains('='));
+    let is_quiet =
+        general.is_some_and(|level| ["error", "warn", "off"].contains(&level.to_ascii_lowercase().as_str()));
+    if is_quiet {
+        return level.to_owned();
+    }
+    let quiet: String = NOISY.iter().map(|name| format!("{name}=warn,")).collect();
+    format!("{quiet}{level}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Closed;
+
+    impl io::Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    fn logged(level: &str, log: impl FnOnce()) -> String {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let layer = json(move || writer.clone()).with_filter(filter(level));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_is_one_flat_object() {
+        let line = logged("info", || tracing::info!(queue_id = "01X", "message queued"));
+        let object: serde_json::Value = serde_json::from_str(line.trim_end()).unwrap();
+        assert_eq!((&object["level"], &object["message"]), (&"INFO".into(), &"message queued".into()));
+        assert_eq!(object["queue_id"], "01X");
+        assert!(object["target"].as_str().unwrap().contains("logging"));
+        assert!(humantime::parse_rfc3339(object["timestamp"].as_str().unwrap()).is_ok(), "{line}");
+    }
+
+    #[test]
+    fn noisy_crates_are_quiet_unless_they_are_asked_for() {
+        let noise = || tracing::info!(target: "sled::pagecache", "noise");
+        assert_eq!(logged("debug", noise), "");
+        assert!(logged("info,sled=trace", noise).contains("noise"));
+        let warning = || tracing::warn!(target: "sled", "trouble");
+        assert!(logged("info", warning).contains("trouble"));
+        assert_eq!(logged("error", warning), "");
+    }
+
+    #[test]
+    fn an_output_that_is_closed_does_no_harm() {
+        let layer = json(|| Closed);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info!("nobody listens");
+        });
+    }
+}

@@ -1,0 +1,37 @@
+//! `oncemail serve`: runs the relay. Prints nothing but the log.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{complain, load, logging};
+use crate::app;
+
+/// How long threads that nobody waits for may take to end.
+const STRAGGLERS: Duration = Duration::from_secs(1);
+
+/// Loads the configuration and runs until a signal comes.
+pub(super) fn run(path: Option<&Path>) -> ExitCode {
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    logging::start(&config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(app::run(config));
+    // Everything that matters has been waited for: a name lookup that still hangs does not hold up the end.
+    runtime.shutdown_timeout(STRAGGLERS);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The real binary: exit codes, what it prints and where, signals.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use argon2::Argon2;
+use argon2::password_hash::PasswordVerifier;
+use argon2::password_hash::phc::PasswordHash;
+use oncemail::app::health;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Nothing in here takes longer, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn oncemail(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oncemail"));
+    command.args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ONCEMAIL") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    oncemail(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A configuration that listens where the system likes, in a directory of its own.
+struct Setup {
+    dir: TempDir,
+}
+
+impl Setup {
+    #[expect(clippy::disallowed_methods, reason = "a test's own files")]
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().display();
+        let config = format!(
+            "hostname = \"relay.example\"\ndata_dir = \"{base}/var\"\n\
+             [[listener]]\nname = \"in\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
+             [[route]]\nname = \"out\"\ntransport = \"directory\"\npath = \"{base}/mail\"\n\
+             [limits]\nmin_free = \"1MB\"\n"
+        );
+        std::fs::write(dir.path().join("oncemail.toml"), config).unwrap();
+        Self { dir }
+    }
+
+    fn config(&self) -> String {
+        self.dir.path().join("oncemail.toml").display().to_string()
+    }
+
+    fn data_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("var")
+    }
+
+    fn serve(&self) -> Server {
+        Server::start(oncemail(&["serve", "--config", &self.config()]))
+    }
+}
+
+/// A running server; killed when the test ends early.
+struct Server {
+    pid: Pid,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    ended: Receiver<ExitStatus>,
+    is_running: bool,
+}
+
+impl Server {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let (tell, ended) = mpsc::channel();
+        let (pid, stdout, stderr) = (Pid::from_child(&child), child.stdout.take(), child.stderr.take());
+        std::thread::spawn(move || tell.send(child.wait().unwrap()));
+        Self { pid, stdout, stderr, ended, is_running: true }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).unwrap();
+    }
+
+    /// Waits for the end, as long as patience lasts.
+    fn wait(&mut self) -> ExitStatus {
+        let status = self.ended.recv_timeout(PATIENCE).expect("the server ends");
+        self.is_running = false;
+        status
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.is_running {
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
+    }
+}
+
+/// Waits until the server on `data_dir` is ready.
+fn wait_until_ready(data_dir: &Path) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ready = async {
+        while !health::ask(data_dir).await.is_ok_and(|health| health.ready) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, ready).await })
+        .expect("the server becomes ready");
+}
+
+#[test]
+fn help_shows_examples_and_wrong_usage_is_exit_code_2() {
+    let help = run(&["--help"]);
+    assert!(help.status.success());
+    assert!(text(&help.stdout).contains("oncemail serve --config config/local.toml"));
+    assert_eq!(run(&[]).status.code(), Some(2));
+    assert_eq!(run(&["srve"]).status.code(), Some(2));
+    assert_eq!(run(&["serve", "--confg", "x"]).status.code(), Some(2));
+    assert!(text(&run(&["--version"]).stdout).starts_with("oncemail "));
+}
+
+#[test]
+fn a_broken_configuration_never_starts_half() {
+    for command in ["serve", "check-config"] {
+        let output = run(&[command]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains("config/local.toml"));
+        assert!(output.stdout.is_empty());
+        let setup = Setup::new();
+        let broken = oncemail(&[command, "--config", &setup.config()])
+            .env("ONCEMAIL__LIMITS__RECIPIENTS", "0")
+            .env("ONCEMAIL__HOSTNAM", "x")
+            .output()
+            .unwrap();
+        assert_eq!(broken.status.code(), Some(2));
+        let problems = text(&broken.stderr);
+        assert!(
+            problems.contains("did you mean ONCEMAIL__HOSTNAME?") && problems.contains("2 problems"),
+            "{problems}"
+        );
+        assert!(!setup.data_dir().exists());
+    }
+}
+
+#[test]
+fn check_config_says_what_would_run_and_starts_nothing() {
+    let setup = Setup::new();
+    let output = run(&["check-config", "--config", &setup.config()]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let summary = text(&output.stdout);
+    assert!(
+        summary.contains("in: 127.0.0.1:0, no TLS, no AUTH") && summary.contains("out: everything"),
+        "{summary}"
+    );
+    assert!(!setup.data_dir().exists());
+    // The same from the variable.
+    let output = oncemail(&["check-config"]).env("ONCEMAIL_CONFIG", setup.config()).output().unwrap();
+    assert!(output.status.success());
+}
+
+#[test]
+fn hash_password_reads_a_line_and_prints_a_hash_that_verifies() {
+    let mut child = oncemail(&["hash-password"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"correct horse\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let line = text(&output.stdout);
+    let hash = PasswordHash::new(line.trim_end()).unwrap();
+    assert!(Argon2::default().verify_password(b"correct horse", &hash).is_ok());
+    assert!(!line.contains("horse"));
+    let empty = run(&["hash-password"]);
+    assert_eq!(empty.status.code(), Some(1));
+    assert!(text(&empty.stderr).contains("the password is empty"));
+}
+
+#[test]
+fn completions_name_every_subcommand() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        assert!(output.status.success());
+        let script = text(&output.stdout);
+        assert!(
+            ["serve", "check-config", "hash-password", "health"].iter().all(|name| script.contains(name))
+        );
+    }
+    assert_eq!(run(&["completions", "cobol"]).status.code(), Some(2));
+}
+
+#[test]
+fn health_is_exit_code_0_while_the_server_runs_and_1_before_and_after() {
+    let setup = Setup::new();
+    let health = || run(&["health", "--config", &setup.config()]);
+    let before = health();
+    assert_eq!(before.status.code(), Some(1));
+    assert!(text(&before.stderr).contains("no oncemail is running"), "{}", text(&before.stderr));
+    let mut server = setup.serve();
+    wait_until_ready(&setup.data_dir());
+    let during = health();
+    assert_eq!((during.status.code(), text(&during.stdout)), (Some(0), "ready\n".to_owned()));
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(health().status.code(), Some(1));
+    // A socket that a killed server left behind does not stop the next one.
+    let mut killed = setup.serve();
+    wait_until_ready(&setup.data_dir());
+    killed.signal(Signal::KILL);
+    killed.wait();
+    let _next = setup.serve();
+    wait_until_ready(&setup.data_dir());
+}
+
+#[test]
+fn serve_prints_nothing_but_json_lines_and_ends_with_0_on_either_signal() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let setup = Setup::new();
+        let mut server = setup.serve();
+        wait_until_ready(&setup.data_dir());
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0));
+        let stdout = server.stdout.take().unwrap();
+        for line in BufReader::new(stdout).lines() {
+            let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            assert!(
+                event["timestamp"].is_string() && event["level"].is_string() && event["message"].is_string()
+            );
+        }
+        let mut stderr = String::new();
+        server.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert_eq!(stderr, "");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_does_not_stop_the_server() {
+    let setup = Setup::new();
+    let mut server = setup.serve();
+    drop(server.stdout.take());
+    drop(server.stderr.take());
+    wait_until_ready(&setup.data_dir());
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_server_on_the_same_directory_fails_and_the_first_goes_on() {
+    let setup = Setup::new();
+    let mut first = setup.serve();
+    wait_until_ready(&setup.data_dir());
+    let mut second = setup.serve();
+    assert_eq!(second.wait().code(), Some(1));
+    assert_eq!(run(&["health", "--config", &setup.config()]).status.code(), Some(0));
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait().code(), Some(0));
+}
