@@ -4,15 +4,20 @@
 //! second EHLO and STARTTLS drop it by leaving them. What must be asked of the world (is this password right, may this
 //! user send, is the message durable) leaves as an [`Action`] and comes back as an [`Input`].
 
+mod login;
+mod message;
+#[cfg(test)]
+mod tests;
+
 use std::mem;
 use std::sync::Arc;
 
-use super::command::{Auth, Chunk, Command, CommandError, Mail, Rcpt};
+use super::command::{Chunk, Command, CommandError, Mail, Rcpt};
 use super::content::{Budget, Content, Reservation};
 use super::data::{Place, Receiver};
 use super::line::{LineFault, MAX_AUTH_LINE, MAX_COMMAND_LINE};
 use super::reply::Reply;
-use super::sasl::{Challenge, Credentials, Exchange};
+use super::sasl::{Challenge, Credentials};
 use super::transaction::Transaction;
 use crate::mail::{Envelope, ReversePath};
 
@@ -185,6 +190,14 @@ impl State {
         hello.map_or(Self::Start, Self::Ready)
     }
 
+    /// Whether nothing else must come before the next line.
+    fn awaits_line(&self) -> bool {
+        matches!(
+            self,
+            Self::Start | Self::Ready(_) | Self::Challenged(..) | Self::Addressing(..) | Self::Chunking(..)
+        )
+    }
+
     /// Leaves a transaction behind.
     fn into_hello(self) -> Option<Hello> {
         match self {
@@ -248,8 +261,8 @@ impl Session {
             (State::Challenged(hello, challenge), Input::Line(line)) => {
                 self.exchange(hello, challenge.answer(line))
             }
-            (state, Input::Line(line)) => self.command(state, line),
-            (state, Input::Fault(fault)) => self.line_fault(state, fault),
+            (state, Input::Line(line)) if state.awaits_line() => self.command(state, line),
+            (state, Input::Fault(fault)) if state.awaits_line() => self.line_fault(state, fault),
             (State::Verifying(hello, user), Input::Verified(verdict)) => self.verified(hello, user, verdict),
             (State::Asking(hello, transaction), Input::MaySend(answer)) => {
                 self.may_send(hello, transaction, answer)
@@ -387,163 +400,6 @@ impl Session {
             Err(refusal) => refusal,
         };
         (State::Addressing(hello, transaction), Action::Reply(reply))
-    }
-
-    fn begin_data(&mut self, state: State) -> (State, Action) {
-        match state {
-            State::Addressing(hello, transaction) if !transaction.envelope().recipients.is_empty() => {
-                let receiver = Receiver::dots(Content::new(self.settings.message_size, &self.budget));
-                let go_ahead = Reply::bare(354, "End data with <CR><LF>.<CR><LF>");
-                (
-                    State::ReceivingData(hello, transaction),
-                    Action::Receive(Some(go_ahead), Box::new(receiver)),
-                )
-            }
-            State::Chunking(..) => self.error(state, out_of_sequence("DATA cannot follow BDAT")),
-            _ => self.error(state, out_of_sequence("DATA needs MAIL and an accepted RCPT first")),
-        }
-    }
-
-    fn begin_chunk(&mut self, state: State, chunk: Chunk) -> (State, Action) {
-        let (hello, transaction, content, place) = match state {
-            State::Addressing(hello, transaction) if !transaction.envelope().recipients.is_empty() => {
-                let content = Content::new(self.settings.message_size, &self.budget);
-                (hello, transaction, content, Place::LineStart)
-            }
-            State::Chunking(hello, transaction, content, place) => (hello, transaction, content, place),
-            // The octets follow whatever we answer; they must not be read as commands.
-            _ => {
-                let nowhere = Content::new(0, &self.budget);
-                let receiver = Receiver::chunk(nowhere, Place::LineStart, chunk.size);
-                return (State::SkippingChunk(Box::new(state)), Action::Receive(None, Box::new(receiver)));
-            }
-        };
-        let receiver = Receiver::chunk(content, place, chunk.size);
-        (State::ReceivingChunk(hello, transaction, chunk), Action::Receive(None, Box::new(receiver)))
-    }
-
-    fn received_chunk(
-        &mut self,
-        hello: Hello,
-        transaction: Box<Transaction>,
-        chunk: Chunk,
-        receiver: Receiver,
-    ) -> (State, Action) {
-        if chunk.last {
-            return self.received(hello, *transaction, receiver.finish());
-        }
-        let (content, place) = receiver.pause();
-        match content.fault() {
-            Some(fault) => refuse(hello, *transaction, content.size(), fault.reply()),
-            None => {
-                let reply = Reply::new(250, (2, 0, 0), format!("{} octets received", chunk.size));
-                (State::Chunking(hello, transaction, content, place), Action::Reply(reply))
-            }
-        }
-    }
-
-    fn received(&mut self, hello: Hello, transaction: Transaction, content: Content) -> (State, Action) {
-        if let Some(fault) = content.fault() {
-            return refuse(hello, transaction, content.size(), fault.reply());
-        }
-        let envelope = transaction.into_envelope();
-        let with = self.with(&hello, envelope.smtputf8);
-        let (content, memory) = content.into_parts();
-        let incoming = Incoming { envelope, content, memory, helo: hello.name.clone(), with };
-        (State::Deciding(hello), Action::Submit(Box::new(incoming)))
-    }
-
-    fn with(&self, hello: &Hello, smtputf8: bool) -> &'static str {
-        if !hello.extended {
-            return "SMTP";
-        }
-        match (smtputf8, self.tls.is_some(), self.user.is_some()) {
-            (false, false, false) => "ESMTP",
-            (false, false, true) => "ESMTPA",
-            (false, true, false) => "ESMTPS",
-            (false, true, true) => "ESMTPSA",
-            (true, false, false) => "UTF8SMTP",
-            (true, false, true) => "UTF8SMTPA",
-            (true, true, false) => "UTF8SMTPS",
-            (true, true, true) => "UTF8SMTPSA",
-        }
-    }
-
-    fn auth(&mut self, state: State, auth: Auth<'_>) -> (State, Action) {
-        let refusal = match &state {
-            _ if self.settings.auth == AuthPolicy::Off => {
-                Some(Reply::new(502, (5, 5, 1), "AUTH is not offered here"))
-            }
-            _ if !self.offers_auth() => {
-                Some(Reply::new(538, (5, 7, 11), "Encryption required; send STARTTLS first"))
-            }
-            _ if self.user.is_some() => Some(out_of_sequence("Already authenticated")),
-            State::Ready(hello) if hello.extended => None,
-            State::Start | State::Ready(_) => Some(out_of_sequence("Send EHLO first")),
-            _ => Some(out_of_sequence("AUTH is not possible within a transaction")),
-        };
-        match (refusal, state) {
-            (None, State::Ready(hello)) => {
-                self.exchange(hello, Exchange::begin(auth.mechanism, auth.initial))
-            }
-            (refusal, state) => {
-                self.error(state, refusal.unwrap_or_else(|| out_of_sequence("Send EHLO first")))
-            }
-        }
-    }
-
-    fn exchange(
-        &mut self,
-        hello: Hello,
-        exchange: Result<Exchange, super::sasl::SaslFault>,
-    ) -> (State, Action) {
-        match exchange {
-            Ok(Exchange::Challenge(challenge)) => {
-                let prompt = Reply::bare(334, challenge.prompt());
-                (State::Challenged(hello, challenge), Action::Reply(prompt))
-            }
-            Ok(Exchange::Done(credentials)) => {
-                let user = Arc::from(credentials.user.as_str());
-                (State::Verifying(hello, user), Action::Verify(credentials))
-            }
-            Err(fault) => self.error(State::Ready(hello), fault.reply()),
-        }
-    }
-
-    fn verified(&mut self, hello: Hello, user: Arc<str>, verdict: Verdict) -> (State, Action) {
-        let reply = match verdict {
-            Verdict::Right => {
-                self.user = Some(user);
-                Reply::new(235, (2, 7, 0), "Authentication succeeded")
-            }
-            Verdict::Wrong => Reply::new(535, (5, 7, 8), "Authentication failed"),
-            Verdict::Unknown => Reply::new(454, (4, 7, 0), "Authentication is not possible now; retry later"),
-            Verdict::TooManyFailures => {
-                return close(Reply::new(421, (4, 7, 0), "Too many failed authentications; retry later"));
-            }
-        };
-        (State::Ready(hello), Action::Reply(reply))
-    }
-
-    fn start_tls(&mut self, state: State) -> (State, Action) {
-        if self.tls.is_some() {
-            return self.error(state, out_of_sequence("TLS is on already"));
-        }
-        if !self.settings.starttls {
-            return self.error(state, Reply::new(502, (5, 5, 1), "STARTTLS is not offered here"));
-        }
-        if state.into_hello().is_none() {
-            return self.error(State::Start, out_of_sequence("Send EHLO first"));
-        }
-        (State::Handshaking, Action::StartTls(Reply::new(220, (2, 0, 0), "Go ahead")))
-    }
-
-    /// RFC 3207 §4.2: all that was learnt before is forgotten.
-    fn encrypted(&mut self, tls: String) -> (State, Action) {
-        self.tls = Some(tls);
-        self.user = None;
-        // The client speaks next; there is no greeting inside TLS.
-        (State::Start, Action::Continue)
     }
 
     fn line_fault(&mut self, state: State, fault: LineFault) -> (State, Action) {

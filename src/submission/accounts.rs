@@ -51,6 +51,8 @@ impl Accounts {
         if !may_go_on() {
             return Verdict::TooManyFailures;
         }
+        // A name that is not a user's may be a password typed into the wrong field.
+        let name = self.users.contains_key(&credentials.user).then(|| credentials.user.clone());
         match self.passwords.verify(credentials, may_go_on).await {
             Some(Finding::Right) => Verdict::Right,
             Some(Finding::Broken) => Verdict::Unknown,
@@ -58,6 +60,7 @@ impl Accounts {
             Some(Finding::Wrong) => {
                 let was_blocked = self.failures.are_too_many(client);
                 self.failures.note(client);
+                tracing::info!(%client, user = name, "authentication failed");
                 if was_blocked { Verdict::TooManyFailures } else { Verdict::Wrong }
             }
         }

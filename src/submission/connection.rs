@@ -145,7 +145,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.say(&reply).await?;
                 Ok(Next::Read)
             }
-            Action::Close(reply) => self.close(&reply).await,
+            Action::Close(reply) => {
+                let linger = if reply.is_positive() { 0 } else { LINGER_OCTETS };
+                self.close(&reply, linger).await
+            }
             Action::StartTls(reply) => self.start_tls(&reply).await,
             Action::Verify(credentials) => {
                 let verdict = self.visit.shared.accounts.verify(self.visit.client, credentials).await;
@@ -176,6 +179,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Waits for more of a command; gives back the end if there is one instead.
     async fn await_command(&mut self, session: &Session, deadline: Instant) -> io::Result<Option<End>> {
         self.flush().await?;
+        if self.received.is_empty() && self.received.capacity() > 2 * COMMAND_BLOCK {
+            self.received = BytesMut::new();
+        }
         self.received.reserve(COMMAND_BLOCK);
         // A client between two chunks is in the middle of a message, and may finish it.
         let heed_shutdown = !session.is_receiving();
@@ -186,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Woken::Late => timed_out(),
             Woken::ShuttingDown => Reply::new(421, (4, 3, 2), "Shutting down; retry later"),
         };
-        self.close(&reply).await?;
+        self.close(&reply, 0).await?;
         Ok(Some(End::Closed))
     }
 
@@ -207,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             next_read = NEXT_BLOCK;
             match self.wait(end.min(Instant::now() + block), false).await? {
                 Woken::Input => {}
-                Woken::Late => return self.close(&timed_out()).await,
+                Woken::Late => return self.close(&timed_out(), 0).await,
                 Woken::Gone | Woken::ShuttingDown => return Ok(Next::End(EndKind::Closed)),
             }
         }
@@ -251,7 +257,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// dropped silently: a client that does this is broken or somebody is in the middle.
     async fn start_tls(&mut self, reply: &Reply) -> io::Result<Next> {
         if !self.received.is_empty() {
-            return self.close(&Reply::new(503, (5, 5, 1), "Nothing may follow STARTTLS before TLS")).await;
+            let reply = Reply::new(503, (5, 5, 1), "Nothing may follow STARTTLS before TLS");
+            return self.close(&reply, LINGER_OCTETS).await;
         }
         self.say(reply).await?;
         self.flush().await?;
@@ -282,14 +289,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Says the last words.
-    async fn close(&mut self, reply: &Reply) -> io::Result<Next> {
+    /// Says the last words, and takes up to `linger` octets more from a client that is still talking.
+    async fn close(&mut self, reply: &Reply, linger: usize) -> io::Result<Next> {
         reply.write_to(&mut self.replies);
         self.flush().await?;
-        let is_quit = reply.code == 221 && self.received.is_empty();
         let farewell = async {
             self.stream.shutdown().await?;
-            let mut left = if is_quit { 0 } else { LINGER_OCTETS };
+            let mut left = linger;
             while left > 0 {
                 self.received.clear();
                 self.received.reserve(COMMAND_BLOCK);
