@@ -2,18 +2,21 @@
 
 use std::io::{self, Write};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use governor::Quota;
 use oncemail::clock::Clock;
-use oncemail::mail::{Body, Notify, Ret};
-use oncemail::store::StoreError;
+use oncemail::mail::{Body, Message, Notify, Progress, QueueId, Ret, ScopedKey};
+use oncemail::store::memory::MemoryStore;
+use oncemail::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
 use oncemail::submission::options::{AuthMode, TlsMode};
 use oncemail::submission::{BindError, Server};
+use tokio_util::sync::CancellationToken;
 
 use crate::common::client::Client;
-use crate::common::listener::{Running, options, user, write, write_certificate};
+use crate::common::listener::{Running, options, serve, user, write, write_certificate};
 
 const SHORT: Duration = Duration::from_millis(150);
 /// `\0ann\0secret`.
@@ -245,6 +248,51 @@ async fn s2_the_place_and_memory_of_a_lost_client_are_free_again() {
     panic!("the lost client's place is still taken");
 }
 
+/// A store that breaks its caller, once.
+struct Panicking {
+    store: MemoryStore,
+    armed: AtomicBool,
+}
+
+impl Store for Panicking {
+    fn find_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Option<KeyRecord>> {
+        self.store.find_key(key)
+    }
+    fn accept(&self, message: Arc<Message>, claim: Option<KeyClaim>) -> StoreFuture<'_, Acceptance> {
+        self.store.accept(message, claim)
+    }
+    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
+        self.store.save(id, progress)
+    }
+    fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
+        self.store.load(id)
+    }
+    fn status(&self) -> Status {
+        assert!(!self.armed.swap(false, Ordering::SeqCst), "this panic belongs to the test");
+        self.store.status()
+    }
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.store.close()
+    }
+}
+
+#[tokio::test]
+async fn s2_a_session_that_panics_ends_alone_and_gives_its_place_back() {
+    let (clock, shutdown) = (Clock::system(), CancellationToken::new());
+    let store = Panicking { store: MemoryStore::new(clock.clone(), None), armed: AtomicBool::new(true) };
+    let mut options = options();
+    options.limits.connections = 2;
+    let (address, ended) = serve(options, Arc::new(store), &clock, &shutdown, SHORT).await;
+    let (mut bystander, _) = Client::greeted(address).await;
+    let (mut client, _) = Client::greeted(address).await;
+    client.send("MAIL FROM:<a@example.com>\r\n").await;
+    assert!(client.is_closed().await);
+    assert!(bystander.ask("MAIL FROM:<a@example.com>").await.starts_with("250"));
+    Client::greeted(address).await;
+    shutdown.cancel();
+    ended.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_user_over_its_rate_is_told_to_wait() {
     let server = Running::start(|options| {
@@ -283,7 +331,7 @@ async fn a_listener_that_cannot_be_set_up_is_named() {
         let mut options = options();
         adjust(&mut options);
         let clock = Clock::system();
-        let store = Arc::new(oncemail::store::memory::MemoryStore::new(clock.clone(), None));
+        let store = Arc::new(MemoryStore::new(clock.clone(), None));
         let intake =
             oncemail::intake::Intake::new(store, crate::common::listener::intake_options(), clock.clone());
         let bound: Result<Server, BindError> = Server::bind(options, Arc::new(intake), clock).await;

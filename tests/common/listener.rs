@@ -12,6 +12,7 @@ use governor::Quota;
 use oncemail::clock::{Clock, Timestamp};
 use oncemail::intake::{self, Intake};
 use oncemail::mail::{FingerprintMode, Message, Scope};
+use oncemail::store::Store;
 use oncemail::store::memory::MemoryStore;
 use oncemail::submission::options::{AuthMode, Limits, Listener, Tls, TlsMode, User};
 use oncemail::submission::{Options, Server};
@@ -51,11 +52,8 @@ impl Running {
         adjust(&mut options);
         let clock = Clock::manual(Timestamp::from_millis(1_795_343_400_000));
         let store = Arc::new(MemoryStore::new(clock.clone(), None));
-        let intake = Arc::new(Intake::new(store.clone(), intake_options(), clock.clone()));
-        let server = Server::bind(options, intake, clock.clone()).await.unwrap();
-        let address = server.addresses().first().unwrap().1;
         let shutdown = CancellationToken::new();
-        let ended = tokio::spawn(server.run(shutdown.clone(), grace));
+        let (address, ended) = serve(options, store.clone(), &clock, &shutdown, grace).await;
         Self { address, store, clock, shutdown, ended }
     }
 
@@ -73,6 +71,20 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.ended.abort();
     }
+}
+
+/// Runs a server over any store; gives back its first address.
+pub async fn serve(
+    options: Options,
+    store: Arc<dyn Store>,
+    clock: &Clock,
+    shutdown: &CancellationToken,
+    grace: Duration,
+) -> (SocketAddr, JoinHandle<()>) {
+    let intake = Arc::new(Intake::new(store, intake_options(), clock.clone()));
+    let server = Server::bind(options, intake, clock.clone()).await.unwrap();
+    let address = server.addresses().first().unwrap().1;
+    (address, tokio::spawn(server.run(shutdown.clone(), grace)))
 }
 
 pub fn options() -> Options {
