@@ -142,6 +142,23 @@ fn the_received_keyword_says_how_a_message_came() {
 }
 
 #[test]
+fn auth_is_offered_only_where_nobody_can_listen() {
+    let remote = |auth, stream: &str| {
+        let settings = Settings { auth, ..settings() };
+        let session = Session::new(Arc::new(settings), Budget::new(1 << 20), false, None);
+        converse(session, stream.as_bytes(), std::iter::repeat(usize::MAX)).1.replies
+    };
+    let replies = remote(AuthPolicy::Required, "EHLO c\r\nAUTH PLAIN\r\nMAIL FROM:<a@b.example>\r\n");
+    assert!(replies[0].contains("STARTTLS") && !replies[0].contains("AUTH"), "{replies:?}");
+    assert!(replies[1].starts_with("538 5.7.11") && replies[2].starts_with("530 5.7.0"), "{replies:?}");
+    let replies = remote(AuthPolicy::Required, "EHLO c\r\nSTARTTLS\r\nEHLO c\r\nHELO c\r\nAUTH PLAIN\r\n");
+    assert!(!replies[2].contains("STARTTLS") && replies[2].contains("AUTH PLAIN LOGIN"), "{replies:?}");
+    assert!(replies[4].starts_with("503 5.5.1"), "{replies:?}");
+    let replies = remote(AuthPolicy::Off, "EHLO c\r\nSTARTTLS\r\nEHLO c\r\nAUTH PLAIN\r\n");
+    assert!(!replies[2].contains("AUTH") && replies[3].starts_with("502 5.5.1"), "{replies:?}");
+}
+
+#[test]
 fn s2_every_way_out_of_a_transaction_gives_its_memory_back() {
     let start = "EHLO c\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n";
     for end in [
