@@ -33,9 +33,6 @@ async fn s1_every_dialogue_reads_as_written_in_any_packet_sizes() {
         let script = std::fs::read_to_string(&path).unwrap();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         for slowly in [false, true] {
-            if slowly && script.contains("\n= whole") {
-                continue;
-            }
             if let Err(problem) = play(&script, slowly).await {
                 failures.push(format!("{name}{}: {problem}", if slowly { " (octet by octet)" } else { "" }));
             }
@@ -110,8 +107,6 @@ fn adjust(options: &mut Options, setting: &str) {
         "auth_failures" => {
             options.limits.auth_failures = governor::Quota::per_hour(value.parse().unwrap());
         }
-        // Only meaningful in whole packets.
-        "whole" => {}
         _ => panic!("unknown setting {key:?}"),
     }
 }

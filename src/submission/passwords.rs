@@ -98,8 +98,8 @@ impl Passwords {
             return Some(Finding::Right);
         }
         let cell = self.state().pending.entry(digest).or_default().clone();
-        let _forget = Forget { passwords: self, digest };
-        let verified = cell.get_or_try_init(|| async {
+        let pending = Pending { passwords: self, digest, cell };
+        let verified = pending.cell.get_or_try_init(|| async {
             let _turn = self.turns.acquire().await.map_err(|_| Some(Finding::Broken))?;
             if !may_go_on() {
                 return Err(None);
@@ -160,20 +160,21 @@ impl Passwords {
     }
 }
 
-/// Takes a verification out of the table when nobody else waits for it, on whichever path its waiter leaves.
-struct Forget<'a> {
+/// A verification that somebody waits for. It leaves the table when it is done or nobody else waits for it, on
+/// whichever path its waiter leaves.
+struct Pending<'a> {
     passwords: &'a Passwords,
     digest: Digest,
+    cell: Arc<OnceCell<bool>>,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for Pending<'_> {
     fn drop(&mut self) {
         let mut state = self.passwords.state();
-        let is_over = state.pending.get(&self.digest).is_some_and(|cell| {
-            // The table and the waiter that is leaving.
-            cell.initialized() || Arc::strong_count(cell) <= 2
-        });
-        if is_over {
+        // The table may hold a later verification of the same login already.
+        let is_this = state.pending.get(&self.digest).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
+        // Two: the table and the waiter that is leaving.
+        if is_this && (self.cell.initialized() || Arc::strong_count(&self.cell) <= 2) {
             state.pending.remove(&self.digest);
         }
     }

@@ -224,6 +224,15 @@ fn fragment() -> impl Strategy<Value = &'static str> {
     ])
 }
 
+/// RFC 2034 §4: the class agrees with the code. EHLO's reply and 3yz have none.
+fn carries_enhanced_code(reply: &str) -> bool {
+    match reply.split_at(4) {
+        (code, _) if code.starts_with('3') => true,
+        ("250 ", text) if text.starts_with("relay.example") => true,
+        (code, text) => text.starts_with(&format!("{}.", &code[..1])),
+    }
+}
+
 proptest! {
     #[test]
     fn s1_a_conversation_does_not_depend_on_packet_sizes(
@@ -238,6 +247,9 @@ proptest! {
         let mixed = converse(fresh(&budget), stream.as_bytes(), sizes.into_iter()).1;
         prop_assert_eq!(&whole, &slow);
         prop_assert_eq!(&whole, &mixed);
+        for reply in &whole.replies {
+            prop_assert!(carries_enhanced_code(reply), "{}", reply);
+        }
         // Nothing that leaves here holds a bare line end or a NUL.
         for (_, content, _) in &whole.messages {
             let text = String::from_utf8_lossy(content).replace("\r\n", "");
