@@ -154,7 +154,8 @@ async fn a_changed_certificate_is_used_and_a_broken_one_is_not() {
 #[tokio::test]
 async fn every_wait_for_the_client_ends() {
     let server = Running::start(|options| options.limits.command_timeout = SHORT).await;
-    let mut client = server.client().await;
+    let mut client = Client::connect(server.address).await;
+    assert!(client.reply().await.starts_with("220"));
     assert!(client.reply().await.starts_with("421 4.4.2"));
     assert!(client.is_closed().await);
 
