@@ -10,3 +10,6 @@
 
 mod cli;
 mod config;
+mod common;
+mod dialogs;
+mod submission;

@@ -3,6 +3,14 @@
 //! Everything in here is a pure function or a pure state machine over bytes that are already there, so that it can be
 //! tested and fuzzed without a socket. It imports `mail` for addresses and nothing else of this crate.
 
+pub mod command;
+pub mod content;
+pub mod data;
+pub mod line;
+pub mod parameters;
 pub mod reply;
+pub mod sasl;
+pub mod session;
+pub mod transaction;
 
 pub use reply::{EnhancedCode, Reply};

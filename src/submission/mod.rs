@@ -1,3 +1,22 @@
 //! SMTP submission: listeners, connections, TLS and AUTH around the pure session of `smtp`.
+//!
+//! The protocol's rules are in `smtp::session`; here is what needs the world: sockets, clocks, password hashes,
+//! certificate files, limits on clients. It must never answer 250 to a message before the intake has (D1), never read
+//! a byte from before a handshake after it (S1), and never hold more than the configuration allows (S2). A session
+//! that fails or panics ends alone; the listeners go on.
 
 pub mod options;
+
+mod accounts;
+mod connection;
+mod door;
+mod failures;
+mod passwords;
+mod record;
+mod server;
+mod tls;
+mod visit;
+
+pub use options::Options;
+pub use server::{BindError, Server};
+pub use tls::TlsError;

@@ -1,0 +1,237 @@
+//! A message while it is being received, and the memory that all such messages share.
+//!
+//! S2: nothing is kept beyond the size limit or the shared budget, and every octet taken from the budget is given
+//! back when its [`Reservation`] is dropped, on whichever path that happens.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::reply::Reply;
+
+/// Memory is taken from the budget in steps of at least this, so that small messages cost one step.
+const STEP: usize = 4 * 1024;
+
+/// Octets that messages being received may take together. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<AtomicUsize>);
+
+/// A part of a [`Budget`], given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Budget,
+    octets: usize,
+}
+
+/// What has come of a message so far, and what is wrong with it.
+#[derive(Debug)]
+pub struct Content {
+    octets: Vec<u8>,
+    reservation: Reservation,
+    limit: usize,
+    /// Octets seen, kept or not.
+    size: u64,
+    faults: Faults,
+}
+
+/// Every fault is noted, and one is told by rank: which of two came first must not depend on packet sizes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Faults {
+    bare_line_end: bool,
+    nul: bool,
+    too_large: bool,
+    no_memory: bool,
+}
+
+/// Why a message is refused once its end is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContentFault {
+    /// A CR without LF or an LF without CR (S1).
+    BareLineEnd,
+    /// An octet 0: RFC 5321 §4.5.2 leaves no room for it without BINARYMIME.
+    Nul,
+    /// Over the SIZE limit.
+    TooLarge,
+    /// The shared budget is used up.
+    NoMemory,
+}
+
+impl Budget {
+    /// A budget of `octets`.
+    pub fn new(octets: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(octets)))
+    }
+
+    /// Octets that are free.
+    pub fn free(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, octets: usize) -> bool {
+        let less = |free: usize| free.checked_sub(octets);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
+impl Reservation {
+    /// A reservation of nothing yet.
+    pub fn empty(budget: &Budget) -> Self {
+        Self { budget: budget.clone(), octets: 0 }
+    }
+
+    /// Takes `octets` more; says whether they were there.
+    #[must_use]
+    pub fn grow(&mut self, octets: usize) -> bool {
+        let taken = self.budget.take(octets);
+        if taken {
+            self.octets += octets;
+        }
+        taken
+    }
+
+    /// Gives all of it back.
+    pub fn release(&mut self) {
+        self.budget.0.fetch_add(std::mem::take(&mut self.octets), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Content {
+    /// An empty message of at most `limit` octets.
+    pub fn new(limit: usize, budget: &Budget) -> Self {
+        Self {
+            octets: Vec::new(),
+            reservation: Reservation::empty(budget),
+            limit,
+            size: 0,
+            faults: Faults::default(),
+        }
+    }
+
+    /// Adds what has come. Once something is wrong nothing is kept any more, but all is counted.
+    pub fn append(&mut self, octets: &[u8]) {
+        self.size = self.size.saturating_add(octets.len() as u64);
+        if self.size > self.limit as u64 {
+            self.note(ContentFault::TooLarge);
+        }
+        if self.fault().is_some() {
+            return;
+        }
+        if self.make_room(octets.len()) {
+            self.octets.extend_from_slice(octets);
+        } else {
+            self.note(ContentFault::NoMemory);
+        }
+    }
+
+    /// Notes what is wrong, and lets go of what was kept: it will not be used.
+    pub fn note(&mut self, fault: ContentFault) {
+        match fault {
+            ContentFault::BareLineEnd => self.faults.bare_line_end = true,
+            ContentFault::Nul => self.faults.nul = true,
+            ContentFault::TooLarge => self.faults.too_large = true,
+            ContentFault::NoMemory => self.faults.no_memory = true,
+        }
+        self.octets = Vec::new();
+        self.reservation.release();
+    }
+
+    /// The fault that the client is told.
+    pub fn fault(&self) -> Option<ContentFault> {
+        let faults = self.faults;
+        [
+            (faults.bare_line_end, ContentFault::BareLineEnd),
+            (faults.nul, ContentFault::Nul),
+            (faults.too_large, ContentFault::TooLarge),
+            (faults.no_memory, ContentFault::NoMemory),
+        ]
+        .into_iter()
+        .find_map(|(is_so, fault)| is_so.then_some(fault))
+    }
+
+    /// Octets seen so far, as SIZE counts them (RFC 1870 §5).
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The message, and the memory to give back when it is no longer being received.
+    pub fn into_parts(self) -> (Vec<u8>, Reservation) {
+        (self.octets, self.reservation)
+    }
+
+    /// Grows by doubling, from the budget first; near its end by just what is needed.
+    fn make_room(&mut self, more: usize) -> bool {
+        let needed = self.octets.len() + more;
+        let held = self.reservation.octets;
+        if needed <= held {
+            return true;
+        }
+        let roomy = needed.max(held * 2).max(STEP).min(self.limit.max(needed));
+        let grown = if self.reservation.grow(roomy - held) {
+            roomy
+        } else if self.reservation.grow(needed - held) {
+            needed
+        } else {
+            return false;
+        };
+        self.octets.reserve_exact(grown - self.octets.len());
+        true
+    }
+}
+
+impl ContentFault {
+    /// The reply after the end of the message.
+    pub fn reply(self) -> Reply {
+        match self {
+            Self::BareLineEnd => Reply::new(550, (5, 6, 11), "Bare CR or LF in the message"),
+            Self::Nul => Reply::new(550, (5, 6, 0), "NUL in the message"),
+            Self::TooLarge => Reply::new(552, (5, 3, 4), "Message size exceeds the limit"),
+            Self::NoMemory => Reply::new(452, (4, 3, 1), "Too many messages are being received; retry later"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s2_a_message_over_its_limit_keeps_nothing() {
+        let budget = Budget::new(1 << 20);
+        let mut content = Content::new(10, &budget);
+        content.append(b"0123456789");
+        assert_eq!(content.fault(), None);
+        content.append(b"x");
+        assert_eq!(content.fault(), Some(ContentFault::TooLarge));
+        assert_eq!((content.size(), budget.free()), (11, 1 << 20));
+    }
+
+    #[test]
+    fn s2_the_budget_is_shared_and_given_back() {
+        let budget = Budget::new(10_000);
+        let mut first = Content::new(1 << 20, &budget);
+        first.append(&[b'x'; 6_000]);
+        let mut second = Content::new(1 << 20, &budget);
+        second.append(&[b'x'; 6_000]);
+        assert_eq!((first.fault(), second.fault()), (None, Some(ContentFault::NoMemory)));
+        let (octets, reservation) = first.into_parts();
+        assert_eq!(octets.len(), 6_000);
+        assert!(budget.free() <= 4_000);
+        drop(reservation);
+        assert_eq!(budget.free(), 10_000);
+    }
+
+    #[test]
+    fn s2_the_last_octet_of_the_budget_can_be_used() {
+        let budget = Budget::new(9_000);
+        let mut content = Content::new(1 << 20, &budget);
+        (0..9).for_each(|_| content.append(&[b'x'; 1_000]));
+        assert_eq!((content.fault(), budget.free()), (None, 0));
+        content.append(b"x");
+        assert_eq!((content.fault(), budget.free()), (Some(ContentFault::NoMemory), 9_000));
+    }
+}

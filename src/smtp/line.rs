@@ -1,0 +1,184 @@
+//! Command lines out of a stream of octets.
+//!
+//! S1: only CRLF ends a line. A line that holds a bare CR or LF, or is too long, is answered once and never executed;
+//! whatever follows in it, up to the next CRLF, is skipped. So no two programs can disagree about where a command
+//! starts. The reader keeps no octets: they stay with the caller until a line is whole.
+
+/// The longest command line, CRLF included. RFC 5321 §4.5.3.1.4 asks for 512, and parameters add to it.
+pub const MAX_COMMAND_LINE: usize = 4_096;
+
+/// The longest answer to an AUTH challenge, CRLF included (RFC 4954 §4).
+pub const MAX_AUTH_LINE: usize = 12_288;
+
+/// A client that sends more than this without a CRLF, after it was told so, is not a mail client.
+const MAX_SKIPPED: usize = 1 << 20;
+
+/// Why a line was not executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LineFault {
+    /// Over the limit.
+    TooLong,
+    /// A CR without LF, or an LF without CR.
+    BareLineEnd,
+    /// No CRLF in sight; the connection has to end.
+    Endless,
+}
+
+/// Finds lines. See the module.
+#[derive(Debug, Default)]
+pub struct LineReader {
+    /// How much of the caller's octets was searched already, so that a slow line costs no second search.
+    searched: usize,
+    /// Set while the rest of a faulty line passes by.
+    skipping: Option<Skipping>,
+}
+
+#[derive(Debug, Default)]
+struct Skipping {
+    octets: usize,
+    /// The last octet skipped was a CR.
+    after_cr: bool,
+}
+
+impl LineReader {
+    /// Looks for a line at the start of `input`, which holds all octets not yet consumed.
+    ///
+    /// Gives back how many octets the caller must drop, and the line without its CRLF or what is wrong with it;
+    /// `None` asks for more input.
+    pub fn read<'a>(
+        &mut self,
+        input: &'a [u8],
+        max_line: usize,
+    ) -> (usize, Option<Result<&'a [u8], LineFault>>) {
+        let mut skipped = 0;
+        if self.skipping.is_some() {
+            match self.skip(input) {
+                Ok((consumed, true)) => skipped = consumed,
+                Ok((consumed, false)) => return (consumed, None),
+                Err(fault) => return (input.len(), Some(Err(fault))),
+            }
+        }
+        let input = input.get(skipped..).unwrap_or_default();
+        let (consumed, event) = self.find(input, max_line);
+        (skipped + consumed, event)
+    }
+
+    fn find<'a>(&mut self, input: &'a [u8], max_line: usize) -> (usize, Option<Result<&'a [u8], LineFault>>) {
+        let unsearched = input.get(self.searched..).unwrap_or_default();
+        let Some(lf) = memchr::memchr(b'\n', unsearched).map(|at| at + self.searched) else {
+            if input.len() > max_line {
+                self.start_skipping(input.ends_with(b"\r"));
+                return (input.len(), Some(Err(LineFault::TooLong)));
+            }
+            self.searched = input.len();
+            return (0, None);
+        };
+        self.searched = 0;
+        let (line, _) = input.split_at(lf);
+        let after_lf = lf + 1;
+        let whole = line.strip_suffix(b"\r");
+        if after_lf > max_line {
+            if whole.is_none() {
+                self.start_skipping(false);
+            }
+            return (after_lf, Some(Err(LineFault::TooLong)));
+        }
+        match whole {
+            // The attack: a proxy in front takes "NOOP\nMAIL …" for one command, we for two. So an LF without CR
+            // ends nothing; all up to the next CRLF is part of the refused line.
+            None => {
+                self.start_skipping(false);
+                (after_lf, Some(Err(LineFault::BareLineEnd)))
+            }
+            // The same with a CR that some programs take for a line end.
+            Some(line) if memchr::memchr(b'\r', line).is_some() => {
+                (after_lf, Some(Err(LineFault::BareLineEnd)))
+            }
+            Some(line) => (after_lf, Some(Ok(line))),
+        }
+    }
+
+    fn start_skipping(&mut self, after_cr: bool) {
+        self.searched = 0;
+        self.skipping = Some(Skipping { octets: 0, after_cr });
+    }
+
+    /// Gives back how many octets to drop, and whether the faulty line is over.
+    fn skip(&mut self, input: &[u8]) -> Result<(usize, bool), LineFault> {
+        let Some(skipping) = &mut self.skipping else { return Ok((0, true)) };
+        let end = memchr::memchr_iter(b'\n', input).find(|&lf| match lf.checked_sub(1) {
+            Some(before) => input.get(before) == Some(&b'\r'),
+            None => skipping.after_cr,
+        });
+        let consumed = end.map_or(input.len(), |lf| lf + 1);
+        skipping.octets += consumed;
+        if skipping.octets > MAX_SKIPPED {
+            return Err(LineFault::Endless);
+        }
+        if end.is_some() {
+            self.skipping = None;
+        } else if let Some(&last) = input.last() {
+            skipping.after_cr = last == b'\r';
+        }
+        Ok((consumed, end.is_some()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// All that comes out of `stream` when it arrives in pieces of `sizes`.
+    fn events(stream: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<Result<Vec<u8>, LineFault>> {
+        let (mut reader, mut held, mut out, mut rest) =
+            (LineReader::default(), Vec::new(), Vec::new(), stream);
+        loop {
+            let (consumed, event) = reader.read(&held, 16);
+            let more = event.is_none();
+            out.extend(event.map(|e| e.map(<[u8]>::to_vec)));
+            held.drain(..consumed);
+            if more {
+                if rest.is_empty() {
+                    return out;
+                }
+                let (now, later) = rest.split_at(sizes.next().unwrap_or(1).clamp(1, rest.len()));
+                held.extend_from_slice(now);
+                rest = later;
+            }
+        }
+    }
+
+    #[test]
+    fn s1_only_crlf_ends_a_command_line() {
+        use LineFault::*;
+        let all = |stream: &[u8]| events(stream, std::iter::repeat(usize::MAX));
+        assert_eq!(all(b"NOOP\r\nQUIT\r\n"), [Ok(b"NOOP".to_vec()), Ok(b"QUIT".to_vec())]);
+        assert_eq!(all(b"NOOP\nQUIT\r\nRSET\r\n"), [Err(BareLineEnd), Ok(b"RSET".to_vec())]);
+        assert_eq!(all(b"NOOP\rQUIT\r\nRSET\r\n"), [Err(BareLineEnd), Ok(b"RSET".to_vec())]);
+        assert_eq!(all(b"NOOP\n\r\nRSET\r\n"), [Err(BareLineEnd), Ok(b"RSET".to_vec())]);
+        assert_eq!(all(b"0123456789abcdefghi\nQUIT\r\nRSET\r\n"), [Err(TooLong), Ok(b"RSET".to_vec())]);
+        assert_eq!(all(b"0123456789abcd\r\nX\r\n"), [Ok(b"0123456789abcd".to_vec()), Ok(b"X".to_vec())]);
+        assert_eq!(all(b"0123456789abcde\r\nX\r\n"), [Err(TooLong), Ok(b"X".to_vec())]);
+    }
+
+    #[test]
+    fn s2_a_line_without_end_is_given_up() {
+        let mut reader = LineReader::default();
+        let block = [b'x'; 64 * 1024];
+        let faults: Vec<_> = (0..40).filter_map(|_| reader.read(&block, 512).1).take(2).collect();
+        assert_eq!(faults, [Err(LineFault::TooLong), Err(LineFault::Endless)]);
+    }
+
+    proptest! {
+        #[test]
+        fn s1_lines_do_not_depend_on_packet_sizes(
+            stream in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'a')], 0..80),
+            sizes in proptest::collection::vec(1usize..9, 0..40),
+        ) {
+            let whole = events(&stream, std::iter::repeat(usize::MAX));
+            prop_assert_eq!(&whole, &events(&stream, std::iter::repeat(1)));
+            prop_assert_eq!(&whole, &events(&stream, sizes.into_iter()));
+        }
+    }
+}

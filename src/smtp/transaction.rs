@@ -1,0 +1,69 @@
+//! A mail transaction between MAIL and the end of its message (RFC 5321 §3.3).
+
+use super::command::{Mail, Rcpt};
+use super::content::{Budget, Reservation};
+use super::reply::Reply;
+use crate::mail::{Envelope, Recipient};
+
+/// What a recipient takes in memory beside its texts, octets, rounded up.
+const RECIPIENT_OVERHEAD: usize = 128;
+
+/// The envelope so far. It lives inside the session's states that have one, so leaving them drops it.
+#[derive(Debug)]
+pub struct Transaction {
+    envelope: Envelope,
+    /// S2: a thousand recipients on each of many connections add up too.
+    memory: Reservation,
+}
+
+impl Transaction {
+    /// What MAIL starts.
+    pub fn new(mail: Mail, budget: &Budget) -> Self {
+        let envelope = Envelope {
+            reverse_path: mail.reverse_path,
+            recipients: Vec::new(),
+            body: mail.parameters.body.unwrap_or_default(),
+            smtputf8: mail.parameters.smtputf8,
+            ret: mail.parameters.ret,
+            envid: mail.parameters.envid,
+        };
+        Self { envelope, memory: Reservation::empty(budget) }
+    }
+
+    /// Who it is from and, so far, for.
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
+    /// The envelope alone, when the message has been received.
+    pub fn into_envelope(self) -> Envelope {
+        self.envelope
+    }
+
+    /// Adds a recipient; gives back the reply that refuses it.
+    ///
+    /// # Errors
+    /// `452` over a limit, `553`/`501` for what needs SMTPUTF8.
+    pub fn add(&mut self, rcpt: Rcpt, max_recipients: usize) -> Result<(), Reply> {
+        if self.envelope.recipients.len() >= max_recipients {
+            return Err(Reply::new(452, (4, 5, 3), "Too many recipients in one message"));
+        }
+        let orcpt = rcpt.parameters.orcpt;
+        if !self.envelope.smtputf8 {
+            if !rcpt.forward_path.is_ascii() {
+                return Err(Reply::new(553, (5, 6, 7), "An address beyond ASCII needs SMTPUTF8 in MAIL"));
+            }
+            // RFC 6533 §3: raw characters in ORCPT only then.
+            if orcpt.as_ref().is_some_and(|orcpt| !orcpt.is_ascii()) {
+                return Err(Reply::new(501, (5, 5, 4), "ORCPT beyond ASCII needs SMTPUTF8 in MAIL"));
+            }
+        }
+        let texts = rcpt.forward_path.as_str().len() + orcpt.as_ref().map_or(0, String::len);
+        if !self.memory.grow(texts + RECIPIENT_OVERHEAD) {
+            return Err(Reply::new(452, (4, 3, 1), "Too many messages are being received; retry later"));
+        }
+        let notify = rcpt.parameters.notify;
+        self.envelope.recipients.push(Recipient { forward_path: rcpt.forward_path, notify, orcpt });
+        Ok(())
+    }
+}

@@ -1,0 +1,342 @@
+//! The only loop that reads, acts and writes. The rules are the session's; this keeps the time and moves the octets.
+//!
+//! Replies are gathered and written when nothing more can be done without reading (RFC 2920 §3.2), in one write. Every
+//! wait has an end: for a command, for a block of a message, for a whole message, and for a client that does not read
+//! its replies. An idle connection keeps no buffer larger than a few kilobytes; one that receives a message holds up to
+//! 32 KiB for reading, beside what the message takes of `receive_memory`.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+use zeroize::Zeroize;
+
+use super::record::Record;
+use super::visit::Visit;
+use crate::intake::{Submission, Trace};
+use crate::mail::Origin;
+use crate::smtp::Reply;
+use crate::smtp::data::Receiver;
+use crate::smtp::line::LineReader;
+use crate::smtp::session::{Action, Incoming, Input, Refusal, Session};
+
+/// Read at a time between messages: all that an idle connection holds.
+const COMMAND_BLOCK: usize = 2 * 1024;
+/// The first read of a message, which is the only one for most.
+const FIRST_BLOCK: usize = 16 * 1024;
+/// Later reads of a message.
+const NEXT_BLOCK: usize = 32 * 1024;
+/// Replies are written out when they have become this many octets, even if more input is there.
+const REPLIES_HELD: usize = 8 * 1024;
+/// After our last reply what still comes is read and dropped for this long: closing with unread input would make the
+/// system send RST, and the reply could be lost.
+const LINGER: Duration = Duration::from_secs(2);
+/// And no more than this much of it.
+const LINGER_OCTETS: usize = 256 * 1024;
+
+/// A connection whose encryption is settled. See the module.
+pub(super) struct Connection<S> {
+    stream: S,
+    visit: Visit,
+    /// Read, but not yet used.
+    received: BytesMut,
+    /// Said, but not yet written.
+    replies: Vec<u8>,
+    lines: LineReader,
+    /// When the current message must have come to its end.
+    message_deadline: Option<Instant>,
+    /// When MAIL came, for the log.
+    mail_at: Option<Instant>,
+}
+
+/// How a connection ended, when not by an error.
+pub(super) enum End {
+    /// By QUIT, a limit, a shutdown, or the client's going away.
+    Closed,
+    /// STARTTLS was answered and nothing has been read behind it.
+    StartTls(Box<Session>),
+}
+
+/// Why a wait is over.
+enum Woken {
+    Input,
+    Gone,
+    Late,
+    ShuttingDown,
+}
+
+/// What to do after an action.
+enum Next {
+    Answer(Input<'static>),
+    Read,
+    End(EndKind),
+}
+
+enum EndKind {
+    Closed,
+    StartTls,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn new(stream: S, visit: Visit) -> Self {
+        Self {
+            stream,
+            visit,
+            received: BytesMut::new(),
+            replies: Vec::new(),
+            lines: LineReader::default(),
+            message_deadline: None,
+            mail_at: None,
+        }
+    }
+
+    /// The bare stream, for a handshake. Whatever was read is dropped with the rest (S1).
+    pub(super) fn into_stream(self) -> S {
+        self.stream
+    }
+
+    /// Says the first words.
+    pub(super) fn greet(&mut self, session: &Session) {
+        session.greeting().write_to(&mut self.replies);
+    }
+
+    /// Serves the client to the end.
+    ///
+    /// # Errors
+    /// The client is gone in the middle of something, or does not read its replies.
+    pub(super) async fn run(&mut self, mut session: Session) -> io::Result<End> {
+        let mut command_deadline = Instant::now() + self.visit.shared.limits.command_timeout;
+        loop {
+            let (consumed, event) = self.lines.read(&self.received, session.max_line());
+            let Some(event) = event else {
+                self.received.advance(consumed);
+                if let Some(end) = self.await_command(&session, command_deadline).await? {
+                    return Ok(end);
+                }
+                continue;
+            };
+            let holds_secret = session.expects_secret() || event.is_ok_and(is_auth);
+            let (next, mut action) = session.step(match event {
+                Ok(line) => Input::Line(line),
+                Err(fault) => Input::Fault(fault),
+            });
+            session = next;
+            self.consume(consumed, holds_secret);
+            loop {
+                match self.act(action, &session).await? {
+                    Next::Answer(answer) => (session, action) = session.step(answer),
+                    Next::Read => break,
+                    Next::End(EndKind::Closed) => return Ok(End::Closed),
+                    Next::End(EndKind::StartTls) => return Ok(End::StartTls(Box::new(session))),
+                }
+            }
+            if !session.is_receiving() {
+                self.message_deadline = None;
+            }
+            command_deadline = Instant::now() + self.visit.shared.limits.command_timeout;
+        }
+    }
+
+    async fn act(&mut self, action: Action, session: &Session) -> io::Result<Next> {
+        match action {
+            Action::Continue => Ok(Next::Read),
+            Action::Reply(reply) => {
+                self.say(&reply).await?;
+                Ok(Next::Read)
+            }
+            Action::Close(reply) => {
+                let linger = if reply.is_positive() { 0 } else { LINGER_OCTETS };
+                self.close(&reply, linger).await
+            }
+            Action::StartTls(reply) => self.start_tls(&reply).await,
+            Action::Verify(credentials) => {
+                let verdict = self.visit.shared.accounts.verify(self.visit.client, credentials).await;
+                Ok(Next::Answer(Input::Verified(verdict)))
+            }
+            Action::MaySend(reverse_path) => {
+                self.mail_at = Some(Instant::now());
+                let answer = self.visit.may_send(session.user().map(AsRef::as_ref), &reverse_path);
+                Ok(Next::Answer(Input::MaySend(answer)))
+            }
+            Action::Receive(reply, receiver) => {
+                if let Some(reply) = reply {
+                    self.say(&reply).await?;
+                }
+                self.receive(receiver).await
+            }
+            Action::Submit(incoming) => {
+                Ok(Next::Answer(Input::Decided(self.submit(*incoming, session).await)))
+            }
+            Action::Refuse(refusal) => {
+                self.refuse(&refusal, session);
+                self.say(&refusal.reply).await?;
+                Ok(Next::Read)
+            }
+        }
+    }
+
+    /// Waits for more of a command; gives back the end if there is one instead.
+    async fn await_command(&mut self, session: &Session, deadline: Instant) -> io::Result<Option<End>> {
+        self.flush().await?;
+        if self.received.is_empty() && self.received.capacity() > 2 * COMMAND_BLOCK {
+            self.received = BytesMut::new();
+        }
+        self.received.reserve(COMMAND_BLOCK);
+        // A client between two chunks is in the middle of a message, and may finish it.
+        let heed_shutdown = !session.is_receiving();
+        let deadline = self.message_deadline.map_or(deadline, |end| end.min(deadline));
+        let reply = match self.wait(deadline, heed_shutdown).await? {
+            Woken::Input => return Ok(None),
+            Woken::Gone => return Ok(Some(End::Closed)),
+            Woken::Late => timed_out(),
+            Woken::ShuttingDown => Reply::new(421, (4, 3, 2), "Shutting down; retry later"),
+        };
+        self.close(&reply, 0).await?;
+        Ok(Some(End::Closed))
+    }
+
+    /// Feeds the receiver until it is done.
+    async fn receive(&mut self, mut receiver: Box<Receiver>) -> io::Result<Next> {
+        let limits = &self.visit.shared.limits;
+        let (whole, block) = (limits.data_timeout, limits.data_block_timeout);
+        let end = *self.message_deadline.get_or_insert_with(|| Instant::now() + whole);
+        let mut next_read = FIRST_BLOCK;
+        loop {
+            let fed = receiver.feed(&self.received);
+            self.received.advance(fed.consumed);
+            if fed.done {
+                break;
+            }
+            self.flush().await?;
+            self.received.reserve(next_read);
+            next_read = NEXT_BLOCK;
+            match self.wait(end.min(Instant::now() + block), false).await? {
+                Woken::Input => {}
+                Woken::Late => return self.close(&timed_out(), 0).await,
+                Woken::Gone | Woken::ShuttingDown => return Ok(Next::End(EndKind::Closed)),
+            }
+        }
+        if self.received.is_empty() {
+            self.received = BytesMut::new();
+        }
+        Ok(Next::Answer(Input::Received(receiver)))
+    }
+
+    /// Hands a message to the intake and gives back what it decided.
+    async fn submit(&mut self, incoming: Incoming, session: &Session) -> Reply {
+        let Incoming { envelope, content, memory, helo, with } = incoming;
+        let user = session.user().map(AsRef::as_ref);
+        let mut record = Record::new(user, &envelope, content.len() as u64);
+        let submission = Submission {
+            origin: Origin {
+                listener: self.visit.entrance.listener.name.clone(),
+                user: user.map(str::to_owned),
+                client: Some(self.visit.client),
+            },
+            trace: Trace { helo, with, tls: session.tls().map(str::to_owned) },
+            scope: self.visit.shared.accounts.scope(user),
+            envelope,
+            content,
+        };
+        let receipt = self.visit.shared.intake.accept(submission).await;
+        drop(memory);
+        let reply = receipt.decision.reply();
+        record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
+        record.decided(&self.visit, &receipt, &reply);
+        reply
+    }
+
+    fn refuse(&mut self, refusal: &Refusal, session: &Session) {
+        let mut record = Record::new(session.user().map(AsRef::as_ref), &refusal.envelope, refusal.size);
+        record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
+        record.refused(&self.visit, &refusal.reply);
+    }
+
+    /// S1: what came behind STARTTLS in plain text must not be taken for what comes inside TLS. It is not even
+    /// dropped silently: a client that does this is broken or somebody is in the middle.
+    async fn start_tls(&mut self, reply: &Reply) -> io::Result<Next> {
+        if !self.received.is_empty() {
+            let reply = Reply::new(503, (5, 5, 1), "Nothing may follow STARTTLS before TLS");
+            return self.close(&reply, LINGER_OCTETS).await;
+        }
+        self.say(reply).await?;
+        self.flush().await?;
+        Ok(Next::End(EndKind::StartTls))
+    }
+
+    async fn say(&mut self, reply: &Reply) -> io::Result<()> {
+        reply.write_to(&mut self.replies);
+        if self.replies.len() >= REPLIES_HELD { self.flush().await } else { Ok(()) }
+    }
+
+    /// Writes what was said.
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.replies.is_empty() {
+            return Ok(());
+        }
+        let patience = self.visit.shared.limits.command_timeout;
+        let write = async {
+            self.stream.write_all(&self.replies).await?;
+            self.stream.flush().await
+        };
+        // A client that sends and never reads would otherwise hold its place for ever.
+        timeout(patience, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        if self.replies.capacity() > REPLIES_HELD {
+            self.replies = Vec::new();
+        }
+        self.replies.clear();
+        Ok(())
+    }
+
+    /// Says the last words, and takes up to `linger` octets more from a client that is still talking.
+    async fn close(&mut self, reply: &Reply, linger: usize) -> io::Result<Next> {
+        reply.write_to(&mut self.replies);
+        self.flush().await?;
+        let farewell = async {
+            self.stream.shutdown().await?;
+            let mut left = linger;
+            while left > 0 {
+                self.received.clear();
+                self.received.reserve(COMMAND_BLOCK);
+                match self.stream.read_buf(&mut self.received).await? {
+                    0 => break,
+                    read => left = left.saturating_sub(read),
+                }
+            }
+            io::Result::Ok(())
+        };
+        // It is over either way; how the client takes it does not matter.
+        let _ = timeout(LINGER, farewell).await;
+        Ok(Next::End(EndKind::Closed))
+    }
+
+    async fn wait(&mut self, deadline: Instant, heed_shutdown: bool) -> io::Result<Woken> {
+        tokio::select! {
+            biased;
+            () = self.visit.shutdown.cancelled(), if heed_shutdown => Ok(Woken::ShuttingDown),
+            read = timeout_at(deadline, self.stream.read_buf(&mut self.received)) => match read {
+                Err(_) => Ok(Woken::Late),
+                Ok(Ok(0)) => Ok(Woken::Gone),
+                Ok(Ok(_)) => Ok(Woken::Input),
+                Ok(Err(error)) => Err(error),
+            },
+        }
+    }
+
+    fn consume(&mut self, octets: usize, holds_secret: bool) {
+        if holds_secret && let Some(line) = self.received.get_mut(..octets) {
+            line.zeroize();
+        }
+        self.received.advance(octets);
+    }
+}
+
+fn is_auth(line: &[u8]) -> bool {
+    line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH"))
+}
+
+fn timed_out() -> Reply {
+    Reply::new(421, (4, 4, 2), "Timed out")
+}

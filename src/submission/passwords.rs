@@ -1,0 +1,281 @@
+//! Whether a password is right: argon2id and bcrypt hashes, off the async threads, and a small cache of what was found
+//! right, so that fifty connections a second do not cost fifty hashes.
+//!
+//! No password is kept, not even hashed as such: the cache holds a keyed hash under a key that dies with the process.
+//! A user that does not exist costs as much time as one that does.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use argon2::Argon2;
+use argon2::password_hash::PasswordVerifier;
+use argon2::password_hash::phc::PasswordHash;
+use tokio::sync::{OnceCell, Semaphore};
+use zeroize::Zeroizing;
+
+use crate::clock::{Clock, Timestamp};
+use crate::smtp::sasl::Credentials;
+
+/// Hashes computed at a time: argon2id takes 19 MiB and a whole core each.
+const VERIFICATIONS: usize = 2;
+/// Logins remembered at most.
+const MAX_CACHED: usize = 4_096;
+/// How long a login is remembered.
+const CACHED_FOR: Duration = Duration::from_secs(5 * 60);
+
+/// A login under the process's key.
+type Digest = [u8; 32];
+
+/// Verifies passwords. See the module.
+pub(super) struct Passwords {
+    hashes: HashMap<String, Arc<str>>,
+    /// Stands in for the hash of a user that does not exist.
+    decoy: Option<Arc<str>>,
+    clock: Clock,
+    key: Zeroizing<[u8; 32]>,
+    turns: Semaphore,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Logins found right, and until when they are believed.
+    right: HashMap<Digest, Timestamp>,
+    /// Verifications going on; equal logins wait for one.
+    pending: HashMap<Digest, Arc<OnceCell<bool>>>,
+}
+
+/// What came of a verification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Finding {
+    /// The user exists and this is its password.
+    Right,
+    /// Not so.
+    Wrong,
+    /// The verification itself broke down.
+    Broken,
+}
+
+/// A hash that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the password hash is neither argon2id in PHC form nor bcrypt")]
+pub struct BadHash;
+
+impl Passwords {
+    /// Takes (name, hash) pairs.
+    ///
+    /// # Errors
+    /// Names the user whose hash cannot be used.
+    pub(super) fn new<'a>(
+        users: impl Iterator<Item = (&'a str, &'a str)>,
+        clock: Clock,
+    ) -> Result<Self, (String, BadHash)> {
+        let (mut hashes, mut decoy) = (HashMap::new(), None);
+        for (name, hash) in users {
+            check(hash).map_err(|error| (name.to_owned(), error))?;
+            let hash: Arc<str> = hash.into();
+            // The same parameters as a real user's: the time tells nothing.
+            decoy.get_or_insert_with(|| hash.clone());
+            hashes.insert(name.to_owned(), hash);
+        }
+        let (turns, state) = (Semaphore::new(VERIFICATIONS), Mutex::default());
+        Ok(Self { hashes, decoy, clock, key: Zeroizing::new(rand::random()), turns, state })
+    }
+
+    /// Whether `credentials` are right. `may_go_on` is asked when a turn has come: a client that meanwhile failed too
+    /// often gets no more answers.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the verification to those who wait for the same one.
+    pub(super) async fn verify(
+        &self,
+        credentials: Credentials,
+        may_go_on: impl Fn() -> bool,
+    ) -> Option<Finding> {
+        let digest = self.digest(&credentials);
+        if self.is_cached(&digest) {
+            return Some(Finding::Right);
+        }
+        let cell = self.state().pending.entry(digest).or_default().clone();
+        let pending = Pending { passwords: self, digest, cell };
+        let verified = pending.cell.get_or_try_init(|| async {
+            let _turn = self.turns.acquire().await.map_err(|_| Some(Finding::Broken))?;
+            if !may_go_on() {
+                return Err(None);
+            }
+            self.compute(&credentials).await.ok_or(Some(Finding::Broken))
+        });
+        match verified.await {
+            Ok(true) => {
+                self.remember(digest);
+                Some(Finding::Right)
+            }
+            Ok(false) => Some(Finding::Wrong),
+            Err(finding) => finding,
+        }
+    }
+
+    /// `None` when the blocking thread failed.
+    async fn compute(&self, credentials: &Credentials) -> Option<bool> {
+        let known = self.hashes.get(&credentials.user);
+        let Some(hash) = known.or(self.decoy.as_ref()).cloned() else { return Some(false) };
+        let password = credentials.password.clone();
+        let is_equal = tokio::task::spawn_blocking(move || matches(&password, &hash)).await;
+        match is_equal {
+            Ok(is_equal) => Some(is_equal && known.is_some()),
+            Err(error) => {
+                tracing::error!(%error, "a password could not be verified");
+                None
+            }
+        }
+    }
+
+    fn digest(&self, credentials: &Credentials) -> Digest {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&(credentials.user.len() as u64).to_le_bytes());
+        hasher.update(credentials.user.as_bytes());
+        hasher.update(&credentials.password);
+        *hasher.finalize().as_bytes()
+    }
+
+    fn is_cached(&self, digest: &Digest) -> bool {
+        self.state().right.get(digest).is_some_and(|&until| self.clock.now() < until)
+    }
+
+    fn remember(&self, digest: Digest) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        if state.right.len() >= MAX_CACHED && !state.right.contains_key(&digest) {
+            state.right.retain(|_, until| *until > now);
+        }
+        // Full of logins that are all still believed: this one is not remembered, and costs a hash again.
+        if state.right.len() < MAX_CACHED {
+            state.right.insert(digest, now.plus(CACHED_FOR));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A verification that somebody waits for. It leaves the table when it is done or nobody else waits for it, on
+/// whichever path its waiter leaves.
+struct Pending<'a> {
+    passwords: &'a Passwords,
+    digest: Digest,
+    cell: Arc<OnceCell<bool>>,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.passwords.state();
+        // The table may hold a later verification of the same login already.
+        let is_this = state.pending.get(&self.digest).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
+        // Two: the table and the waiter that is leaving.
+        if is_this && (self.cell.initialized() || Arc::strong_count(&self.cell) <= 2) {
+            state.pending.remove(&self.digest);
+        }
+    }
+}
+
+fn is_bcrypt(hash: &str) -> bool {
+    hash.starts_with("$2")
+}
+
+fn check(hash: &str) -> Result<(), BadHash> {
+    let is_usable = if is_bcrypt(hash) {
+        hash.parse::<bcrypt::HashParts>().is_ok()
+    } else {
+        hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok()
+    };
+    if is_usable { Ok(()) } else { Err(BadHash) }
+}
+
+fn matches(password: &[u8], hash: &str) -> bool {
+    if is_bcrypt(hash) {
+        return bcrypt::verify(password, hash).unwrap_or(false);
+    }
+    PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use argon2::password_hash::PasswordHasher;
+    use argon2::{Algorithm, Params, Version};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn argon2id(password: &str) -> String {
+        let params = Params::new(Params::MIN_M_COST, 1, 1, None).unwrap();
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        argon2.hash_password(password.as_bytes()).unwrap().to_string()
+    }
+
+    fn login(user: &str, password: &str) -> Credentials {
+        Credentials { user: user.into(), password: Zeroizing::new(password.as_bytes().to_vec()) }
+    }
+
+    fn passwords(clock: Clock) -> Passwords {
+        let (one, two) = (argon2id("one"), bcrypt::hash("two", 4).unwrap());
+        Passwords::new([("ann", one.as_str()), ("bob", two.as_str())].into_iter(), clock).unwrap()
+    }
+
+    #[tokio::test]
+    async fn argon2id_and_bcrypt_hashes_are_verified() {
+        let passwords = passwords(Clock::system());
+        let found = async |user, password| passwords.verify(login(user, password), || true).await;
+        assert_eq!(found("ann", "one").await, Some(Finding::Right));
+        assert_eq!(found("bob", "two").await, Some(Finding::Right));
+        assert_eq!(found("ann", "two").await, Some(Finding::Wrong));
+        assert_eq!(found("bob", "one").await, Some(Finding::Wrong));
+        // The decoy is ann's hash; its password opens nothing for a stranger.
+        assert_eq!(found("eve", "one").await, Some(Finding::Wrong));
+        assert!(passwords.state().pending.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_right_login_is_remembered_for_five_minutes() {
+        let clock = Clock::manual(Timestamp::from_millis(1));
+        let passwords = passwords(clock.clone());
+        let computed = AtomicUsize::new(0);
+        let ask = async |password| {
+            let count = || computed.fetch_add(1, Ordering::SeqCst) < usize::MAX;
+            passwords.verify(login("ann", password), count).await
+        };
+        assert_eq!(ask("one").await, Some(Finding::Right));
+        assert_eq!(ask("one").await, Some(Finding::Right));
+        assert_eq!(computed.load(Ordering::SeqCst), 1);
+        assert_eq!(ask("wrong").await, Some(Finding::Wrong));
+        assert_eq!(ask("wrong").await, Some(Finding::Wrong));
+        assert_eq!(computed.load(Ordering::SeqCst), 3);
+        clock.advance(CACHED_FOR);
+        assert_eq!(ask("one").await, Some(Finding::Right));
+        assert_eq!(computed.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test]
+    async fn equal_logins_at_the_same_time_cost_one_hash() {
+        let passwords = passwords(Clock::system());
+        let computed = AtomicUsize::new(0);
+        let ask = || {
+            let count = || computed.fetch_add(1, Ordering::SeqCst) < usize::MAX;
+            passwords.verify(login("ann", "one"), count)
+        };
+        let findings = tokio::join!(ask(), ask(), ask());
+        let right = Some(Finding::Right);
+        assert_eq!(findings, (right, right, right));
+        assert_eq!(computed.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_hash_that_nobody_can_verify_is_named() {
+        for hash in
+            ["", "plain", "$2b$04$short", "$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA", "$6$salt$hash"]
+        {
+            let users = [("ann", hash)].into_iter();
+            assert!(Passwords::new(users, Clock::system()).is_err(), "{hash}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! One line in the log for each submission, whatever came of it. Never content, never a password.
+
+use std::time::Duration;
+
+use tracing::field::display;
+
+use super::visit::Visit;
+use crate::intake::Receipt;
+use crate::mail::Envelope;
+use crate::smtp::Reply;
+
+/// What the log says of a submission beside its decision.
+pub(super) struct Record {
+    pub(super) user: Option<String>,
+    pub(super) reverse_path: String,
+    /// Octets of the message as it was sent.
+    pub(super) size: u64,
+    pub(super) recipients: usize,
+    /// From MAIL to the reply.
+    pub(super) duration: Duration,
+}
+
+impl Record {
+    pub(super) fn new(user: Option<&str>, envelope: &Envelope, size: u64) -> Self {
+        Self {
+            user: user.map(str::to_owned),
+            reverse_path: envelope.reverse_path.to_string(),
+            size,
+            recipients: envelope.recipients.len(),
+            duration: Duration::ZERO,
+        }
+    }
+
+    /// The intake has decided.
+    pub(super) fn decided(&self, visit: &Visit, receipt: &Receipt, reply: &Reply) {
+        let queue_id = receipt.decision.queue_id().map(display);
+        self.write(
+            visit,
+            receipt.decision.as_str(),
+            reply,
+            queue_id,
+            receipt.key.as_deref(),
+            &receipt.message_id,
+        );
+    }
+
+    /// It was refused before the intake saw it.
+    pub(super) fn refused(&self, visit: &Visit, reply: &Reply) {
+        self.write(visit, "refused", reply, None, None, "");
+    }
+
+    fn write(
+        &self,
+        visit: &Visit,
+        result: &str,
+        reply: &Reply,
+        queue_id: Option<tracing::field::DisplayValue<crate::mail::QueueId>>,
+        key: Option<&str>,
+        message_id: &str,
+    ) {
+        tracing::info!(
+            target: "oncemail::submission",
+            result,
+            code = reply.code,
+            queue_id,
+            key,
+            message_id,
+            user = self.user.as_deref(),
+            listener = visit.entrance.listener.name.as_str(),
+            client = %visit.client,
+            reverse_path = self.reverse_path.as_str(),
+            size = self.size,
+            recipients = self.recipients,
+            duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
+            "submission"
+        );
+    }
+}

@@ -1,0 +1,270 @@
+//! Binds the listeners, lets clients in, and ends in order.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::accounts::Accounts;
+use super::connection::{Connection, End};
+use super::door::{Door, Full};
+use super::options::{Options, TlsMode};
+use super::passwords::BadHash;
+use super::tls::{Certificate, TlsError, describe};
+use super::visit::{Entrance, Shared, Visit};
+use crate::clock::Clock;
+use crate::intake::Intake;
+use crate::smtp::content::Budget;
+use crate::smtp::session::{Input, Session};
+
+/// A TLS handshake takes no longer than this.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// After a failed accept, such as for want of file descriptors, the next is tried this much later.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listeners that are bound and wait to be run.
+pub struct Server {
+    listeners: Vec<(TcpListener, SocketAddr, Arc<Entrance>)>,
+    shared: Arc<Shared>,
+}
+
+/// Why the listeners could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken, not ours, or not allowed.
+    #[error("listener {listener:?} cannot listen on {address}: {source}")]
+    Address {
+        /// `[[listener]] name`.
+        listener: String,
+        /// Its address.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// A listener offers TLS and there is no certificate.
+    #[error("listener {listener:?} offers TLS, and [tls] is missing")]
+    TlsMissing {
+        /// `[[listener]] name`.
+        listener: String,
+    },
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A user's password hash cannot be used.
+    #[error("user {user:?}: {source}")]
+    PasswordHash {
+        /// `[[user]] name`.
+        user: String,
+        /// What is wrong with it.
+        source: BadHash,
+    },
+}
+
+impl Server {
+    /// Reads the certificate and binds every listener.
+    ///
+    /// # Errors
+    /// Names the listener and address, the file, or the user that stands in the way; nothing stays bound.
+    pub async fn bind(options: Options, intake: Arc<Intake>, clock: Clock) -> Result<Self, BindError> {
+        let certificate = match &options.tls {
+            Some(tls) => Some(Arc::new(Certificate::load(tls.clone(), clock.clone())?)),
+            None => None,
+        };
+        let limits = options.limits.clone();
+        let accounts = Accounts::new(&options.users, &limits, &clock)
+            .map_err(|(user, source)| BindError::PasswordHash { user, source })?;
+        let mut listeners = Vec::new();
+        for listener in &options.listeners {
+            if listener.tls != TlsMode::None && certificate.is_none() {
+                return Err(BindError::TlsMissing { listener: listener.name.clone() });
+            }
+            let bind_error = |source| BindError::Address {
+                listener: listener.name.clone(),
+                address: listener.address,
+                source,
+            };
+            let socket = TcpListener::bind(listener.address).await.map_err(bind_error)?;
+            let address = socket.local_addr().map_err(bind_error)?;
+            let entrance = Entrance::new(&options, listener.clone(), certificate.clone());
+            listeners.push((socket, address, Arc::new(entrance)));
+        }
+        let budget = Budget::new(limits.receive_memory);
+        let door = Door::new(limits.connections, limits.connections_per_ip);
+        let shared = Arc::new(Shared { intake, limits, accounts, budget, door });
+        Ok(Self { listeners, shared })
+    }
+
+    /// Each listener's name and the address that it is bound to.
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.listeners
+            .iter()
+            .map(|(_, address, entrance)| (entrance.listener.name.clone(), *address))
+            .collect()
+    }
+
+    /// Serves until `shutdown`, then lets messages that are being received come to their end, no longer than `grace`.
+    /// Gives back when every session has ended.
+    pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
+        let cut = CancellationToken::new();
+        let mut running = JoinSet::new();
+        for (socket, _, entrance) in self.listeners {
+            let port = Port { socket, entrance, shared: self.shared.clone() };
+            running.spawn(port.run(shutdown.clone(), cut.clone()));
+        }
+        shutdown.cancelled().await;
+        let all_ended = async { while running.join_next().await.is_some() {} };
+        if timeout(grace, all_ended).await.is_err() {
+            tracing::warn!("sessions that did not end in time are cut off");
+            cut.cancel();
+            while running.join_next().await.is_some() {}
+        }
+    }
+}
+
+/// One listener at work.
+struct Port {
+    socket: TcpListener,
+    entrance: Arc<Entrance>,
+    shared: Arc<Shared>,
+}
+
+impl Port {
+    async fn run(self, shutdown: CancellationToken, cut: CancellationToken) {
+        let mut sessions = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(ended) = sessions.join_next() => note_end(ended),
+                accepted = self.socket.accept() => match accepted {
+                    Ok((stream, peer)) => self.admit(stream, peer, &shutdown, &mut sessions),
+                    Err(error) => {
+                        if !is_clients_fault(&error) {
+                            tracing::warn!(listener = self.entrance.listener.name, %error, "accept failed");
+                            let _ = timeout(ACCEPT_PAUSE, shutdown.cancelled()).await;
+                        }
+                    }
+                },
+            }
+        }
+        // Stop listening before the wait, so that clients go elsewhere.
+        drop(self.socket);
+        loop {
+            tokio::select! {
+                ended = sessions.join_next() => match ended {
+                    Some(ended) => note_end(ended),
+                    None => return,
+                },
+                () = cut.cancelled() => return sessions.shutdown().await,
+            }
+        }
+    }
+
+    fn admit(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        shutdown: &CancellationToken,
+        sessions: &mut JoinSet<()>,
+    ) {
+        let client = peer.ip().to_canonical();
+        let refusal = match self.shared.door.enter(client) {
+            _ if !self.is_allowed(client) => "554 This client may not connect here\r\n",
+            Err(Full::Total) => "421 4.3.2 Too many connections; retry later\r\n",
+            Err(Full::Client) => "421 4.7.0 Too many connections from this address; retry later\r\n",
+            Ok(pass) => {
+                let visit = Visit {
+                    shared: self.shared.clone(),
+                    entrance: self.entrance.clone(),
+                    client,
+                    // A token of its own, so that sessions do not meet at one lock.
+                    shutdown: shutdown.child_token(),
+                };
+                sessions.spawn(async move {
+                    let _pass = pass;
+                    if let Err(error) = attend(stream, visit).await {
+                        tracing::debug!(%client, %error, "connection ended");
+                    }
+                });
+                return;
+            }
+        };
+        tracing::debug!(%client, listener = self.entrance.listener.name, refusal, "connection refused");
+        self.turn_away(stream, refusal);
+    }
+
+    /// Costs no task and no wait: the buffer of a new socket is empty, so the words fit or are not said.
+    fn turn_away(&self, stream: TcpStream, refusal: &str) {
+        if self.entrance.listener.tls != TlsMode::Implicit
+            && let Ok(mut stream) = stream.into_std()
+        {
+            let _ = stream.write_all(refusal.as_bytes());
+        }
+    }
+
+    fn is_allowed(&self, client: IpAddr) -> bool {
+        self.entrance.listener.allow.iter().any(|network| network.contains(&client))
+    }
+}
+
+/// Serves one client, through TLS when that is how it comes or what it asks for.
+async fn attend(stream: TcpStream, visit: Visit) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    if visit.entrance.listener.tls == TlsMode::Implicit {
+        let stream = handshake(stream, &visit).await?;
+        let session = visit.session(Some(describe(&stream)));
+        let greeted = true;
+        return Box::pin(attend_encrypted(stream, visit, session, greeted)).await;
+    }
+    let session = visit.session(None);
+    let mut connection = Connection::new(stream, visit.clone());
+    connection.greet(&session);
+    let End::StartTls(session) = connection.run(session).await? else { return Ok(()) };
+    let stream = handshake(connection.into_stream(), &visit).await?;
+    let (session, _) = session.step(Input::Encrypted(describe(&stream)));
+    Box::pin(attend_encrypted(stream, visit, session, false)).await
+}
+
+async fn attend_encrypted(
+    stream: TlsStream<TcpStream>,
+    visit: Visit,
+    session: Session,
+    greet: bool,
+) -> io::Result<()> {
+    let mut connection = Connection::new(stream, visit);
+    if greet {
+        connection.greet(&session);
+    }
+    // The session refuses STARTTLS inside TLS, so there is only one kind of end.
+    connection.run(session).await.map(|_| ())
+}
+
+async fn handshake(stream: TcpStream, visit: &Visit) -> io::Result<TlsStream<TcpStream>> {
+    let certificate = visit.entrance.certificate.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+    let acceptor = certificate.acceptor().await;
+    tokio::select! {
+        shaken = timeout(HANDSHAKE, acceptor.accept(stream)) => {
+            shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        }
+        () = visit.shutdown.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+fn note_end(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a session panicked; its connection is closed, the others go on");
+    }
+}
+
+/// The client was gone before it was let in.
+fn is_clients_fault(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}

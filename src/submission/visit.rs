@@ -1,0 +1,87 @@
+//! What a connection knows of the world around it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::accounts::Accounts;
+use super::door::Door;
+use super::options::{AuthMode, Limits, Listener, Options, TlsMode};
+use super::tls::Certificate;
+use crate::intake::Intake;
+use crate::mail::ReversePath;
+use crate::smtp::Reply;
+use crate::smtp::content::Budget;
+use crate::smtp::session::{AuthPolicy, Session, Settings};
+use crate::store::Status;
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) intake: Arc<Intake>,
+    pub(super) limits: Limits,
+    pub(super) accounts: Accounts,
+    /// `limits.receive_memory`.
+    pub(super) budget: Budget,
+    pub(super) door: Door,
+}
+
+/// What the connections of one listener share.
+pub(super) struct Entrance {
+    pub(super) listener: Listener,
+    pub(super) settings: Arc<Settings>,
+    /// Present when the listener offers TLS.
+    pub(super) certificate: Option<Arc<Certificate>>,
+}
+
+/// One connection's surroundings.
+#[derive(Clone)]
+pub(super) struct Visit {
+    pub(super) shared: Arc<Shared>,
+    pub(super) entrance: Arc<Entrance>,
+    pub(super) client: IpAddr,
+    /// Cancelled when the server shuts down.
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Entrance {
+    pub(super) fn new(options: &Options, listener: Listener, certificate: Option<Arc<Certificate>>) -> Self {
+        let settings = Settings {
+            hostname: options.hostname.clone(),
+            message_size: options.limits.message_size,
+            recipients: options.limits.recipients,
+            transactions: options.limits.messages_per_connection,
+            starttls: listener.tls == TlsMode::StartTls,
+            auth: match listener.auth {
+                AuthMode::Required => AuthPolicy::Required,
+                AuthMode::Optional => AuthPolicy::Optional,
+                AuthMode::None => AuthPolicy::Off,
+            },
+        };
+        Self { listener, settings: Arc::new(settings), certificate }
+    }
+}
+
+impl Visit {
+    /// A session that has not begun; `tls` describes the encryption when there is some from the start.
+    pub(super) fn session(&self, tls: Option<String>) -> Session {
+        let loopback = self.client.is_loopback();
+        Session::new(self.entrance.settings.clone(), self.shared.budget.clone(), loopback, tls)
+    }
+
+    /// Whether a message may be started now: is there room, may this user, and is it not too much.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    pub(super) fn may_send(&self, user: Option<&str>, reverse_path: &ReversePath) -> Result<(), Reply> {
+        match self.shared.intake.status() {
+            Status::Ready => self.shared.accounts.may_send(user, reverse_path),
+            Status::LowDisk { .. } => {
+                Err(Reply::new(452, (4, 3, 1), "Insufficient system storage; retry later"))
+            }
+            Status::Latched { .. } | Status::Closed => {
+                Err(Reply::new(451, (4, 3, 0), "Messages cannot be stored now; retry later"))
+            }
+        }
+    }
+}

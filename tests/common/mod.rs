@@ -1,0 +1,4 @@
+//! Parts that several promises share.
+
+pub mod client;
+pub mod listener;

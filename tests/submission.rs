@@ -1,0 +1,407 @@
+//! What a submission server promises beyond the words of a dialogue: TLS, time, limits, shutdown, the log.
+
+use std::io::{self, Write};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use governor::Quota;
+use oncemail::clock::Clock;
+use oncemail::mail::{Body, Message, Notify, Progress, QueueId, Ret, ScopedKey};
+use oncemail::store::memory::MemoryStore;
+use oncemail::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use oncemail::submission::options::{AuthMode, TlsMode};
+use oncemail::submission::{BindError, Server};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::common::client::Client;
+use crate::common::listener::{Running, options, serve, user, write, write_certificate};
+
+const SHORT: Duration = Duration::from_millis(150);
+/// `\0ann\0secret`.
+const AUTH: &str = "AUTH PLAIN AGFubgBzZWNyZXQ=";
+
+/// MAIL, RCPT and DATA, up to the go-ahead.
+async fn begin(client: &mut Client) {
+    client.send("MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n").await;
+    assert!(client.reply().await.starts_with("250 2.1.0"));
+    assert!(client.reply().await.starts_with("250 2.1.5"));
+    assert!(client.reply().await.starts_with("354"));
+}
+
+#[tokio::test]
+async fn a_message_is_handed_over_as_it_was_sent() {
+    let server = Running::start(|_| ()).await;
+    let mut client = server.client().await;
+    let mail = "MAIL FROM:<A@Example.com> BODY=8BITMIME RET=HDRS ENVID=id+20x SIZE=99";
+    assert!(client.ask(mail).await.starts_with("250"));
+    let rcpt = "RCPT TO:<@route.example:B@Example.org> NOTIFY=FAILURE ORCPT=rfc822;B@Example.org";
+    assert!(client.ask(rcpt).await.starts_with("250"));
+    client.ask("DATA").await;
+    let reply = client.ask("Subject: x\r\n\r\n..dot\r\n\u{fc}\t\r\n.").await;
+    let [message] = server.messages().try_into().unwrap();
+    assert_eq!(reply, format!("250 2.0.0 OK Message queued as {}", message.id));
+    assert!(message.content.ends_with("Subject: x\r\n\r\n.dot\r\n\u{fc}\t\r\n".as_bytes()));
+    let envelope = &message.envelope;
+    assert_eq!(envelope.reverse_path.as_str(), "A@Example.com");
+    assert_eq!(
+        (envelope.body, envelope.smtputf8, envelope.ret),
+        (Body::EightBitMime, false, Some(Ret::Headers))
+    );
+    assert_eq!(envelope.envid.as_deref(), Some("id+20x"));
+    assert_eq!(envelope.recipients[0].forward_path.as_str(), "B@Example.org");
+    assert_eq!(envelope.recipients[0].notify, Some(Notify { failure: true, ..Notify::default() }));
+    assert_eq!(envelope.recipients[0].orcpt.as_deref(), Some("rfc822;B@Example.org"));
+    assert_eq!(message.origin.listener, "test");
+    assert!(message.origin.client.unwrap().is_loopback());
+}
+
+#[tokio::test]
+async fn starttls_begins_the_session_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (tls, root) = write_certificate(directory.path());
+    let server = Running::start(|options| {
+        options.listeners[0].tls = TlsMode::StartTls;
+        options.listeners[0].auth = AuthMode::Required;
+        options.users = vec![user("ann")];
+        options.tls = Some(tls);
+    })
+    .await;
+    let (mut client, ehlo) = Client::greeted(server.address).await;
+    assert!(ehlo.contains("STARTTLS"));
+    // From loopback AUTH is offered in plain text too; TLS makes the server forget it.
+    assert!(client.ask(AUTH).await.starts_with("235"));
+    assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("250"));
+    assert!(client.ask("STARTTLS").await.starts_with("220 2.0.0"));
+    let mut client = client.encrypt(&root).await.unwrap();
+    assert!(client.ask("RCPT TO:<b@example.org>").await.starts_with("503 5.5.1"));
+    assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("503 5.5.1"));
+    let ehlo = client.ask("EHLO client.example").await;
+    assert!(!ehlo.contains("STARTTLS") && ehlo.contains("AUTH PLAIN LOGIN"));
+    assert!(client.ask("STARTTLS").await.starts_with("503 5.5.1"));
+    assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("530 5.7.0"));
+    assert!(client.ask(AUTH).await.starts_with("235"));
+    begin(&mut client).await;
+    assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0"));
+    assert_eq!(server.messages()[0].origin.user.as_deref(), Some("ann"));
+    assert!(client.ask("QUIT").await.starts_with("221"));
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn s1_nothing_from_before_the_handshake_is_read_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (tls, root) = write_certificate(directory.path());
+    let server = Running::start(|options| {
+        options.listeners[0].tls = TlsMode::StartTls;
+        options.tls = Some(tls);
+    })
+    .await;
+    // Behind STARTTLS in the same packet: refused, and the connection ends.
+    let mut client = server.client().await;
+    client.send("STARTTLS\r\nEHLO injected.example\r\nMAIL FROM:<evil@example.com>\r\n").await;
+    assert!(client.reply().await.starts_with("503 5.5.1"));
+    assert!(client.is_closed().await);
+    // A moment later: the handshake reads it, and it is no handshake.
+    let mut client = server.client().await;
+    assert!(client.ask("STARTTLS").await.starts_with("220"));
+    client.send("EHLO injected.example\r\n").await;
+    assert!(client.encrypt(&root).await.is_err());
+}
+
+#[tokio::test]
+async fn implicit_tls_greets_inside_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let (tls, root) = write_certificate(directory.path());
+    let server = Running::start(|options| {
+        options.listeners[0].tls = TlsMode::Implicit;
+        options.tls = Some(tls);
+    })
+    .await;
+    let mut client = Client::connect(server.address).await.encrypt(&root).await.unwrap();
+    assert!(client.reply().await.starts_with("220 relay.example"));
+    assert!(!client.ask("EHLO client.example").await.contains("STARTTLS"));
+    begin(&mut client).await;
+    assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0"));
+}
+
+#[tokio::test]
+async fn a_changed_certificate_is_used_and_a_broken_one_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let (tls, first) = write_certificate(directory.path());
+    let certificate_file = tls.certificate_file.clone();
+    let server = Running::start(|options| {
+        options.listeners[0].tls = TlsMode::Implicit;
+        options.tls = Some(tls);
+    })
+    .await;
+    let is_served = async |root: &_| {
+        server.clock.advance(Duration::from_secs(10));
+        Client::connect(server.address).await.encrypt(root).await.is_ok()
+    };
+    assert!(is_served(&first).await);
+    write(&certificate_file, "no certificate at all");
+    assert!(is_served(&first).await, "a broken file took the old certificate away");
+    let (_, second) = write_certificate(directory.path());
+    assert!(is_served(&second).await);
+    assert!(!is_served(&first).await);
+}
+
+#[tokio::test]
+async fn every_wait_for_the_client_ends() {
+    let server = Running::start(|options| options.limits.command_timeout = SHORT).await;
+    let mut client = Client::connect(server.address).await;
+    assert!(client.reply().await.starts_with("220"));
+    assert!(client.reply().await.starts_with("421 4.4.2"));
+    assert!(client.is_closed().await);
+
+    let server = Running::start(|options| options.limits.data_block_timeout = SHORT).await;
+    let mut client = server.client().await;
+    begin(&mut client).await;
+    assert!(client.reply().await.starts_with("421 4.4.2"));
+    assert!(client.is_closed().await);
+
+    let server = Running::start(|options| options.limits.data_timeout = SHORT).await;
+    let mut client = server.client().await;
+    client.send("MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nBDAT 3\r\nabc").await;
+    for _ in 0..3 {
+        assert!(client.reply().await.starts_with("250"));
+    }
+    // Between two chunks the clock of the whole message goes on.
+    assert!(client.reply().await.starts_with("421 4.4.2"));
+    assert!(client.is_closed().await);
+    assert!(server.messages().is_empty());
+}
+
+#[tokio::test]
+async fn s2_a_client_that_never_reads_is_given_up() {
+    let server = Running::start(|options| options.limits.command_timeout = SHORT).await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    let commands = "HELP\r\n".repeat(10_000);
+    // Our replies fill the buffers of both sockets, then the server waits; writing fails once it has given up.
+    let mut given_up = Ok(());
+    while given_up.is_ok() {
+        let write = client.write_all(commands.as_bytes());
+        given_up = timeout(Duration::from_secs(20), write).await.expect("the server still waits");
+    }
+}
+
+#[tokio::test]
+async fn shutdown_ends_idle_sessions_and_lets_a_message_come_to_its_end() {
+    let server = Running::start(|_| ()).await;
+    let (mut idle, mut busy, mut chunks) =
+        (server.client().await, server.client().await, server.client().await);
+    begin(&mut busy).await;
+    chunks.send("MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nBDAT 3\r\nabc").await;
+    for _ in 0..3 {
+        assert!(chunks.reply().await.starts_with("250"));
+    }
+    server.shutdown.cancel();
+    assert!(idle.reply().await.starts_with("421 4.3.2"));
+    assert!(idle.is_closed().await);
+    assert!(busy.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0 OK Message queued"));
+    assert!(busy.reply().await.starts_with("421 4.3.2"));
+    assert!(chunks.ask("BDAT 2 LAST\r\n").await.starts_with("250 2.0.0 OK Message queued"));
+    assert!(chunks.reply().await.starts_with("421 4.3.2"));
+    assert!(TcpStream::connect(server.address).await.is_err());
+    drop((busy, chunks));
+    let mut server = server;
+    (&mut server.ended).await.unwrap();
+    assert_eq!(server.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn shutdown_waits_no_longer_than_the_grace() {
+    let mut server = Running::start_with_grace(SHORT, |_| ()).await;
+    let mut client = server.client().await;
+    begin(&mut client).await;
+    server.shutdown.cancel();
+    (&mut server.ended).await.unwrap();
+    assert!(client.is_closed().await);
+    assert!(server.messages().is_empty());
+}
+
+#[tokio::test]
+async fn s2_the_place_and_memory_of_a_lost_client_are_free_again() {
+    let server = Running::start(|options| {
+        options.limits.receive_memory = 20_000;
+        options.limits.connections = 1;
+    })
+    .await;
+    let mut lost = server.client().await;
+    begin(&mut lost).await;
+    lost.send("x".repeat(15_000)).await;
+    let mut turned_away = Client::connect(server.address).await;
+    assert!(turned_away.reply().await.starts_with("421 4.3.2"));
+    drop(lost);
+    for _ in 0..1_000 {
+        let mut next = Client::connect(server.address).await;
+        if next.reply().await.starts_with("220") {
+            next.ask("EHLO client.example").await;
+            begin(&mut next).await;
+            next.send("x".repeat(15_000)).await;
+            assert!(next.ask("\r\n.").await.starts_with("250 2.0.0"));
+            return;
+        }
+    }
+    panic!("the lost client's place is still taken");
+}
+
+/// A store that breaks its caller, once.
+struct Panicking {
+    store: MemoryStore,
+    armed: AtomicBool,
+}
+
+impl Store for Panicking {
+    fn find_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Option<KeyRecord>> {
+        self.store.find_key(key)
+    }
+    fn accept(&self, message: Arc<Message>, claim: Option<KeyClaim>) -> StoreFuture<'_, Acceptance> {
+        self.store.accept(message, claim)
+    }
+    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
+        self.store.save(id, progress)
+    }
+    fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
+        self.store.load(id)
+    }
+    fn status(&self) -> Status {
+        assert!(!self.armed.swap(false, Ordering::SeqCst), "this panic belongs to the test");
+        self.store.status()
+    }
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.store.close()
+    }
+}
+
+#[tokio::test]
+async fn s2_a_session_that_panics_ends_alone_and_gives_its_place_back() {
+    let (clock, shutdown) = (Clock::system(), CancellationToken::new());
+    let store = Panicking { store: MemoryStore::new(clock.clone(), None), armed: AtomicBool::new(true) };
+    let mut options = options();
+    options.limits.connections = 2;
+    let (address, ended) = serve(options, Arc::new(store), &clock, &shutdown, SHORT).await;
+    let (mut bystander, _) = Client::greeted(address).await;
+    let (mut client, _) = Client::greeted(address).await;
+    client.send("MAIL FROM:<a@example.com>\r\n").await;
+    assert!(client.is_closed().await);
+    assert!(bystander.ask("MAIL FROM:<a@example.com>").await.starts_with("250"));
+    Client::greeted(address).await;
+    shutdown.cancel();
+    ended.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_user_over_its_rate_is_told_to_wait() {
+    let server = Running::start(|options| {
+        options.listeners[0].auth = AuthMode::Required;
+        options.users = vec![user("ann")];
+        options.users[0].rate = Some(Quota::per_hour(NonZeroU32::new(2).unwrap()));
+    })
+    .await;
+    let mut client = server.client().await;
+    assert!(client.ask(AUTH).await.starts_with("235"));
+    for expected in ["250", "250", "451 4.7.1"] {
+        assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with(expected));
+        client.ask("RSET").await;
+    }
+}
+
+#[tokio::test]
+async fn d1_a_store_that_cannot_write_is_never_answered_with_250() {
+    let server = Running::start(|_| ()).await;
+    let mut client = server.client().await;
+    begin(&mut client).await;
+    server.store.fail_with(Some(StoreError::Latched("sync failed".into())));
+    assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("451 4.3.0"));
+    assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("451 4.3.0"));
+    server.store.fail_with(Some(StoreError::LowDisk { free_bytes: 1 }));
+    assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("452 4.3.1"));
+    server.store.fail_with(None);
+    begin(&mut client).await;
+    assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0"));
+}
+
+#[tokio::test]
+async fn a_listener_that_cannot_be_set_up_is_named() {
+    let taken = Running::start(|_| ()).await;
+    let problem = async |adjust: &dyn Fn(&mut oncemail::submission::Options)| {
+        let mut options = options();
+        adjust(&mut options);
+        let clock = Clock::system();
+        let store = Arc::new(MemoryStore::new(clock.clone(), None));
+        let intake =
+            oncemail::intake::Intake::new(store, crate::common::listener::intake_options(), clock.clone());
+        let bound: Result<Server, BindError> = Server::bind(options, Arc::new(intake), clock).await;
+        bound.err().unwrap().to_string()
+    };
+    let text = problem(&|options| options.listeners[0].address = taken.address).await;
+    assert!(text.contains("\"test\"") && text.contains(&taken.address.to_string()), "{text}");
+    let text = problem(&|options| options.listeners[0].tls = TlsMode::StartTls).await;
+    assert!(text.contains("[tls] is missing"), "{text}");
+    let directory = tempfile::tempdir().unwrap();
+    let (tls, _) = write_certificate(directory.path());
+    write(&tls.key_file, "not a key");
+    let text = problem(&|options| options.tls = Some(tls.clone())).await;
+    assert!(text.contains("key.pem"), "{text}");
+    let text = problem(&|options| {
+        options.users = vec![user("ann")];
+        options.users[0].password_hash = "secret".into();
+    });
+    assert!(text.await.contains("\"ann\""));
+}
+
+#[tokio::test]
+async fn each_submission_is_one_line_in_the_log_without_content_or_password() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl Write for Log {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            Write::write(&mut *self.0.lock().unwrap(), octets)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    // All tasks of this test run on this thread.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let server = Running::start(|options| {
+        options.listeners[0].auth = AuthMode::Required;
+        options.users = vec![user("ann")];
+    })
+    .await;
+    let mut client = server.client().await;
+    client.ask(AUTH).await;
+    begin(&mut client).await;
+    client.ask("Subject: private\r\n\r\nprivate\r\n.").await;
+    begin(&mut client).await;
+    client.ask("private\n\r\n.").await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(!text.contains("secret") && !text.contains("private") && !text.contains("AGFubg"), "{text}");
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<_> = lines.iter().filter(|line| line["target"] == "oncemail::submission").collect();
+    let [queued, refused] = lines.as_slice() else { panic!("{text}") };
+    let fields = &queued["fields"];
+    assert_eq!(fields["message"], "submission");
+    assert_eq!((&fields["result"], &fields["code"]), (&"queued".into(), &250.into()));
+    assert_eq!(fields["queue_id"], server.messages()[0].id.to_string());
+    assert_eq!((&fields["user"], &fields["listener"]), (&"ann".into(), &"test".into()));
+    assert_eq!((&fields["reverse_path"], &fields["client"]), (&"a@example.com".into(), &"127.0.0.1".into()));
+    assert_eq!((&fields["recipients"], &fields["size"]), (&1.into(), &29.into()));
+    assert!(fields["duration_ms"].is_u64());
+    let fields = &refused["fields"];
+    assert_eq!((&fields["result"], &fields["code"]), (&"refused".into(), &550.into()));
+}
