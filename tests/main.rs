@@ -7,3 +7,6 @@
     clippy::panic,
     reason = "tests fail by panicking"
 )]
+
+mod common;
+mod idempotency;

@@ -1,0 +1,3 @@
+//! Parts that several promises share.
+
+pub mod intake;
