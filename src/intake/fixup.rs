@@ -81,6 +81,8 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::clock::Timestamp;
     use crate::intake::{Fallback, Submission, Trace};
@@ -213,6 +215,31 @@ mod tests {
             ("Subject: s\r\n\r\nno end", "Subject: s\r\n\r\nno end\r\n"),
         ] {
             assert_eq!(fixed(content), format!("{ID}{DATE}{expected}"), "{content:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_in_the_key_stays_and_the_body_goes(
+            pieces in prop::collection::vec(
+                prop_oneof![
+                    Just("X-Idempotency-Key: k\r\n"), Just("x-idempotency-key :\r\n"), Just(" k\r\n"),
+                    Just("Subject: s\r\n"), Just("no field\r\n"), Just("\r\n"), Just("\n"), Just("\r"),
+                    Just("Return-Path: <a@b>\r\n"), Just("\t\r\n"), Just("x"), Just(":"),
+                ],
+                0..12,
+            ),
+        ) {
+            let content = pieces.concat();
+            let arrival = arrival(content.as_bytes(), options());
+            let out = relayed(&arrival);
+            prop_assert!(out.ends_with(b"\r\n"));
+            let (before, after) = (Header::split(content.as_bytes()), Header::split(&out));
+            prop_assert!(after.fields().all(|f| !f.is("X-Idempotency-Key") && !f.is("Return-Path")));
+            prop_assert!(after.end != HeaderEnd::NoField);
+            prop_assert!(after.body.starts_with(before.body));
+            let subjects = |header: &Header<'_>| header.fields().filter(|f| f.is("Subject")).count();
+            prop_assert_eq!(subjects(&before), subjects(&after));
         }
     }
 }

@@ -105,7 +105,7 @@ impl Intake {
                 Ok(Acceptance::Queued) => Decision::Queued(arrival.id),
                 // There was no key to be found; whatever it means, nothing was queued.
                 Ok(Acceptance::Existing(_)) => Decision::StoreFailed,
-                Err(error) => refused(arrival.id, &error),
+                Err(refusal) => refusal,
             },
         }
     }
@@ -128,7 +128,7 @@ impl Intake {
                     Ok(Acceptance::Queued) => return Ruling::Decided(Decision::Queued(arrival.id)),
                     // Another node was first: its record is as good as one that was looked up.
                     Ok(Acceptance::Existing(record)) => record,
-                    Err(error) => return Ruling::Decided(refused(arrival.id, &error)),
+                    Err(refusal) => return Ruling::Decided(refusal),
                 }
             }
             Err(error) => return Ruling::Decided(refused(arrival.id, &error)),
@@ -159,16 +159,18 @@ impl Intake {
 
     /// D1: only the store's own word makes a message queued. The commit goes on when this future is dropped, and the
     /// claim lives exactly as long as it (I2, I4).
+    ///
+    /// # Errors
+    /// What the client hears when nothing was queued.
     async fn append(
         &self,
         arrival: &Arrival,
         examined: &Examined,
         under: Option<Under>,
-    ) -> Result<Acceptance, StoreError> {
+    ) -> Result<Acceptance, Decision> {
         let message_id = arrival.relayed_message_id(examined);
         let key = under.as_ref().map(|under| under.key.clone());
-        let message = arrival.message(key, message_id).await;
-        let message = message.ok_or_else(|| StoreError::Read("the message could not be built".to_owned()))?;
+        let message = arrival.message(key, message_id).await.ok_or(Decision::StoreFailed)?;
         let store = self.store.clone();
         let commit = tokio::spawn(async move {
             let (remember, claim) = under.map(|under| (under.remember, under.claim)).unzip();
@@ -176,8 +178,14 @@ impl Intake {
             drop::<Option<Claim>>(claim);
             outcome
         });
-        // A commit that panicked has acknowledged nothing.
-        commit.await.unwrap_or_else(|error| Err(StoreError::Latched(error.to_string())))
+        match commit.await {
+            Ok(outcome) => outcome.map_err(|error| refused(arrival.id, &error)),
+            // Whatever a commit that panicked has done, it is not known to be durable.
+            Err(error) => {
+                tracing::error!(id = %arrival.id, %error, "the commit ended without an answer");
+                Err(Decision::StoreFailed)
+            }
+        }
     }
 
     fn only_observes(&self, keyed: &Keyed) -> bool {

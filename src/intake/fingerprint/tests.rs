@@ -210,6 +210,23 @@ fn inline_images_are_told_by_their_place_not_by_their_id() {
 }
 
 #[test]
+fn i1_what_net_libraries_change_does_not_count() {
+    // MimeKit and System.Net.Mail, by hand: a random Content-ID per linked image, quoted in CSS and percent-encoded.
+    let mail = |boundary: &str, id: &str, url: &str| {
+        format!(
+            "From: a@b\nDate: {id}\nMessage-Id: <{id}>\nMIME-Version: 1.0\n\
+             Content-Type: multipart/related; type=\"text/html\"; start=\"<html-{id}>\";\n boundary=\"{boundary}\"\n\n\
+             --{boundary}\nContent-Type: text/html; charset=utf-8\nContent-Id: <html-{id}>\n\n\
+             <div style=\"background:url('cid:{url}')\"><img src=cid:{id}></div>\n\
+             --{boundary}\nContent-Type: image/png\nContent-Id: <{id}>\nX-Attachment-Id: {id}\n\nbytes\n\
+             --{boundary}--\n"
+        )
+    };
+    same(&mail("=-TkZA6Q==", "1A.2@host", "1A.2%40host"), &mail("--boundary_0_3f", "7f@other", "7f@other"));
+    different(&mail("=-TkZA6Q==", "1@host", "1@host"), &mail("=-TkZA6Q==", "1@host", "html-1@host"));
+}
+
+#[test]
 fn a_signed_part_counts_byte_by_byte() {
     let signed = |part: &str, boundary: &str| {
         format!(
