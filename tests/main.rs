@@ -13,3 +13,4 @@ mod config;
 mod common;
 mod dialogs;
 mod submission;
+mod idempotency;

@@ -2,39 +2,74 @@
 //! the store make it durable.
 //!
 //! It must never say "queued" before the store has said so (D1), and never keep a claim on a key longer than the
-//! submission that made it (I4).
+//! submission that made it (I4). When the store fails the client hears 451 or 452 and nothing is remembered; a store
+//! that cannot write but can read still answers retries of what it knows.
 
+mod arrival;
+mod charset;
+mod claims;
+mod encoded_word;
+mod examine;
+mod fingerprint;
+mod fixup;
+mod key;
 pub mod options;
 pub mod submission;
 
+pub use fingerprint::VERSION as FINGERPRINT_VERSION;
 pub use options::{Fallback, Options};
 pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 
 use std::sync::Arc;
-
-use bytes::Bytes;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Clock;
-use crate::mail::{Message, QueueId};
-use crate::store::{Acceptance, Status, Store, StoreError};
+use crate::mail::{KeyKind, QueueId, Scope, ScopedKey};
+use crate::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError};
+use arrival::Arrival;
+use claims::{Claim, Claims};
+use examine::{Examined, Fault, Keyed};
+use fingerprint::Comparison;
 
 /// Decides about submissions.
 pub struct Intake {
     store: Arc<dyn Store>,
-    #[expect(dead_code, reason = "skeleton")]
-    options: Options,
+    options: Arc<Options>,
     clock: Clock,
+    claims: Arc<Claims>,
+    observed: AtomicU64,
+}
+
+/// What a key says about a submission.
+enum Ruling {
+    /// The decision, by the contract.
+    Decided(Decision),
+    /// The key is not this message's: it is queued under none.
+    NotItsKey,
+}
+
+/// A key that a message is queued under, and the claim that keeps others from doing the same.
+struct Under {
+    key: ScopedKey,
+    remember: KeyClaim,
+    claim: Claim,
 }
 
 impl Intake {
     /// An intake in front of `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: Clock) -> Self {
-        Self { store, options, clock }
+        let (claims, observed) = (Arc::default(), AtomicU64::new(0));
+        Self { store, options: Arc::new(options), clock, claims, observed }
     }
 
     /// Whether new mail can be taken; asked at MAIL, before anything is received.
     pub fn status(&self) -> Status {
         self.store.status()
+    }
+
+    /// How many submissions `observe` has let through, since the start, that would have been suppressed.
+    pub fn observed(&self) -> u64 {
+        self.observed.load(Ordering::Relaxed)
     }
 
     /// Decides about one submission.
@@ -43,23 +78,133 @@ impl Intake {
     /// A dropped future leaves the decision to go on by itself: the message is queued or not, and the claim on its
     /// key ends with it.
     pub async fn accept(&self, submission: Submission) -> Receipt {
-        let now = self.clock.now();
-        let id = QueueId::new(now);
-        let message = Message {
-            id,
-            accepted_at: now,
-            envelope: submission.envelope,
-            origin: submission.origin,
-            key: None,
-            message_id: String::new(),
-            content: Bytes::from(submission.content),
+        let scope = submission.scope.clone();
+        let arrival = Arrival::new(submission, self.clock.now(), self.options.clone());
+        let Some(examined) = arrival.examine().await else {
+            return Receipt { decision: Decision::StoreFailed, key: None, message_id: String::new() };
         };
-        let decision = match self.store.accept(Arc::new(message), None).await {
-            Ok(Acceptance::Queued) => Decision::Queued(id),
-            Ok(Acceptance::Existing(record)) => Decision::Replayed(record.id),
-            Err(StoreError::LowDisk { .. }) => Decision::LowDisk,
-            Err(_) => Decision::StoreFailed,
+        let decision = self.decide(&arrival, &examined, scope).await;
+        let message_id = match &decision {
+            Decision::Queued(_) => arrival.relayed_message_id(&examined),
+            _ => examined.message_id.unwrap_or_default(),
         };
-        Receipt { decision, key: None, message_id: String::new() }
+        let keyed = examined.verdict.ok().flatten().filter(|keyed| keyed.kind == KeyKind::Header);
+        Receipt { decision, key: keyed.map(|keyed| keyed.key), message_id }
+    }
+
+    async fn decide(&self, arrival: &Arrival, examined: &Examined, scope: Scope) -> Decision {
+        let ruling = match &examined.verdict {
+            Err(Fault::Hops) => Ruling::Decided(Decision::TooManyHops),
+            Err(Fault::Key(fault)) => Ruling::Decided(Decision::InvalidKey(*fault)),
+            Ok(None) => Ruling::NotItsKey,
+            Ok(Some(keyed)) => self.rule(arrival, examined, keyed, scope).await,
+        };
+        match ruling {
+            Ruling::Decided(decision) => decision,
+            Ruling::NotItsKey => match self.append(arrival, examined, None).await {
+                Ok(Acceptance::Queued) => Decision::Queued(arrival.id),
+                // There was no key to be found; whatever it means, nothing was queued.
+                Ok(Acceptance::Existing(_)) => Decision::StoreFailed,
+                Err(refusal) => refusal,
+            },
+        }
+    }
+
+    /// I2: claims the key, looks it up, and queues the message under it if it is new.
+    async fn rule(&self, arrival: &Arrival, examined: &Examined, keyed: &Keyed, scope: Scope) -> Ruling {
+        let key = ScopedKey { scope, kind: keyed.kind, key: keyed.key.clone() };
+        let claim = match self.claims.take(&key, arrival.id) {
+            Ok(claim) => claim,
+            Err(holder) if self.only_observes(keyed) => return self.let_through(arrival.id, holder),
+            Err(_) => return Ruling::Decided(Decision::InFlight),
+        };
+        let record = match self.store.find_key(&key).await {
+            Ok(Some(record)) => record,
+            Ok(None) => {
+                let expires_at = arrival.at.plus(self.options.ttl);
+                let remember = KeyClaim { fingerprint: keyed.fingerprint, expires_at };
+                let under = Under { key, remember, claim };
+                match self.append(arrival, examined, Some(under)).await {
+                    Ok(Acceptance::Queued) => return Ruling::Decided(Decision::Queued(arrival.id)),
+                    // Another node was first: its record is as good as one that was looked up.
+                    Ok(Acceptance::Existing(record)) => record,
+                    Err(refusal) => return Ruling::Decided(refusal),
+                }
+            }
+            Err(error) => return Ruling::Decided(refused(arrival.id, &error)),
+        };
+        self.judge(arrival, keyed, &record).await
+    }
+
+    /// I1: what a known key means for this submission.
+    async fn judge(&self, arrival: &Arrival, keyed: &Keyed, record: &KeyRecord) -> Ruling {
+        let is_explicit = keyed.kind == KeyKind::Header;
+        let Some(comparison) = arrival.compare(keyed.fingerprint, record.fingerprint).await else {
+            return Ruling::Decided(Decision::StoreFailed);
+        };
+        match comparison {
+            Comparison::Same if self.only_observes(keyed) => self.let_through(arrival.id, record.id),
+            Comparison::Same => Ruling::Decided(Decision::Replayed(record.id)),
+            Comparison::OtherContent if is_explicit => Ruling::Decided(Decision::DifferentBody),
+            Comparison::OtherEnvelope if is_explicit => Ruling::Decided(Decision::DifferentEnvelope),
+            Comparison::OtherContent | Comparison::OtherEnvelope => Ruling::NotItsKey,
+            Comparison::UnknownRules => {
+                // A replay might lose this mail and a first submission might double it: neither can be undone.
+                let version = record.fingerprint.version;
+                tracing::error!(id = %arrival.id, first = %record.id, version, "key of an unknown version");
+                Ruling::Decided(Decision::StoreFailed)
+            }
+        }
+    }
+
+    /// D1: only the store's own word makes a message queued. The commit goes on when this future is dropped, and the
+    /// claim lives exactly as long as it (I2, I4).
+    ///
+    /// # Errors
+    /// What the client hears when nothing was queued.
+    async fn append(
+        &self,
+        arrival: &Arrival,
+        examined: &Examined,
+        under: Option<Under>,
+    ) -> Result<Acceptance, Decision> {
+        let message_id = arrival.relayed_message_id(examined);
+        let key = under.as_ref().map(|under| under.key.clone());
+        let message = arrival.message(key, message_id).await.ok_or(Decision::StoreFailed)?;
+        let store = self.store.clone();
+        let commit = tokio::spawn(async move {
+            let (remember, claim) = under.map(|under| (under.remember, under.claim)).unzip();
+            let outcome = store.accept(Arc::new(message), remember).await;
+            drop::<Option<Claim>>(claim);
+            outcome
+        });
+        match commit.await {
+            Ok(outcome) => outcome.map_err(|error| refused(arrival.id, &error)),
+            // Whatever a commit that panicked has done, it is not known to be durable.
+            Err(error) => {
+                tracing::error!(id = %arrival.id, %error, "the commit ended without an answer");
+                Err(Decision::StoreFailed)
+            }
+        }
+    }
+
+    fn only_observes(&self, keyed: &Keyed) -> bool {
+        self.options.observe && keyed.kind != KeyKind::Header
+    }
+
+    /// `observe`: says what would have been suppressed, and does not.
+    fn let_through(&self, id: QueueId, first: QueueId) -> Ruling {
+        self.observed.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(%id, %first, "would have been suppressed: the same message as the first");
+        Ruling::NotItsKey
+    }
+}
+
+/// I4: the client is told to come again, and nothing is remembered.
+fn refused(id: QueueId, error: &StoreError) -> Decision {
+    tracing::warn!(%id, %error, "not accepted");
+    match error {
+        StoreError::LowDisk { .. } => Decision::LowDisk,
+        _ => Decision::StoreFailed,
     }
 }

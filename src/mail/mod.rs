@@ -6,9 +6,11 @@
 pub mod address;
 pub mod delivery;
 pub mod envelope;
+pub mod header;
 pub mod key;
 pub mod message;
 pub mod queue_id;
+pub mod received;
 
 pub use address::{Address, AddressError, ReversePath};
 pub use delivery::{AttemptReply, HoldCause, Progress, RecipientProgress, RecipientState};

@@ -1,0 +1,103 @@
+//! One submission on its way to a decision, and the work on its content: on the spot for small ones, where it holds
+//! up no other connection for large ones.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::examine::{self, Examined, examine};
+use super::fingerprint::{self, Comparison};
+use super::fixup;
+use super::options::Options;
+use super::submission::{Submission, Trace};
+use crate::clock::Timestamp;
+use crate::mail::{Body, Envelope, Fingerprint, Message, Origin, QueueId, ScopedKey};
+
+/// Contents up to this many octets are worked on in place: a few hundred microseconds at most.
+const INLINE_BYTES: usize = 256 * 1024;
+
+/// A submission with its id and time. Clones share everything.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    /// The queue id that it gets if it is queued.
+    pub id: QueueId,
+    /// When the final dot was read.
+    pub at: Timestamp,
+    /// How it came in.
+    pub origin: Arc<Origin>,
+    /// What the protocol says of the connection.
+    pub trace: Arc<Trace>,
+    /// Its envelope, as it came.
+    pub envelope: Arc<Envelope>,
+    /// Its content, as it came.
+    pub content: Bytes,
+    /// The configuration that it is decided by.
+    pub options: Arc<Options>,
+}
+
+impl Arrival {
+    pub(super) fn new(submission: Submission, at: Timestamp, options: Arc<Options>) -> Self {
+        Self {
+            id: QueueId::new(at),
+            at,
+            origin: Arc::new(submission.origin),
+            trace: Arc::new(submission.trace),
+            envelope: Arc::new(submission.envelope),
+            content: Bytes::from(submission.content),
+            options,
+        }
+    }
+
+    /// Finds key, fingerprint and the rest; `None` when the work could not be done.
+    pub(super) async fn examine(&self) -> Option<Examined> {
+        self.run(|arrival| examine(&arrival.content, &arrival.envelope, &arrival.options)).await
+    }
+
+    /// Compares this submission with what a key remembers, by the record's rules.
+    pub(super) async fn compare(&self, mine: Fingerprint, record: Fingerprint) -> Option<Comparison> {
+        self.run(move |arrival| {
+            fingerprint::compare(&record, &mine, &arrival.content, examine::rules(&arrival.options))
+        })
+        .await
+    }
+
+    /// The message as it is queued.
+    pub(super) async fn message(&self, key: Option<ScopedKey>, message_id: String) -> Option<Message> {
+        self.run(move |arrival| {
+            let content = fixup::relayed(arrival);
+            let mut envelope = Envelope::clone(&arrival.envelope);
+            // What a client says is a wish; what is in the message decides what it needs (RFC 6152 §3).
+            envelope.body = if content.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
+            Message {
+                id: arrival.id,
+                accepted_at: arrival.at,
+                envelope,
+                origin: Origin::clone(&arrival.origin),
+                key,
+                message_id,
+                content: Bytes::from(content),
+            }
+        })
+        .await
+    }
+
+    /// The message's own Message-ID, or the one that it is given.
+    pub(super) fn relayed_message_id(&self, examined: &Examined) -> String {
+        let own = examined.message_id.clone();
+        own.unwrap_or_else(|| fixup::message_id(self.id, &self.options.hostname))
+    }
+
+    /// `None` when the work panicked or the runtime is shutting down.
+    async fn run<T, F>(&self, work: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Self) -> T + Send + 'static,
+    {
+        if self.content.len() <= INLINE_BYTES {
+            return Some(work(self));
+        }
+        let arrival = self.clone();
+        let outcome = tokio::task::spawn_blocking(move || work(&arrival)).await;
+        outcome.inspect_err(|error| tracing::error!(id = %self.id, %error, "message not examined")).ok()
+    }
+}

@@ -1,0 +1,287 @@
+//! The structure of a message: its parts, in order, without a copy of their bytes.
+//!
+//! Our own walk and not mail-parser's, for two reasons: it is not recursive, so that no depth of nesting can overflow
+//! the stack, and it is strict. A lenient parser repairs a broken structure in one of several ways and drops what it
+//! has no place for; two different mails could then hash equal. Here whatever is ambiguous is [`Unclean`], and the
+//! caller falls back to the raw bytes.
+
+use memchr::memmem;
+
+use super::media_type::Parameterised;
+use super::transfer::Transfer;
+use crate::mail::header::{Header, HeaderEnd};
+
+/// Parts within parts.
+const MAX_DEPTH: usize = 100;
+/// Parts of a message.
+const MAX_PARTS: usize = 10_000;
+/// Fields of all parts together.
+const MAX_FIELDS: usize = 10_000;
+/// Octets of all headers together.
+const MAX_HEADER_BYTES: usize = 1 << 20;
+/// Octets read in the search for boundaries: nested multiparts are read once for each that they lie in.
+const MAX_SEARCHED_BYTES: usize = 256 << 20;
+/// RFC 2046 §5.1.1 says 70; some libraries write more.
+const MAX_BOUNDARY: usize = 200;
+
+/// The structure is broken, ambiguous, or larger than the limits above.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Unclean;
+
+/// One part. The message itself is the first.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    /// Its header.
+    pub header: Header<'a>,
+    /// What it is.
+    pub kind: Kind<'a>,
+}
+
+/// What a part is.
+#[derive(Debug)]
+pub(super) enum Kind<'a> {
+    /// So many parts follow that belong to it, each with all of its own.
+    Multipart(usize),
+    /// One part follows: the message within.
+    Message,
+    /// Bytes.
+    Leaf(Leaf<'a>),
+    /// A part of `multipart/signed`: the signature covers these very bytes, header and all (RFC 1847 §2.1).
+    Sealed(&'a [u8]),
+}
+
+/// A part without parts.
+#[derive(Debug)]
+pub(super) struct Leaf<'a> {
+    /// Whether it is some `text/…`.
+    pub is_text: bool,
+    /// Charset of a text; empty when not told.
+    pub charset: String,
+    /// How the body is encoded.
+    pub transfer: Transfer,
+    /// As it came.
+    pub body: &'a [u8],
+}
+
+/// What a part is when it does not say so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Default {
+    /// RFC 2045 §5.2.
+    Text,
+    /// In `multipart/digest` (RFC 2046 §5.1.5).
+    Message,
+    /// See [`Kind::Sealed`].
+    Sealed,
+}
+
+struct Pending<'a> {
+    bytes: &'a [u8],
+    depth: usize,
+    default: Default,
+}
+
+/// The parts of a message, each before the parts that it contains.
+///
+/// # Errors
+/// [`Unclean`].
+pub(super) fn parts(content: &[u8]) -> Result<Vec<Part<'_>>, Unclean> {
+    let mut walk = Walk { parts: Vec::new(), pending: Vec::new(), fields: 0, header_bytes: 0, searched: 0 };
+    walk.pending.push(Pending { bytes: content, depth: 0, default: Default::Text });
+    while let Some(next) = walk.pending.pop() {
+        walk.take(&next)?;
+    }
+    Ok(walk.parts)
+}
+
+struct Walk<'a> {
+    parts: Vec<Part<'a>>,
+    /// The next part last.
+    pending: Vec<Pending<'a>>,
+    fields: usize,
+    header_bytes: usize,
+    searched: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn take(&mut self, next: &Pending<'a>) -> Result<(), Unclean> {
+        if next.depth > MAX_DEPTH || self.parts.len() + self.pending.len() >= MAX_PARTS {
+            return Err(Unclean);
+        }
+        if next.default == Default::Sealed {
+            let header = Header::split(b"");
+            self.parts.push(Part { header, kind: Kind::Sealed(next.bytes) });
+            return Ok(());
+        }
+        let header = Header::split(next.bytes);
+        // Only the outermost header is given an empty line on its way out.
+        if next.depth > 0 && header.end == HeaderEnd::NoField {
+            return Err(Unclean);
+        }
+        self.count(&header)?;
+        let kind = self.kind(&header, next)?;
+        self.parts.push(Part { header, kind });
+        Ok(())
+    }
+
+    fn count(&mut self, header: &Header<'a>) -> Result<(), Unclean> {
+        self.header_bytes += header.len();
+        if self.header_bytes > MAX_HEADER_BYTES {
+            return Err(Unclean);
+        }
+        self.fields += header.fields().count();
+        if self.fields > MAX_FIELDS { Err(Unclean) } else { Ok(()) }
+    }
+
+    fn kind(&mut self, header: &Header<'a>, next: &Pending<'a>) -> Result<Kind<'a>, Unclean> {
+        let transfer = only_field(header, "Content-Transfer-Encoding")?;
+        let transfer = Transfer::parse(transfer.as_deref().unwrap_or_default());
+        let content_type = only_field(header, "Content-Type")?;
+        let default: &[u8] = if next.default == Default::Message { b"message/rfc822" } else { b"text/plain" };
+        let media = Parameterised::parse(content_type.as_deref().unwrap_or(default)).ok_or(Unclean)?;
+        let (main, sub) = media.word.split_once('/').ok_or(Unclean)?;
+        if main == "multipart" {
+            return self.multipart(&media, sub, transfer, header.body, next.depth);
+        }
+        if main == "message" && matches!(sub, "rfc822" | "global") && transfer == Transfer::Identity {
+            self.pending.push(Pending { bytes: header.body, depth: next.depth + 1, default: Default::Text });
+            return Ok(Kind::Message);
+        }
+        let charset = media.only("charset").map_err(|_| Unclean)?.unwrap_or_default();
+        let charset = String::from_utf8_lossy(charset).into_owned();
+        Ok(Kind::Leaf(Leaf { is_text: main == "text", charset, transfer, body: header.body }))
+    }
+
+    fn multipart(
+        &mut self,
+        media: &Parameterised<'_>,
+        sub: &str,
+        transfer: Transfer,
+        body: &'a [u8],
+        depth: usize,
+    ) -> Result<Kind<'a>, Unclean> {
+        let boundary = media.only("boundary").map_err(|_| Unclean)?.ok_or(Unclean)?;
+        let is_usable = !boundary.is_empty() && boundary.len() <= MAX_BOUNDARY && !boundary.ends_with(b" ");
+        self.searched += body.len();
+        // RFC 2045 §6.4: a multipart itself is never encoded.
+        if transfer != Transfer::Identity || !is_usable || self.searched > MAX_SEARCHED_BYTES {
+            return Err(Unclean);
+        }
+        let children = split(body, boundary)?;
+        let default = match sub {
+            "digest" => Default::Message,
+            "signed" => Default::Sealed,
+            _ => Default::Text,
+        };
+        let pending = children.iter().rev().map(|bytes| Pending { bytes, depth: depth + 1, default });
+        self.pending.extend(pending);
+        Ok(Kind::Multipart(children.len()))
+    }
+}
+
+/// The unfolded value of a field that may occur once.
+fn only_field<'a>(header: &Header<'a>, name: &str) -> Result<Option<std::borrow::Cow<'a, [u8]>>, Unclean> {
+    let mut fields = header.fields().filter(|field| field.is(name));
+    let first = fields.next();
+    match fields.next() {
+        None => Ok(first.map(|field| field.unfolded())),
+        Some(_) => Err(Unclean),
+    }
+}
+
+/// The parts between the delimiter lines of RFC 2046 §5.1.1, without preamble and epilogue.
+fn split<'a>(body: &'a [u8], boundary: &[u8]) -> Result<Vec<&'a [u8]>, Unclean> {
+    let mut found = Vec::new();
+    // Where the part that we are in begins, and whether the last delimiter was seen.
+    let (mut part_start, mut closed) = (None, false);
+    let dashes = memmem::Finder::new(b"\r\n--");
+    // The next line that starts with two dashes, and whose CRLF is not before `from`.
+    let next = |from: usize| dashes.find(body.get(from..)?).map(|at| from + at + 2);
+    let mut line_start = if body.starts_with(b"--") { Some(0) } else { next(0) };
+    while let Some(start) = line_start {
+        let mut search_from = start + 2;
+        if let Some(delimiter) = Delimiter::parse(body.get(start..).unwrap_or_default(), boundary)? {
+            if closed {
+                return Err(Unclean);
+            }
+            if let Some(part_start) = part_start {
+                // The line end before a delimiter belongs to the delimiter.
+                let part_end = start.saturating_sub(2).max(part_start);
+                found.push(body.get(part_start..part_end).ok_or(Unclean)?);
+            }
+            closed = delimiter.is_last;
+            part_start = (!closed).then_some((start + delimiter.len + 2).min(body.len()));
+            search_from = start + delimiter.len;
+        }
+        if found.len() > MAX_PARTS {
+            return Err(Unclean);
+        }
+        line_start = next(search_from);
+    }
+    if closed && !found.is_empty() { Ok(found) } else { Err(Unclean) }
+}
+
+struct Delimiter {
+    /// Octets of the line without its CRLF.
+    len: usize,
+    is_last: bool,
+}
+
+impl Delimiter {
+    /// Reads the line that `text` starts with.
+    ///
+    /// # Errors
+    /// The line starts like a delimiter and goes on with something else: RFC 2046 lets programs take it for one.
+    fn parse(text: &[u8], boundary: &[u8]) -> Result<Option<Self>, Unclean> {
+        let Some(rest) = text.strip_prefix(b"--").and_then(|rest| rest.strip_prefix(boundary)) else {
+            return Ok(None);
+        };
+        let rest_len = memmem::find(rest, b"\r\n").unwrap_or(rest.len());
+        let rest = rest.get(..rest_len).unwrap_or_default();
+        let (is_last, padding) = match rest.strip_prefix(b"--") {
+            Some(padding) => (true, padding),
+            None => (false, rest),
+        };
+        if !padding.iter().all(|b| matches!(b, b' ' | b'\t')) {
+            return Err(Unclean);
+        }
+        Ok(Some(Self { len: 2 + boundary.len() + rest_len, is_last }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut<'a>(body: &'a str, boundary: &str) -> Result<Vec<&'a str>, Unclean> {
+        let parts = split(body.as_bytes(), boundary.as_bytes())?;
+        Ok(parts.into_iter().map(|part| std::str::from_utf8(part).unwrap()).collect())
+    }
+
+    #[test]
+    fn parts_lie_between_delimiters() {
+        for (body, parts) in [
+            ("--b\r\none\r\n--b\r\ntwo\r\n\r\n--b--\r\n", vec!["one", "two\r\n"]),
+            ("preamble\r\n--b \t\r\none\r\n--b--", vec!["one"]),
+            ("--b\r\none\r\n--b-- \r\nepilogue\r\n", vec!["one"]),
+            ("--b\r\n\r\n--b\r\n--b--\r\n", vec!["", ""]),
+            ("--b\r\n--other\r\n-- b\r\nx--b\r\n--b--\r\n", vec!["--other\r\n-- b\r\nx--b"]),
+        ] {
+            assert_eq!(cut(body, "b"), Ok(parts), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_programs_cut_differently_is_unclean() {
+        for body in [
+            "",
+            "--b",
+            "--b\r\none\r\n",
+            "--b--\r\n",
+            "--b\r\none\r\n--bb\r\ntwo\r\n--b--\r\n",
+            "--b\r\none\r\n--b--x\r\n",
+            "--b\r\none\r\n--b--\r\n--b\r\nhidden\r\n",
+        ] {
+            assert_eq!(cut(body, "b"), Err(Unclean), "{body:?}");
+        }
+    }
+}
