@@ -1,0 +1,1 @@
+//! What the embedded store promises while nothing fails, and after damage.
