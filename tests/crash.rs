@@ -59,6 +59,7 @@ async fn cut(unsynced: Unsynced, with_index: bool, step: usize) {
     let history = History::run(&store, clock.now(), || files.operations()).await;
     drop(store);
     assert!(files.operations() > opened + 50);
+    assert!(!dir.path().join("journal/00000001.seg").exists(), "the run reclaims segments");
     for at in (0..=files.operations()).step_by(step) {
         let after = tempfile::tempdir().unwrap();
         files.rebuild(at, unsynced, with_index, at as u64 * 7919 + 1, after.path());

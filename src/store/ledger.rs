@@ -125,3 +125,54 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(segment: u32, offset: u32) -> Place {
+        Place { segment, offset, len: 100 }
+    }
+
+    fn id(n: u8) -> QueueId {
+        QueueId::from_bytes([n; 16])
+    }
+
+    const DUE: Timestamp = Timestamp::from_millis(5);
+
+    #[test]
+    fn what_is_needed_of_a_segment_is_what_its_living_messages_and_keys_need() {
+        let bucket = Bucket::of(DUE.plus(std::time::Duration::from_secs(86_400)));
+        let mut ledger = Ledger::default();
+        ledger.accepted(id(1), at(1, 28), DUE, Some(bucket));
+        ledger.accepted(id(2), at(1, 128), DUE, None);
+        ledger.attempted(id(1), at(2, 28), true, DUE);
+        assert_eq!(ledger.segments[&1].needed(DUE), 200);
+        assert_eq!(ledger.segments[&2].needed(DUE), 100);
+        ledger.finished(id(1));
+        ledger.finished(id(2));
+        assert_eq!(ledger.segments[&1].needed(DUE), KEY_RECORD);
+        assert_eq!(ledger.segments[&2].needed(DUE), 0);
+        let after_expiry = DUE.plus(std::time::Duration::from_secs(2 * 86_400));
+        assert_eq!(ledger.segments[&1].needed(after_expiry), 0);
+    }
+
+    #[test]
+    fn d6_half_a_copy_leaves_the_original_in_place_with_its_progress() {
+        let mut ledger = Ledger::default();
+        ledger.accepted(id(1), at(1, 28), DUE, None);
+        ledger.attempted(id(1), at(2, 28), false, DUE);
+        // The copy of the message without the copy of its progress.
+        ledger.accepted(id(1), at(9, 28), DUE, None);
+        let entry = ledger.live[&id(1)];
+        assert_eq!((entry.accepted, entry.attempted, entry.queued), (at(1, 28), at(2, 28), false));
+        assert_eq!(ledger.segments[&1].needed(DUE), 100);
+        // And then the whole copy.
+        ledger.accepted(id(1), at(10, 28), DUE, None);
+        ledger.attempted(id(1), at(10, 128), false, DUE);
+        let entry = ledger.live[&id(1)];
+        assert_eq!((entry.accepted, entry.attempted), (at(10, 28), at(10, 128)));
+        assert_eq!(ledger.segments[&1].needed(DUE) + ledger.segments[&2].needed(DUE), 0);
+        assert_eq!(ledger.segments[&10].needed(DUE), 200);
+    }
+}

@@ -6,6 +6,8 @@
 
 mod checkpoint;
 mod codec;
+#[cfg(test)]
+mod codec_tests;
 mod commit;
 mod damage;
 pub mod embedded;

@@ -298,3 +298,89 @@ impl<'a> Scan<'a> {
         Ok(self.buffer.get(start..start.saturating_add(len)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::sync::Arc;
+
+    use super::super::files::{Files, RealFiles};
+    use super::*;
+
+    const MARK: Mark = Mark(*b"8 bytes!");
+
+    fn record(body: &[u8]) -> Encoded {
+        let mut head = Encoded::start(Kind::Accepted, 0);
+        head.extend_from_slice(body);
+        Encoded::new(head, Bytes::from_static(b" and a tail"))
+    }
+
+    /// A segment with these bodies, and where each record stands.
+    fn segment(bodies: &[&[u8]]) -> (tempfile::TempDir, Arc<dyn StoreFile>, Vec<u64>) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealFiles.create(&dir.path().join("s")).unwrap();
+        let (mut at, mut places) = (SEGMENT_HEADER as u64, Vec::new());
+        for body in bodies {
+            let mut record = record(body);
+            let parts = record.place_at(MARK, 3, at as u32);
+            file.write_at(at, &parts.map(IoSlice::new)).unwrap();
+            places.push(at);
+            at += record.len() as u64;
+        }
+        places.push(at);
+        (dir, file, places)
+    }
+
+    fn walk(file: &dyn StoreFile, segment: u32) -> Vec<Found> {
+        let mut scan = Scan::new(file, MARK, segment, SEGMENT_HEADER as u64).unwrap();
+        let mut all = Vec::new();
+        loop {
+            all.push(scan.step().unwrap());
+            if let Some(Found::End { .. }) = all.last() {
+                return all;
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_behind_the_last_record_are_a_clean_end() {
+        let (_dir, file, places) = segment(&[b"one", b"two"]);
+        file.allocate(100_000).unwrap();
+        let found = walk(&*file, 3);
+        assert!(matches!(found[..], [Found::Record(..), Found::Record(..), Found::End { torn: 0, .. }]));
+        assert!(matches!(found[2], Found::End { offset, .. } if offset == places[2]));
+    }
+
+    #[test]
+    fn d4_one_changed_bit_anywhere_costs_one_record_only() {
+        let (_dir, file, places) = segment(&[b"one", b"two", b"three"]);
+        for at in places[1]..places[2] {
+            let mut byte = [0];
+            file.read_at(at, &mut byte).unwrap();
+            file.write_at(at, &[IoSlice::new(&[byte[0] ^ 4])]).unwrap();
+            let found = walk(&*file, 3);
+            assert!(matches!(found[0], Found::Record(..)));
+            assert_eq!(found[1], Found::Damage { offset: places[1], len: places[2] - places[1] });
+            assert!(matches!(found[2], Found::Record(..)));
+            file.write_at(at, &[IoSlice::new(&byte)]).unwrap();
+        }
+    }
+
+    #[test]
+    fn d4_a_record_inside_a_damaged_message_is_not_taken_for_one() {
+        // A message that brings a whole record along, with the right mark even, but not for this place.
+        let mut forged = record(b"forged");
+        let forged = forged.place_at(MARK, 3, 9999).concat();
+        let (_dir, file, places) = segment(&[&forged, b"two"]);
+        file.write_at(places[0], &[IoSlice::new(&[0; 4])]).unwrap();
+        let found = walk(&*file, 3);
+        assert_eq!(found[0], Found::Damage { offset: places[0], len: places[1] - places[0] });
+        assert!(matches!(found[1..], [Found::Record(..), Found::End { torn: 0, .. }]));
+    }
+
+    #[test]
+    fn d4_records_of_another_segment_do_not_count() {
+        let (_dir, file, _) = segment(&[b"one"]);
+        assert!(matches!(walk(&*file, 4)[..], [Found::End { torn: 1.., .. }]));
+    }
+}
