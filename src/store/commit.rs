@@ -6,8 +6,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,6 +30,8 @@ const BATCH_BYTES: usize = 8 << 20;
 pub const FLUSH_KEYS: usize = 16 * 1024;
 /// The commit thread waits for a flush beyond this many keys.
 const MAX_WAITING_KEYS: usize = 128 * 1024;
+/// It looks again at least this often then.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -93,6 +97,13 @@ pub struct Committer {
 impl Committer {
     /// Works until it is closed or nobody can ask for anything any more.
     pub fn run(mut self) {
+        let shared = self.shared.clone();
+        if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+            shared.latch("the commit thread panicked".into());
+        }
+    }
+
+    fn work(&mut self) {
         let mut next = self.requests.blocking_recv();
         while let Some(first) = next.take() {
             match first {
@@ -308,7 +319,9 @@ impl Committer {
         let mut state = self.shared.state();
         while state.flushing && state.overlay.waiting() > MAX_WAITING_KEYS && self.shared.latched().is_none()
         {
-            state = self.shared.room.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            // The time-out is for a latch that falls between the look and the wait.
+            let waited = self.shared.room.wait_timeout(state, ROOM_WAIT);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -10,6 +10,9 @@ use std::sync::Arc;
 use super::files::{Files, StoreFile};
 use super::record::{Encoded, Mark, Place, SEGMENT_HEADER, segment_header};
 
+/// With one record of the greatest length behind it, offsets still fit 32 bits.
+const MAX_SEGMENT: u64 = 2 << 30;
+
 /// The writing end.
 pub struct Journal {
     files: Arc<dyn Files>,
@@ -50,6 +53,7 @@ impl Journal {
         segment_bytes: u64,
         segment: u32,
     ) -> io::Result<Self> {
+        let segment_bytes = segment_bytes.min(MAX_SEGMENT);
         let file = create_segment(&*files, &dir, mark, segment_bytes, segment)?;
         Ok(Self { files, dir, mark, segment_bytes, segment, file, written: SEGMENT_HEADER as u64 })
     }

@@ -86,8 +86,13 @@ impl Upkeep {
         if self.shared.latched().is_some() {
             return false;
         }
-        // What failed has latched the store and said so, or waits for room on the disk.
-        self.round().unwrap_or(false)
+        self.round().unwrap_or_else(|error| {
+            // A latch has said so itself, and low disk is told to everybody who asks.
+            if let StoreError::Read(_) = error {
+                tracing::warn!(%error, "upkeep of the store will be tried again");
+            }
+            false
+        })
     }
 
     fn round(&mut self) -> Result<bool, StoreError> {

@@ -121,7 +121,6 @@ pub struct Step {
     pub action: Action,
     pub issued: usize,
     pub acknowledged: Option<usize>,
-    pub error: Option<StoreError>,
 }
 
 /// See the module.
@@ -139,7 +138,7 @@ impl History {
             Action::Settle => store.settle().await,
         };
         let acknowledged = result.is_ok().then(operations);
-        self.0.push(Step { action, issued, acknowledged, error: result.err() });
+        self.0.push(Step { action, issued, acknowledged });
     }
 
     /// A run that has everything in it: keys, progress, ends, several segments, checkpoints, copies, removals.
