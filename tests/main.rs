@@ -14,3 +14,5 @@ mod common;
 mod dialogs;
 mod submission;
 mod idempotency;
+mod crash;
+mod store;

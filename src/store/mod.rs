@@ -4,7 +4,29 @@
 //! answers "done" for something that a power cut could take back, and once a write or sync has failed it never tries
 //! to write again (D3): it says so in [`Store::status`] until the process is restarted.
 
+mod checkpoint;
+mod codec;
+#[cfg(test)]
+mod codec_tests;
+mod commit;
+mod damage;
+pub mod embedded;
+pub mod files;
+mod filter;
+mod index;
+mod journal;
+mod keys;
+mod ledger;
 pub mod memory;
+mod reclaim;
+mod record;
+mod recovery;
+mod reserve;
+mod shared;
+mod upkeep;
+
+pub use embedded::{EmbeddedStore, OpenError};
+pub use recovery::Recovery;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,0 +1,160 @@
+//! The checkpoint: the ledger as it stood at one position of the journal, and the token that ties the index to it.
+//!
+//! It is written beside the old one, synced, renamed over it, and the directory synced: there is always a whole one.
+//! A checkpoint that does not verify is as good as none; the journal then tells everything again.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+
+use super::codec::{Malformed, Reader, Writer};
+use super::files::Files;
+use super::keys::Bucket;
+use super::ledger::{Entry, Ledger, SegmentUse};
+use super::record::{Mark, Place};
+use crate::mail::QueueId;
+
+const MAGIC: &[u8; 8] = b"oncechkp";
+const VERSION: u32 = 1;
+const NAME: &str = "checkpoint";
+const NEW_NAME: &str = "checkpoint.new";
+/// Bytes of one message in the file.
+const ENTRY: usize = 16 + 12 + 12 + 8 + 1 + 4;
+
+/// See the module.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Checkpoint {
+    /// Which journal.
+    pub mark: Mark,
+    /// Grows with each checkpoint; the index holds at least this one.
+    pub token: u64,
+    /// Everything before this place is in `ledger` and in the index: segment and offset.
+    pub position: (u32, u64),
+    /// What the journal says up to `position`.
+    pub ledger: Ledger,
+}
+
+impl Checkpoint {
+    /// Puts the checkpoint in the place of the last one.
+    ///
+    /// # Errors
+    /// The system's. After `StorageFull` the last one is still there, and nothing else.
+    pub fn write(&self, files: &dyn Files, dir: &Path) -> io::Result<()> {
+        let bytes = self.encode();
+        let new = dir.join(NEW_NAME);
+        let file = files.create(&new)?;
+        if let Err(error) = file.write_at(0, &[IoSlice::new(&bytes)]) {
+            if error.kind() == io::ErrorKind::StorageFull {
+                files.remove(&new).map_err(|undoing| io::Error::other(undoing.to_string()))?;
+            }
+            return Err(error);
+        }
+        let make_durable = || {
+            file.sync_data()?;
+            files.rename(&new, &dir.join(NAME))?;
+            files.sync_dir(dir)
+        };
+        // A failed sync must not look like a full disk that was dealt with (D3).
+        make_durable().map_err(|error| io::Error::other(error.to_string()))
+    }
+
+    /// The checkpoint of a directory; `None` when there is none.
+    ///
+    /// # Errors
+    /// The system's; `InvalidData` when it does not verify.
+    pub fn read(files: &dyn Files, dir: &Path) -> io::Result<Option<Self>> {
+        let file = match files.open(&dir.join(NAME)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let len = usize::try_from(file.size()?).map_err(io::Error::other)?;
+        let mut bytes = vec![0; len];
+        file.read_at(0, &mut bytes)?;
+        let checkpoint = Self::decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(Some(checkpoint))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut w = Writer(Vec::with_capacity(64 + self.ledger.live.len() * ENTRY));
+        w.raw(MAGIC);
+        w.u32(VERSION);
+        w.raw(&self.mark.0);
+        w.u64(self.token);
+        w.u32(self.position.0);
+        w.u64(self.position.1);
+        w.u64(self.ledger.segments.len() as u64);
+        for (number, segment) in &self.ledger.segments {
+            w.u32(*number);
+            w.u64(segment.bytes);
+            w.u64(segment.live);
+            w.u64(segment.keys.len() as u64);
+            for (bucket, bytes) in &segment.keys {
+                w.u32(bucket.0);
+                w.u64(*bytes);
+            }
+        }
+        w.u64(self.ledger.live.len() as u64);
+        for (id, entry) in &self.ledger.live {
+            w.raw(&id.to_bytes());
+            for place in [entry.accepted, entry.attempted] {
+                w.u32(place.segment);
+                w.u32(place.offset);
+                w.u32(place.len);
+            }
+            w.u64(entry.next_attempt.as_millis());
+            w.u8(entry.queued.into());
+            w.u32(entry.bucket.0);
+        }
+        let crc = crc32c::crc32c(&w.0);
+        w.u32(crc);
+        w.0
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let (content, crc) = bytes.split_last_chunk::<4>().ok_or(Malformed("a checkpoint"))?;
+        if crc32c::crc32c(content).to_be_bytes() != *crc {
+            return Err(Malformed("a checkpoint's checksum"));
+        }
+        let mut r = Reader(content);
+        if r.array()? != *MAGIC || r.u32()? != VERSION {
+            return Err(Malformed("a checkpoint's version"));
+        }
+        let mark = Mark(r.array()?);
+        let token = r.u64()?;
+        let position = (r.u32()?, r.u64()?);
+        let mut ledger = Ledger::default();
+        for _ in 0..r.u64()? {
+            let (number, segment) = read_segment(&mut r)?;
+            ledger.segments.insert(number, segment);
+        }
+        let messages = r.u64()?;
+        ledger.live.reserve(usize::try_from(messages).unwrap_or(0).min(r.0.len() / ENTRY));
+        for _ in 0..messages {
+            let (id, entry) = read_entry(&mut r)?;
+            ledger.live.insert(id, entry);
+        }
+        r.end()?;
+        Ok(Self { mark, token, position, ledger })
+    }
+}
+
+fn read_segment(r: &mut Reader<'_>) -> Result<(u32, SegmentUse), Malformed> {
+    let number = r.u32()?;
+    let mut segment = SegmentUse { bytes: r.u64()?, live: r.u64()?, ..SegmentUse::default() };
+    for _ in 0..r.u64()? {
+        segment.keys.insert(Bucket(r.u32()?), r.u64()?);
+    }
+    Ok((number, segment))
+}
+
+fn read_place(r: &mut Reader<'_>) -> Result<Place, Malformed> {
+    Ok(Place { segment: r.u32()?, offset: r.u32()?, len: r.u32()? })
+}
+
+fn read_entry(r: &mut Reader<'_>) -> Result<(QueueId, Entry), Malformed> {
+    let id = r.id()?;
+    let (accepted, attempted) = (read_place(r)?, read_place(r)?);
+    let next_attempt = r.time()?;
+    let queued = r.u8()? == 1;
+    Ok((id, Entry { accepted, attempted, next_attempt, queued, bucket: Bucket(r.u32()?) }))
+}

@@ -1,0 +1,454 @@
+//! The commit thread: the only writer of the journal, and the judge of who has a key.
+//!
+//! It takes all that waits, writes it with one write, makes one sync, and only then makes it visible and answers (D1,
+//! D2). A failed write or sync latches the store: those who wait get the error, nothing of theirs becomes visible (I4),
+//! and nothing is written any more (D3). The one failure that is undone is a full disk, before any sync.
+
+use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::journal::Journal;
+use super::keys::{Bucket, KeyHash};
+use super::record::{Encoded, Place};
+use super::shared::{Shared, State};
+use super::upkeep::Nudge;
+use super::{Acceptance, Arrivals, KeyRecord, StoreError};
+use crate::clock::Timestamp;
+use crate::mail::{Message, QueueId};
+
+/// Most requests in one commit.
+const BATCH_REQUESTS: usize = 1024;
+/// A commit takes no more requests once it has this many bytes.
+const BATCH_BYTES: usize = 8 << 20;
+/// Keys that wait for the index make a flush.
+pub const FLUSH_KEYS: usize = 16 * 1024;
+/// The commit thread waits for a flush beyond this many keys.
+const MAX_WAITING_KEYS: usize = 128 * 1024;
+/// It looks again at least this often then.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
+
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the commit thread is asked for.
+pub enum Request {
+    /// A new message.
+    Accept { message: Arc<Message>, record: Encoded, key: Option<Claimed>, reply: Reply<Acceptance> },
+    /// An outcome.
+    Save { id: QueueId, record: Encoded, outcome: Outcome, reply: Reply<()> },
+    /// Records from a segment that is to go; answered with those whose progress was not the latest any more.
+    Copy { items: Vec<CopyItem>, reply: Reply<Vec<QueueId>> },
+    /// Nothing comes after this.
+    Close,
+}
+
+/// A key as its submission found it.
+pub struct Claimed {
+    pub hash: KeyHash,
+    pub record: KeyRecord,
+    /// The overlay's number of moves when the key was looked up and not found.
+    pub seen: u64,
+}
+
+/// What an outcome means for the schedule.
+#[derive(Clone, Copy)]
+pub enum Outcome {
+    /// The message is forgotten.
+    Finished,
+    /// It stays.
+    Open { queued: bool, next_attempt: Timestamp },
+}
+
+/// Something that lives in a segment that is to go.
+pub enum CopyItem {
+    /// A message.
+    Message(MessageCopy),
+    /// The key of a finished message.
+    Key { hash: KeyHash, record: KeyRecord, encoded: Encoded },
+}
+
+/// A message with its progress, and where they were read.
+pub struct MessageCopy {
+    pub id: QueueId,
+    pub accepted: (Place, Encoded),
+    pub attempted: Option<(Place, Encoded)>,
+}
+
+/// What is done about a request.
+enum Verdict {
+    Write,
+    Existing(KeyRecord),
+    Nothing,
+}
+
+pub struct Committer {
+    pub shared: Arc<Shared>,
+    pub journal: Journal,
+    pub requests: mpsc::Receiver<Request>,
+    pub arrivals: Arc<dyn Arrivals>,
+    pub upkeep: SyncSender<Nudge>,
+}
+
+impl Committer {
+    /// Works until it is closed or nobody can ask for anything any more.
+    pub fn run(mut self) {
+        let shared = self.shared.clone();
+        if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+            shared.latch("the commit thread panicked".into());
+        }
+    }
+
+    fn work(&mut self) {
+        let mut next = self.requests.blocking_recv();
+        while let Some(first) = next.take() {
+            match first {
+                Request::Close => return,
+                Request::Copy { items, reply } => {
+                    let result = self.copy(items);
+                    let _ = reply.send(result);
+                }
+                first => {
+                    let (batch, left_over) = self.gather(first);
+                    self.commit(batch);
+                    next = left_over;
+                }
+            }
+            self.wait_for_room();
+            if next.is_none() {
+                next = self.requests.blocking_recv();
+            }
+        }
+    }
+
+    /// All that waits and goes into one commit, and the request that must stand alone after it.
+    fn gather(&mut self, first: Request) -> (Vec<Request>, Option<Request>) {
+        let mut bytes = first.bytes();
+        let mut batch = vec![first];
+        while batch.len() < BATCH_REQUESTS && bytes < BATCH_BYTES {
+            match self.requests.try_recv() {
+                Ok(request @ (Request::Accept { .. } | Request::Save { .. })) => {
+                    bytes += request.bytes();
+                    batch.push(request);
+                }
+                Ok(alone) => return (batch, Some(alone)),
+                Err(_) => break,
+            }
+        }
+        (batch, None)
+    }
+
+    fn commit(&mut self, mut batch: Vec<Request>) {
+        if let Some(error) = self.shared.latched() {
+            return batch.into_iter().for_each(|request| request.fail(&error));
+        }
+        let verdicts = self.judge(&batch);
+        let mut records: Vec<&mut Encoded> =
+            batch.iter_mut().zip(&verdicts).filter_map(|(r, v)| r.record_for(v)).collect();
+        match write(&self.shared, &mut self.journal, &mut records) {
+            Ok(places) => self.publish(batch, verdicts, places),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => self.commit_without_room(batch),
+            Err(error) => {
+                let error = self.shared.latch(format!("journal: {error}"));
+                batch.into_iter().for_each(|request| request.fail(&error));
+            }
+        }
+    }
+
+    /// The disk is full and nothing was written. New mail is refused; outcomes get the room that was kept back.
+    fn commit_without_room(&mut self, batch: Vec<Request>) {
+        let full = self.shared.low_disk_error();
+        let (accepts, saves): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|request| matches!(request, Request::Accept { .. }));
+        let only_saves = accepts.is_empty();
+        accepts.into_iter().for_each(|request| request.fail(&full));
+        if saves.is_empty() {
+            return;
+        }
+        match super::reserve::release(&self.shared) {
+            // Nothing was kept back any more, and there was nothing but outcomes: they have to come again.
+            Ok(false) if only_saves => saves.into_iter().for_each(|request| request.fail(&full)),
+            Ok(_) => self.commit(saves),
+            Err(error) => {
+                let error = self.shared.latch(format!("reserve: {error}"));
+                saves.into_iter().for_each(|request| request.fail(&error));
+            }
+        }
+    }
+
+    /// Decides about each request, in order, as if those before it in the batch were done.
+    fn judge(&self, batch: &[Request]) -> Vec<Verdict> {
+        let state = self.shared.state();
+        let mut keys: HashMap<KeyHash, &KeyRecord> = HashMap::new();
+        let mut live: HashMap<QueueId, bool> = HashMap::new();
+        let mut reread = Vec::new();
+        let mut verdicts = Vec::with_capacity(batch.len());
+        for (number, request) in batch.iter().enumerate() {
+            verdicts.push(match request {
+                Request::Accept { message, key, .. } => match key {
+                    Some(key) if keys.contains_key(&key.hash) => {
+                        keys.get(&key.hash).map_or(Verdict::Nothing, |r| Verdict::Existing((*r).clone()))
+                    }
+                    Some(key) => match known(&state, &self.shared, key) {
+                        Known::No => {
+                            keys.insert(key.hash, &key.record);
+                            live.insert(message.id, true);
+                            Verdict::Write
+                        }
+                        Known::Yes(record) => Verdict::Existing(record),
+                        Known::Perhaps => {
+                            // Rare: decided below, without the lock. Until then it counts as taken by this one.
+                            reread.push(number);
+                            keys.insert(key.hash, &key.record);
+                            live.insert(message.id, true);
+                            Verdict::Write
+                        }
+                    },
+                    None => {
+                        live.insert(message.id, true);
+                        Verdict::Write
+                    }
+                },
+                Request::Save { id, outcome, .. } => {
+                    let lives = live.get(id).copied().unwrap_or_else(|| state.ledger.live.contains_key(id));
+                    if lives {
+                        live.insert(*id, !matches!(outcome, Outcome::Finished));
+                        Verdict::Write
+                    } else {
+                        Verdict::Nothing
+                    }
+                }
+                Request::Copy { .. } | Request::Close => Verdict::Nothing,
+            });
+        }
+        drop(state);
+        self.reread(batch, &reread, &mut verdicts);
+        verdicts
+    }
+
+    /// Settles the keys that may have moved into the index between their lookup and now.
+    fn reread(&self, batch: &[Request], numbers: &[usize], verdicts: &mut [Verdict]) {
+        for number in numbers {
+            let Some(Request::Accept { key: Some(key), .. }) = batch.get(*number) else { continue };
+            // An index that cannot be read has been latched by its own thread, or says so to the next lookup.
+            let Ok(Some(record)) = self.shared.look_up_index(&key.hash) else { continue };
+            for (request, verdict) in batch.iter().zip(verdicts.iter_mut()) {
+                if matches!(request, Request::Accept { key: Some(other), .. } if other.hash == key.hash) {
+                    *verdict = Verdict::Existing(record.clone());
+                }
+            }
+        }
+    }
+
+    /// Makes a commit visible, tells of it, and answers.
+    fn publish(&mut self, batch: Vec<Request>, verdicts: Vec<Verdict>, places: Vec<Place>) {
+        let mut places = places.into_iter();
+        let mut arrived = Vec::new();
+        let mut state = self.shared.state();
+        for (request, verdict) in batch.iter().zip(&verdicts) {
+            let Verdict::Write = verdict else { continue };
+            let Some(place) = places.next() else { break };
+            match request {
+                Request::Accept { message, key, .. } => {
+                    let bucket = key.as_ref().map(|key| Bucket::of(key.record.expires_at));
+                    state.ledger.accepted(message.id, place, message.accepted_at, bucket);
+                    if let Some(key) = key {
+                        state.overlay.insert(key.hash, key.record.clone());
+                    }
+                    arrived.push(message.clone());
+                }
+                Request::Save { id, outcome: Outcome::Finished, .. } => state.ledger.finished(*id),
+                Request::Save { id, outcome: Outcome::Open { queued, next_attempt }, .. } => {
+                    state.ledger.attempted(*id, place, *queued, *next_attempt);
+                }
+                Request::Copy { .. } | Request::Close => {}
+            }
+        }
+        self.advance(&mut state);
+        drop(state);
+        if !arrived.is_empty() {
+            self.arrivals.arrived(arrived);
+        }
+        batch.into_iter().zip(verdicts).for_each(|(request, verdict)| request.answer(verdict));
+    }
+
+    /// Copies forward what still lives of a segment, in one commit of its own.
+    fn copy(&mut self, mut items: Vec<CopyItem>) -> Result<Vec<QueueId>, StoreError> {
+        if let Some(error) = self.shared.latched() {
+            return Err(error);
+        }
+        let mut stale = Vec::new();
+        {
+            let state = self.shared.state();
+            items.retain(|item| item.is_current(&state, &self.shared, &mut stale));
+        }
+        let mut records: Vec<&mut Encoded> = items.iter_mut().flat_map(CopyItem::records).collect();
+        let written = write(&self.shared, &mut self.journal, &mut records);
+        let mut places = match written {
+            Ok(places) => places.into_iter(),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                return Err(self.shared.low_disk_error());
+            }
+            Err(error) => return Err(self.shared.latch(format!("journal: {error}"))),
+        };
+        let mut state = self.shared.state();
+        for item in &items {
+            item.publish(&mut state, &mut places);
+        }
+        self.advance(&mut state);
+        Ok(stale)
+    }
+
+    fn advance(&self, state: &mut State) {
+        let before = state.position.0;
+        state.position = self.journal.position();
+        let (segment, written) = state.position;
+        state.ledger.segments.entry(segment).or_default().bytes = written;
+        if segment != before || state.overlay.waiting() >= FLUSH_KEYS {
+            // A full channel means that it is awake anyway.
+            let _ = self.upkeep.try_send(Nudge::Look);
+        }
+    }
+
+    /// Bounds the overlay (S2): waits while keys are on their way into the index and too many wait behind them.
+    fn wait_for_room(&self) {
+        let mut state = self.shared.state();
+        while state.flushing && state.overlay.waiting() > MAX_WAITING_KEYS && self.shared.latched().is_none()
+        {
+            // The time-out is for a latch that falls between the look and the wait.
+            let waited = self.shared.room.wait_timeout(state, ROOM_WAIT);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Writes and syncs, in a new segment when this one is full.
+fn write(shared: &Shared, journal: &mut Journal, records: &mut [&mut Encoded]) -> io::Result<Vec<Place>> {
+    if records.is_empty() {
+        return Ok(Vec::new());
+    }
+    let len: usize = records.iter().map(|r| r.len()).sum();
+    if journal.is_full_for(len as u64) {
+        shared.ask_free_space();
+        match journal.roll() {
+            // No room for a new segment; there may be enough for a few more records in this one.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            other => other?,
+        }
+    }
+    journal.commit(records)
+}
+
+enum Known {
+    Yes(KeyRecord),
+    No,
+    Perhaps,
+}
+
+/// Whether a key that was not there when it was looked up is there now.
+fn known(state: &State, shared: &Shared, key: &Claimed) -> Known {
+    match state.overlay.get(&key.hash) {
+        Some(record) if state.is_alive(record, &shared.clock) => Known::Yes(record.clone()),
+        Some(_) => Known::No,
+        None if state.overlay.moved() == key.seen => Known::No,
+        None if shared.index.candidates(&key.hash).is_empty() => Known::No,
+        None => Known::Perhaps,
+    }
+}
+
+impl Request {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Accept { record, .. } | Self::Save { record, .. } => record.len(),
+            Self::Copy { .. } | Self::Close => 0,
+        }
+    }
+
+    fn record_for(&mut self, verdict: &Verdict) -> Option<&mut Encoded> {
+        match (self, verdict) {
+            (Self::Accept { record, .. } | Self::Save { record, .. }, Verdict::Write) => Some(record),
+            _ => None,
+        }
+    }
+
+    // Whoever asked may be gone; what was handed over happens all the same.
+    fn answer(self, verdict: Verdict) {
+        match self {
+            Self::Accept { reply, .. } => {
+                let _ = reply.send(Ok(match verdict {
+                    Verdict::Existing(record) => Acceptance::Existing(record),
+                    Verdict::Write | Verdict::Nothing => Acceptance::Queued,
+                }));
+            }
+            Self::Save { reply, .. } => {
+                let _ = reply.send(Ok(()));
+            }
+            Self::Copy { .. } | Self::Close => {}
+        }
+    }
+
+    fn fail(self, error: &StoreError) {
+        match self {
+            Self::Accept { reply, .. } => {
+                let _ = reply.send(Err(error.clone()));
+            }
+            Self::Save { reply, .. } => {
+                let _ = reply.send(Err(error.clone()));
+            }
+            Self::Copy { reply, .. } => {
+                let _ = reply.send(Err(error.clone()));
+            }
+            Self::Close => {}
+        }
+    }
+}
+
+impl CopyItem {
+    /// Whether it is still as it was read. A message that has moved on since is noted.
+    fn is_current(&self, state: &State, shared: &Shared, stale: &mut Vec<QueueId>) -> bool {
+        match self {
+            Self::Message(copy) => {
+                let read_at = copy.attempted.as_ref().map_or(Place::default(), |(place, _)| *place);
+                let Some(entry) = state.ledger.live.get(&copy.id) else { return false };
+                let current = entry.accepted == copy.accepted.0 && entry.attempted == read_at;
+                if !current {
+                    stale.push(copy.id);
+                }
+                current
+            }
+            // A newer submission may have taken the key since it expired: the old one must not come back behind it.
+            Self::Key { hash, record, .. } => {
+                shared.clock.now() < record.expires_at
+                    && state.overlay.get(hash).is_none_or(|newest| newest.id == record.id)
+            }
+        }
+    }
+
+    fn records(&mut self) -> impl Iterator<Item = &mut Encoded> {
+        let (first, second) = match self {
+            Self::Message(copy) => (&mut copy.accepted.1, copy.attempted.as_mut().map(|(_, record)| record)),
+            Self::Key { encoded, .. } => (encoded, None),
+        };
+        std::iter::once(first).chain(second)
+    }
+
+    fn publish(&self, state: &mut State, places: &mut impl Iterator<Item = Place>) {
+        let Some(place) = places.next() else { return };
+        match self {
+            Self::Message(copy) => {
+                let Some(entry) = state.ledger.live.get(&copy.id).copied() else { return };
+                state.ledger.accepted(copy.id, place, entry.next_attempt, Some(entry.bucket));
+                if copy.attempted.is_some()
+                    && let Some(place) = places.next()
+                {
+                    state.ledger.attempted(copy.id, place, entry.queued, entry.next_attempt);
+                }
+            }
+            Self::Key { record, .. } => state.ledger.key(place.segment, Bucket::of(record.expires_at)),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Every file operation of the store, behind one seam, so that a test can make each of them fail or rebuild the
+//! directory as a power cut would have left it.
+//!
+//! [`RealFiles`] is the only code of the store that writes files of its own (sled writes its own, in `index/`). It
+//! never retries a failed sync (D3): a second fsync may report success for pages that were thrown away.
+
+use std::any::Any;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice, Write as _};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+/// Most slices in one system call (`IOV_MAX` on Linux).
+const MAX_SLICES: usize = 1024;
+
+/// The operations on names.
+pub trait Files: Send + Sync {
+    /// Makes a directory and those above it; nothing happens when it is there.
+    ///
+    /// # Errors
+    /// The system's.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a new file for reading and writing; what had the name before is emptied.
+    ///
+    /// # Errors
+    /// The system's.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>>;
+
+    /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    /// The system's.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>>;
+
+    /// Gives a file another name; what had that name is replaced in one step.
+    ///
+    /// # Errors
+    /// The system's.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// The system's.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// The system's.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// The names in a directory.
+    ///
+    /// # Errors
+    /// The system's.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+
+    /// Bytes that an ordinary user may still write there.
+    ///
+    /// # Errors
+    /// The system's.
+    fn free_space(&self, path: &Path) -> io::Result<u64>;
+
+    /// Takes an exclusive lock on a file, which is made if need be; `None` when another process has it. The lock ends
+    /// with what is returned, and with the process.
+    ///
+    /// # Errors
+    /// The system's.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
+}
+
+/// The operations on one open file.
+pub trait StoreFile: Send + Sync {
+    /// Writes all slices, one after the other, at `offset`.
+    ///
+    /// # Errors
+    /// The system's; how much was written is then unknown.
+    fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Fills `buffer` from `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file is shorter, or the system's.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// The system's.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Cuts or lengthens the file to `len` bytes.
+    ///
+    /// # Errors
+    /// The system's.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+
+    /// Sets aside disk space for the first `len` bytes, which read as zeros until they are written. Does nothing where
+    /// the file system cannot.
+    ///
+    /// # Errors
+    /// `StorageFull` when there is no room, or the system's.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+
+    /// Makes all that was written durable, and the length with it (`fdatasync`).
+    ///
+    /// # Errors
+    /// The system's; never to be retried (D3).
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// The real file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealFiles;
+
+struct RealFile(File);
+
+impl Files for RealFiles {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
+        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the seam that the rule points to")]
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the seam that the rule points to")]
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            // A name that is not UTF-8 is none of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        let stat = statvfs(path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {
+                // Only for the reader of an error message: the lock itself is the system's.
+                file.set_len(0)?;
+                writeln!(file, "{}", std::process::id())?;
+                Ok(Some(Box::new(file)))
+            }
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl StoreFile for RealFile {
+    fn write_at(&self, mut offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        for chunk in slices.chunks(MAX_SLICES) {
+            let mut chunk = chunk.to_vec();
+            let mut rest = chunk.as_mut_slice();
+            IoSlice::advance_slices(&mut rest, 0);
+            while !rest.is_empty() {
+                match rustix::io::pwritev(&self.0, rest, offset) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => {
+                        offset += written as u64;
+                        IoSlice::advance_slices(&mut rest, written);
+                    }
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_slices_are_written_whole_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealFiles.create(&dir.path().join("x")).unwrap();
+        let parts: Vec<[u8; 2]> = (0..3000u16).map(u16::to_be_bytes).collect();
+        let slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
+        file.write_at(1, &slices).unwrap();
+        let mut read = vec![0; 6000];
+        file.read_at(1, &mut read).unwrap();
+        assert_eq!(read, parts.concat());
+        assert_eq!(file.size().unwrap(), 6001);
+    }
+
+    #[test]
+    fn d5_a_lock_excludes_until_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = RealFiles.lock(&path).unwrap();
+        assert!(held.is_some());
+        assert!(RealFiles.lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(RealFiles.lock(&path).unwrap().is_some());
+    }
+}

@@ -1,0 +1,146 @@
+//! The journal's files: numbered segments, written at one end, removed at the other.
+//!
+//! Nothing is ever written into a segment of an earlier run, nor into one whose write has failed. What is written here
+//! is durable only when [`Journal::commit`] has come back without an error.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{Files, StoreFile};
+use super::record::{Encoded, Mark, Place, SEGMENT_HEADER, segment_header};
+
+/// With one record of the greatest length behind it, offsets still fit 32 bits.
+const MAX_SEGMENT: u64 = 2 << 30;
+
+/// The writing end.
+pub struct Journal {
+    files: Arc<dyn Files>,
+    dir: PathBuf,
+    mark: Mark,
+    segment_bytes: u64,
+    segment: u32,
+    file: Arc<dyn StoreFile>,
+    written: u64,
+}
+
+/// The file name of a segment.
+pub fn segment_name(segment: u32) -> String {
+    format!("{segment:08}.seg")
+}
+
+/// The numbers of the segments in a directory, ascending.
+///
+/// # Errors
+/// The system's.
+pub fn list_segments(files: &dyn Files, dir: &Path) -> io::Result<Vec<u32>> {
+    let names = files.list(dir)?;
+    let mut numbers: Vec<u32> =
+        names.iter().filter_map(|n| n.strip_suffix(".seg")).filter_map(|n| n.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+impl Journal {
+    /// Starts a new segment to write to.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn start(
+        files: Arc<dyn Files>,
+        dir: PathBuf,
+        mark: Mark,
+        segment_bytes: u64,
+        segment: u32,
+    ) -> io::Result<Self> {
+        let segment_bytes = segment_bytes.min(MAX_SEGMENT);
+        let file = create_segment(&*files, &dir, mark, segment_bytes, segment)?;
+        Ok(Self { files, dir, mark, segment_bytes, segment, file, written: SEGMENT_HEADER as u64 })
+    }
+
+    /// The segment being written, and how many bytes of it are.
+    pub fn position(&self) -> (u32, u64) {
+        (self.segment, self.written)
+    }
+
+    /// Whether `len` more bytes belong into a new segment.
+    pub fn is_full_for(&self, len: u64) -> bool {
+        self.written > SEGMENT_HEADER as u64 && self.written + len > self.segment_bytes
+    }
+
+    /// Goes on in a new segment. The old one gives back the room that it does not need.
+    ///
+    /// # Errors
+    /// The system's. After `StorageFull` the old segment is still the one being written, and nothing is left of the
+    /// new one; after any other error the journal must not be used again (D3).
+    pub fn roll(&mut self) -> io::Result<()> {
+        let next = self.segment + 1;
+        match create_segment(&*self.files, &self.dir, self.mark, self.segment_bytes, next) {
+            Ok(file) => {
+                self.file.truncate(self.written).map_err(not_full)?;
+                (self.segment, self.file, self.written) = (next, file, SEGMENT_HEADER as u64);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                let path = self.dir.join(segment_name(next));
+                self.files.remove(&path).map_err(not_full)?;
+                self.files.sync_dir(&self.dir).map_err(not_full)?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes records, one after the other, and makes them durable. One write, one sync.
+    ///
+    /// # Errors
+    /// The system's. After `StorageFull` nothing of them is left, and the journal can be used; after any other error
+    /// it must not be (D3).
+    pub fn commit(&mut self, records: &mut [&mut Encoded]) -> io::Result<Vec<Place>> {
+        let mut places = Vec::with_capacity(records.len());
+        let mut slices = Vec::with_capacity(records.len() * 2);
+        let mut at = self.written;
+        for record in records {
+            let too_long = |_| io::Error::other("a segment longer than 4 GiB");
+            let offset = u32::try_from(at).map_err(too_long)?;
+            let len = u32::try_from(record.len()).map_err(too_long)?;
+            places.push(Place { segment: self.segment, offset, len });
+            at += u64::from(len);
+            let parts = record.place_at(self.mark, self.segment, offset);
+            slices.extend(parts.into_iter().filter(|p| !p.is_empty()).map(IoSlice::new));
+        }
+        match self.file.write_at(self.written, &slices) {
+            Ok(()) => self.file.sync_data().map_err(not_full)?,
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                // The write did not get as far as a sync: cutting it off undoes it for good.
+                self.file.truncate(self.written).map_err(not_full)?;
+                self.file.sync_data().map_err(not_full)?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
+        self.written = at;
+        Ok(places)
+    }
+}
+
+/// A failed sync, or a failed step of undoing, must not look like a full disk that was dealt with (D3).
+fn not_full(error: io::Error) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+/// A segment is there, whole and empty, before anything is written to it.
+fn create_segment(
+    files: &dyn Files,
+    dir: &Path,
+    mark: Mark,
+    segment_bytes: u64,
+    segment: u32,
+) -> io::Result<Arc<dyn StoreFile>> {
+    let file = files.create(&dir.join(segment_name(segment)))?;
+    file.allocate(segment_bytes)?;
+    file.write_at(0, &[IoSlice::new(&segment_header(segment, mark))])?;
+    file.sync_data().map_err(not_full)?;
+    files.sync_dir(dir).map_err(not_full)?;
+    Ok(file)
+}

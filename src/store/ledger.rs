@@ -1,0 +1,178 @@
+//! What the journal says, summed up: which messages live and where their records stand, and how much of each segment
+//! is still needed. The commit thread changes it as it commits, and a start changes it in the same way as it replays.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::keys::Bucket;
+use super::record::{HEAD, Place};
+use crate::clock::Timestamp;
+use crate::mail::QueueId;
+
+/// Bytes of a `Key` record: what a key still needs of the journal when its message is gone.
+pub const KEY_RECORD: u64 = (HEAD + 16 + super::codec::KEY_VALUE_LEN) as u64;
+
+/// A message that is not finished.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Its `Accepted` record.
+    pub accepted: Place,
+    /// Its latest `Attempted` record; segment 0 when there is none.
+    pub attempted: Place,
+    /// When it is due, while a recipient of it is queued.
+    pub next_attempt: Timestamp,
+    /// Whether a recipient of it is queued.
+    pub queued: bool,
+    /// Where its key belongs; `Bucket(0)` when it has none.
+    pub bucket: Bucket,
+}
+
+/// How much of a segment is needed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SegmentUse {
+    /// Bytes written.
+    pub bytes: u64,
+    /// Bytes of records of living messages.
+    pub live: u64,
+    /// Bytes that keys of finished messages need, by when they expire.
+    pub keys: BTreeMap<Bucket, u64>,
+}
+
+/// See the module.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ledger {
+    /// Messages that are not finished.
+    pub live: HashMap<QueueId, Entry>,
+    /// The segments, oldest first.
+    pub segments: BTreeMap<u32, SegmentUse>,
+    /// The copy of a message with progress counts only once the copy of its progress, which follows it, is there too:
+    /// a torn copy must not leave the message without its progress when the original's segment goes.
+    pub half_copied: Option<(QueueId, Place)>,
+}
+
+impl SegmentUse {
+    /// Bytes needed at `now`.
+    pub fn needed(&self, now: Timestamp) -> u64 {
+        let keys: u64 = self.keys.range(Bucket::of(now)..).map(|(_, bytes)| bytes).sum();
+        self.live + keys
+    }
+}
+
+impl Ledger {
+    /// An `Accepted` record: a new message, due at once, or the copy of one that is known, which keeps its progress.
+    pub fn accepted(&mut self, id: QueueId, place: Place, due: Timestamp, bucket: Option<Bucket>) {
+        let fresh = Entry {
+            accepted: place,
+            attempted: Place::default(),
+            next_attempt: due,
+            queued: true,
+            bucket: bucket.unwrap_or(Bucket(0)),
+        };
+        let entry = self.live.entry(id).or_insert(fresh);
+        if entry.attempted.segment != 0 {
+            self.half_copied = Some((id, place));
+            return;
+        }
+        let before = std::mem::replace(&mut entry.accepted, place);
+        if before != place {
+            self.release(before);
+        }
+        self.need(place);
+    }
+
+    /// An `Attempted` record; without meaning when the message is gone.
+    pub fn attempted(&mut self, id: QueueId, place: Place, queued: bool, next_attempt: Timestamp) {
+        let copied = self.half_copied.take().filter(|(copy, _)| *copy == id);
+        let Some(entry) = self.live.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut entry.attempted, place);
+        entry.queued = queued;
+        entry.next_attempt = next_attempt;
+        let original = copied.map(|(_, copy)| (std::mem::replace(&mut entry.accepted, copy), copy));
+        self.release(before);
+        self.need(place);
+        if let Some((original, copy)) = original {
+            self.release(original);
+            self.need(copy);
+        }
+    }
+
+    /// A `Finished` record: of the message only its key is left.
+    pub fn finished(&mut self, id: QueueId) {
+        let Some(entry) = self.live.remove(&id) else { return };
+        self.release(entry.accepted);
+        self.release(entry.attempted);
+        if entry.bucket != Bucket(0) {
+            self.key(entry.accepted.segment, entry.bucket);
+        }
+    }
+
+    /// A segment now holds what is left of a key.
+    pub fn key(&mut self, segment: u32, bucket: Bucket) {
+        *self.segments.entry(segment).or_default().keys.entry(bucket).or_default() += KEY_RECORD;
+    }
+
+    /// Bytes needed of all segments, and bytes written to them.
+    pub fn totals(&self, now: Timestamp) -> (u64, u64) {
+        self.segments.values().fold((0, 0), |(n, b), s| (n + s.needed(now), b + s.bytes))
+    }
+
+    fn need(&mut self, place: Place) {
+        self.segments.entry(place.segment).or_default().live += u64::from(place.len);
+    }
+
+    fn release(&mut self, place: Place) {
+        if let Some(segment) = self.segments.get_mut(&place.segment) {
+            segment.live = segment.live.saturating_sub(u64::from(place.len));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(segment: u32, offset: u32) -> Place {
+        Place { segment, offset, len: 100 }
+    }
+
+    fn id(n: u8) -> QueueId {
+        QueueId::from_bytes([n; 16])
+    }
+
+    const DUE: Timestamp = Timestamp::from_millis(5);
+
+    #[test]
+    fn what_is_needed_of_a_segment_is_what_its_living_messages_and_keys_need() {
+        let bucket = Bucket::of(DUE.plus(std::time::Duration::from_secs(86_400)));
+        let mut ledger = Ledger::default();
+        ledger.accepted(id(1), at(1, 28), DUE, Some(bucket));
+        ledger.accepted(id(2), at(1, 128), DUE, None);
+        ledger.attempted(id(1), at(2, 28), true, DUE);
+        assert_eq!(ledger.segments[&1].needed(DUE), 200);
+        assert_eq!(ledger.segments[&2].needed(DUE), 100);
+        ledger.finished(id(1));
+        ledger.finished(id(2));
+        assert_eq!(ledger.segments[&1].needed(DUE), KEY_RECORD);
+        assert_eq!(ledger.segments[&2].needed(DUE), 0);
+        let after_expiry = DUE.plus(std::time::Duration::from_secs(2 * 86_400));
+        assert_eq!(ledger.segments[&1].needed(after_expiry), 0);
+    }
+
+    #[test]
+    fn d6_half_a_copy_leaves_the_original_in_place_with_its_progress() {
+        let mut ledger = Ledger::default();
+        ledger.accepted(id(1), at(1, 28), DUE, None);
+        ledger.attempted(id(1), at(2, 28), false, DUE);
+        // The copy of the message without the copy of its progress.
+        ledger.accepted(id(1), at(9, 28), DUE, None);
+        let entry = ledger.live[&id(1)];
+        assert_eq!((entry.accepted, entry.attempted, entry.queued), (at(1, 28), at(2, 28), false));
+        assert_eq!(ledger.segments[&1].needed(DUE), 100);
+        // And then the whole copy.
+        ledger.accepted(id(1), at(10, 28), DUE, None);
+        ledger.attempted(id(1), at(10, 128), false, DUE);
+        let entry = ledger.live[&id(1)];
+        assert_eq!((entry.accepted, entry.attempted), (at(10, 28), at(10, 128)));
+        assert_eq!(ledger.segments[&1].needed(DUE) + ledger.segments[&2].needed(DUE), 0);
+        assert_eq!(ledger.segments[&10].needed(DUE), 200);
+    }
+}

@@ -1,0 +1,269 @@
+//! Gives back disk space, always at the old end of the journal.
+//!
+//! Only the oldest segment is ever removed. What still lives in it (messages with their progress, unexpired keys) is
+//! copied to the new end by the commit thread, durably, before it goes. Because nothing older is left when a segment
+//! goes, its `Finished` records can go with it: every record that they speak of has gone before. `docs/store.md` argues
+//! each crash.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::codec::{self, Reader};
+use super::commit::{CopyItem, MessageCopy, Outcome, Request};
+use super::damage;
+use super::journal::segment_name;
+use super::keys::{Bucket, KeyHash, hash};
+use super::record::{Encoded, Found, Kind, Place, SEGMENT_HEADER, Scan};
+use super::shared::Shared;
+use super::{KeyRecord, StoreError};
+use crate::mail::QueueId;
+
+/// Copies are committed in parts of about this many bytes.
+const PART_BYTES: usize = 4 << 20;
+/// Or this many records.
+const PART_ITEMS: usize = 2048;
+/// Times that a message whose progress keeps changing is read again before the segment is left for later.
+const PASSES: usize = 8;
+
+/// The segment to give back now: the oldest, when nothing in it is needed, or when the journal takes more than twice
+/// what is needed and a segment.
+pub fn due(shared: &Shared) -> Option<u32> {
+    let now = shared.clock.now();
+    let state = shared.state();
+    let (number, oldest) = state.ledger.segments.first_key_value()?;
+    if *number >= state.position.0 {
+        return None;
+    }
+    let (needed, written) = state.ledger.totals(now);
+    let wasteful = written > needed.saturating_mul(2).saturating_add(shared.options.segment_bytes);
+    (oldest.needed(now) == 0 || wasteful).then_some(*number)
+}
+
+/// Copies what lives in a segment, and removes it; whether it is gone.
+pub fn segment(
+    shared: &Arc<Shared>,
+    requests: &mpsc::WeakSender<Request>,
+    number: u32,
+) -> Result<bool, StoreError> {
+    let reading = |error: io::Error| StoreError::Read(format!("{}: {error}", segment_name(number)));
+    let path = shared.journal_dir().join(segment_name(number));
+    let needed = {
+        let state = shared.state();
+        state.ledger.segments.get(&number).is_some_and(|s| s.needed(shared.clock.now()) > 0)
+    };
+    if needed {
+        let copier = Copier { shared, requests, number };
+        // Messages first: once none lives here, every key that is still needed here belongs to a finished one.
+        if !copier.copy_messages()? {
+            return Ok(false);
+        }
+        match shared.files.open(&path) {
+            Ok(file) => copier.walk(&*file).inspect_err(|error| tracing::error!(%error, "reclaim"))?,
+            // A start has told of it; nothing can be copied from a file that is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(reading(error)),
+        }
+    }
+    remove(shared, number)?;
+    Ok(true)
+}
+
+/// Removes a segment. The directory is synced before the next one may go: after a power cut there is never a segment
+/// without all those that were written after it.
+fn remove(shared: &Shared, number: u32) -> Result<(), StoreError> {
+    let dir = shared.journal_dir();
+    let removed = match shared.files.remove(&dir.join(segment_name(number))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    removed
+        .and_then(|()| shared.files.sync_dir(&dir))
+        .map_err(|error| shared.latch(format!("removing {}: {error}", segment_name(number))))?;
+    shared.state().ledger.segments.remove(&number);
+    Ok(())
+}
+
+struct Copier<'a> {
+    shared: &'a Arc<Shared>,
+    requests: &'a mpsc::WeakSender<Request>,
+    number: u32,
+}
+
+impl Copier<'_> {
+    /// Copies the living keys of finished messages, and sets damaged bytes aside.
+    fn walk(&self, file: &dyn super::files::StoreFile) -> Result<(), StoreError> {
+        let reading = |error: io::Error| StoreError::Read(format!("{}: {error}", segment_name(self.number)));
+        let mut scan =
+            Scan::new(file, self.shared.mark, self.number, SEGMENT_HEADER as u64).map_err(reading)?;
+        let mut items = Vec::new();
+        loop {
+            match scan.step().map_err(reading)? {
+                Found::Record(kind @ (Kind::Accepted | Kind::Key), _) => {
+                    items.extend(self.key_item(kind, scan.body())?);
+                    if items.len() >= PART_ITEMS {
+                        self.commit(std::mem::take(&mut items))?;
+                    }
+                }
+                Found::Record(..) => {}
+                Found::Damage { offset, len } => self.set_aside(file, offset, len)?,
+                Found::End { torn: 0, .. } => break,
+                Found::End { offset, torn } => {
+                    self.set_aside(file, offset, torn)?;
+                    break;
+                }
+            }
+        }
+        self.commit(items).map(|_| ())
+    }
+
+    fn set_aside(&self, file: &dyn super::files::StoreFile, offset: u64, len: u64) -> Result<(), StoreError> {
+        let dir = &self.shared.options.data_dir;
+        damage::set_aside(&*self.shared.files, dir, file, self.number, offset, len)
+            .map(|_| ())
+            .map_err(|error| self.shared.latch(format!("damaged: {error}")))
+    }
+
+    /// The key of a record, if it still means something.
+    fn key_item(&self, kind: Kind, body: &[u8]) -> Result<Option<CopyItem>, StoreError> {
+        let Some((hash, record)) = key_of(kind, body) else { return Ok(None) };
+        if self.shared.clock.now() >= record.expires_at || self.lives(record.id) {
+            return Ok(None);
+        }
+        let current = self.current(&hash, &record)?;
+        let encoded = encode_key(&hash, &record);
+        Ok(current.then_some(CopyItem::Key { hash, record, encoded }))
+    }
+
+    /// Whether it is still this submission that has the key.
+    fn current(&self, hash: &KeyHash, record: &KeyRecord) -> Result<bool, StoreError> {
+        let overlay = self.shared.state().overlay.get(hash).map(|found| found.id == record.id);
+        match overlay {
+            Some(current) => Ok(current),
+            None => {
+                let found = self.shared.index.read(hash, &[Bucket::of(record.expires_at)]);
+                let found = found.map_err(|error| self.shared.latch(error.to_string()))?;
+                Ok(found.iter().any(|found| found.id == record.id))
+            }
+        }
+    }
+
+    fn lives(&self, id: QueueId) -> bool {
+        self.shared.state().ledger.live.contains_key(&id)
+    }
+
+    /// Copies the messages that live here, with their progress wherever it stands; whether none is left.
+    fn copy_messages(&self) -> Result<bool, StoreError> {
+        for _ in 0..PASSES {
+            let ids = self.living();
+            if ids.is_empty() {
+                return Ok(true);
+            }
+            let (mut items, mut bytes) = (Vec::new(), 0);
+            for id in ids {
+                let Some(item) = self.message_item(id)? else { continue };
+                bytes += item.accepted.0.len as usize;
+                items.push(CopyItem::Message(item));
+                if bytes >= PART_BYTES || items.len() >= PART_ITEMS {
+                    self.commit(std::mem::take(&mut items))?;
+                    bytes = 0;
+                }
+            }
+            self.commit(items)?;
+        }
+        Ok(self.living().is_empty())
+    }
+
+    fn living(&self) -> Vec<QueueId> {
+        let state = self.shared.state();
+        let here = |place: Place| place.segment == self.number;
+        let live = state.ledger.live.iter();
+        live.filter(|(_, e)| here(e.accepted) || here(e.attempted)).map(|(id, _)| *id).collect()
+    }
+
+    /// A message as it is to be copied; `None` when it is gone, or can never be read again.
+    fn message_item(&self, id: QueueId) -> Result<Option<MessageCopy>, StoreError> {
+        let Some((accepted, attempted)) = self.shared.places(id) else { return Ok(None) };
+        let read = self.shared.read(accepted).and_then(|(_, body)| {
+            let attempted = attempted.map(|place| Ok::<_, io::Error>((place, self.shared.read(place)?.1)));
+            Ok((body, attempted.transpose()?))
+        });
+        match read {
+            Ok((body, attempted)) => {
+                let attempted = attempted.map(|(place, body)| (place, encode(Kind::Attempted, body)));
+                Ok(Some(MessageCopy { id, accepted: (accepted, encode(Kind::Accepted, body)), attempted }))
+            }
+            Err(error) if is_damage(&error) => {
+                tracing::error!(queue_id = %id, %error, "a message cannot be read; its bytes are in damaged/");
+                self.forget(id, accepted)?;
+                Ok(None)
+            }
+            Err(error) => Err(StoreError::Read(format!("{id}: {error}"))),
+        }
+    }
+
+    /// What cannot be read cannot be sent: its bytes are set aside, and the message ends here, in the log (D4).
+    fn forget(&self, id: QueueId, place: Place) -> Result<(), StoreError> {
+        match self.shared.files.open(&self.shared.journal_dir().join(segment_name(place.segment))) {
+            Ok(file) => self.set_aside(&*file, place.offset.into(), place.len.into())?,
+            Err(error) => tracing::error!(queue_id = %id, %error, "its segment is gone"),
+        }
+        let record = encode_finished(id);
+        self.ask(|reply| Request::Save { id, record, outcome: Outcome::Finished, reply })
+    }
+
+    fn commit(&self, items: Vec<CopyItem>) -> Result<Vec<QueueId>, StoreError> {
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask(|reply| Request::Copy { items, reply })
+    }
+
+    fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let requests = self.requests.upgrade().ok_or(StoreError::Closed)?;
+        requests.blocking_send(request(reply)).map_err(|_| StoreError::Closed)?;
+        answer.blocking_recv().map_err(|_| StoreError::Closed)?
+    }
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
+}
+
+/// The key in the body of an `Accepted` or a `Key` record.
+pub fn key_of(kind: Kind, body: &[u8]) -> Option<(KeyHash, KeyRecord)> {
+    let mut r = Reader(body);
+    match kind {
+        Kind::Accepted => {
+            let (key, record) = codec::decode_accepted_head(&mut r).ok()?.key?;
+            Some((hash(&key), record))
+        }
+        Kind::Key => Some((r.array().ok()?, r.key_record().ok()?)),
+        Kind::Attempted | Kind::Finished => None,
+    }
+}
+
+fn encode(kind: Kind, body: Bytes) -> Encoded {
+    Encoded::new(Encoded::start(kind, 0), body)
+}
+
+fn encode_key(hash: &KeyHash, record: &KeyRecord) -> Encoded {
+    let mut w = codec::Writer(Encoded::start(Kind::Key, 16 + codec::KEY_VALUE_LEN));
+    w.raw(hash);
+    w.key_record(record);
+    Encoded::new(w.0, Bytes::new())
+}
+
+/// The record that forgets a message.
+pub fn encode_finished(id: QueueId) -> Encoded {
+    let mut w = codec::Writer(Encoded::start(Kind::Finished, 16));
+    w.raw(&id.to_bytes());
+    Encoded::new(w.0, Bytes::new())
+}

@@ -1,0 +1,441 @@
+//! From what is on the disk to a store that works (D4).
+//!
+//! Only whole, checksummed records count. A torn tail of the newest segment is cut off; every other range of bytes that
+//! is no record is copied to `damaged/` and reported. The index is used when it opens and belongs to the checkpoint,
+//! and made again from the whole journal when not. Nothing of an earlier run is written to again, but for that cut.
+
+use std::any::Any;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::checkpoint::Checkpoint;
+use super::codec::{self, Reader};
+use super::commit::FLUSH_KEYS;
+use super::embedded::{OpenError, Options};
+use super::files::{Files, StoreFile};
+use super::index::Index;
+use super::journal::{Journal, list_segments, segment_name};
+use super::keys::Bucket;
+use super::record::{Found, Kind, Mark, Place, SEGMENT_HEADER, Scan, read_segment_header};
+use super::shared::{Shared, State};
+use super::{Recovered, damage, reclaim, reserve};
+use crate::clock::Clock;
+
+/// Between two tries to get the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// While the store runs, this file holds the boot id of the machine.
+const RUNNING: &str = "running";
+
+/// What a start found. Prints as one line.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// Messages that are not finished, by id.
+    pub messages: Vec<Recovered>,
+    /// Key records read from the journal; the index may hold more.
+    pub keys: u64,
+    /// Records of the journal read.
+    pub replayed_records: u64,
+    /// Bytes of the journal read.
+    pub replayed_bytes: u64,
+    /// Bytes cut off the end of the journal: writes that were never acknowledged.
+    pub torn_bytes: u64,
+    /// Files with damaged bytes, and an index that was set aside.
+    pub set_aside: Vec<PathBuf>,
+    /// Segments that should be there and are not.
+    pub missing_segments: Vec<u32>,
+    /// The index was made again from the whole journal.
+    pub index_rebuilt: bool,
+    /// By the clock.
+    pub took: Duration,
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let queued = self.messages.iter().filter(|m| m.next_attempt.is_some()).count();
+        let held = self.messages.len() - queued;
+        write!(f, "recovered {queued} queued and {held} held messages in {:?}", self.took)?;
+        write!(f, "; replayed {} records ({} bytes)", self.replayed_records, self.replayed_bytes)?;
+        if self.torn_bytes > 0 {
+            write!(f, "; cut off {} unacknowledged bytes", self.torn_bytes)?;
+        }
+        if self.index_rebuilt {
+            f.write_str("; index rebuilt")?;
+        }
+        for path in &self.set_aside {
+            write!(f, "; DAMAGED, set aside: {}", path.display())?;
+        }
+        for number in &self.missing_segments {
+            write!(f, "; MISSING: {}", segment_name(*number))?;
+        }
+        Ok(())
+    }
+}
+
+/// A store that is ready to run.
+pub struct Opened {
+    pub shared: Shared,
+    pub journal: Journal,
+    pub recovery: Recovery,
+    pub token: u64,
+    pub checkpointed: (u32, u64),
+    pub lock: Box<dyn Any + Send + Sync>,
+}
+
+/// Opens a data directory. Blocks.
+///
+/// # Errors
+/// When another process has it (D5), or the disk does not do what it must.
+pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Opened, OpenError> {
+    let started = clock.now();
+    let dir = options.data_dir.clone();
+    let journal_dir = dir.join("journal");
+    files.create_dir(&journal_dir).map_err(OpenError::at(&journal_dir))?;
+    let lock = take_lock(&*files, &dir, options.lock_wait)?;
+
+    let mut replay = Replay {
+        files: &*files,
+        dir: &dir,
+        segments: list_segments(&*files, &journal_dir).map_err(OpenError::at(&journal_dir))?,
+        mark: None,
+        state: State::default(),
+        recovery: Recovery::default(),
+    };
+    let checkpoint = replay.read_checkpoint()?;
+    let machine_went_down = note_running(&*files, &dir).map_err(OpenError::at(&dir))?;
+    let (index, checkpoint) = replay.open_index(checkpoint, machine_went_down, options.cache_bytes)?;
+    let (token, checkpointed) = checkpoint.as_ref().map_or((0, (0, 0)), |c| (c.token, c.position));
+    let token = token.max(index.token().map_err(|e| OpenError::Index(e.to_string()))?.unwrap_or(0));
+    replay.mark = checkpoint.as_ref().map(|c| c.mark);
+    let mark = replay.find_mark()?;
+    replay.recovery.index_rebuilt = checkpoint.is_none() && !replay.segments.is_empty();
+    replay.run(&index, mark, checkpoint)?;
+
+    let newest = replay.segments.last().copied().unwrap_or(0).max(checkpointed.0);
+    let journal = Journal::start(files.clone(), journal_dir.clone(), mark, options.segment_bytes, newest + 1)
+        .map_err(OpenError::at(&journal_dir))?;
+    reserve::keep(&*files, &dir).map_err(OpenError::at(&dir))?;
+    files.sync_dir(&dir).map_err(OpenError::at(&dir))?;
+
+    let Replay { mut state, mut recovery, .. } = replay;
+    state.position = journal.position();
+    state.ledger.segments.entry(state.position.0).or_default().bytes = state.position.1;
+    recovery.took = clock.now().since(started);
+    let shared = Shared::new(options, files, clock, mark, index, state);
+    Ok(Opened { shared, journal, recovery, token, checkpointed, lock })
+}
+
+fn take_lock(files: &dyn Files, dir: &Path, wait: Duration) -> Result<Box<dyn Any + Send + Sync>, OpenError> {
+    let path = dir.join("lock");
+    let mut waited = Duration::ZERO;
+    loop {
+        match files.lock(&path).map_err(OpenError::at(&path))? {
+            Some(lock) => return Ok(lock),
+            None if waited >= wait => {
+                let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+                return Err(OpenError::Locked { path, pid });
+            }
+            None => {
+                std::thread::sleep(LOCK_RETRY);
+                waited += LOCK_RETRY;
+            }
+        }
+    }
+}
+
+/// Notes that the store runs under this boot of the machine. True when it ran under another one and was not closed:
+/// then the machine went down, and files that were never synced may be anything.
+fn note_running(files: &dyn Files, dir: &Path) -> io::Result<bool> {
+    let path = dir.join(RUNNING);
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let before = match std::fs::read_to_string(&path) {
+        Ok(before) => Some(before),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let file = files.create(&path)?;
+    file.write_at(0, &[IoSlice::new(boot.as_bytes())])?;
+    file.sync_data()?;
+    files.sync_dir(dir)?;
+    Ok(before.is_some_and(|before| before != boot))
+}
+
+/// The store was closed: everything that it had is synced.
+///
+/// # Errors
+/// The system's.
+pub fn note_closed(files: &dyn Files, dir: &Path) -> io::Result<()> {
+    files.remove(&dir.join(RUNNING))?;
+    files.sync_dir(dir)
+}
+
+struct Replay<'a> {
+    files: &'a dyn Files,
+    dir: &'a Path,
+    segments: Vec<u32>,
+    mark: Option<Mark>,
+    state: State,
+    recovery: Recovery,
+}
+
+impl Replay<'_> {
+    fn path(&self, segment: u32) -> PathBuf {
+        self.dir.join("journal").join(segment_name(segment))
+    }
+
+    /// The checkpoint, if there is one that the journal bears out.
+    fn read_checkpoint(&mut self) -> Result<Option<Checkpoint>, OpenError> {
+        let path = self.dir.join("checkpoint");
+        let checkpoint = match Checkpoint::read(self.files, self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "the checkpoint cannot be used; the whole journal is read");
+                self.set_name_aside(&path)?;
+                return Ok(None);
+            }
+            other => other.map_err(OpenError::at(&path))?,
+        };
+        let Some(checkpoint) = checkpoint else { return Ok(None) };
+        let (segment, offset) = checkpoint.position;
+        let file = self.files.open(&self.path(segment));
+        let reaches = file.and_then(|f| Ok((f.size()?, read_segment_header(&*f, segment)?)));
+        match reaches {
+            Ok((len, Some(mark))) if len >= offset && mark == checkpoint.mark => Ok(Some(checkpoint)),
+            _ => {
+                tracing::warn!(
+                    segment,
+                    offset,
+                    "the journal does not reach the checkpoint; all of it is read"
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    /// The index, with the checkpoint if both can be used; otherwise a new index.
+    fn open_index(
+        &mut self,
+        checkpoint: Option<Checkpoint>,
+        machine_went_down: bool,
+        cache_bytes: u64,
+    ) -> Result<(Index, Option<Checkpoint>), OpenError> {
+        let path = self.dir.join("index");
+        let failed = |error: super::index::IndexError| OpenError::Index(error.to_string());
+        let exists = path.exists();
+        match checkpoint {
+            Some(checkpoint) if exists && !machine_went_down => match Index::open(&path, cache_bytes) {
+                Ok(index) if index.token().is_ok_and(|t| t >= Some(checkpoint.token)) => {
+                    return Ok((index, Some(checkpoint)));
+                }
+                Ok(_) => tracing::warn!("the index is older than the checkpoint; it is made again"),
+                Err(error) => {
+                    tracing::warn!(%error, "the index does not open; it is set aside and made again");
+                    self.set_name_aside(&path)?;
+                }
+            },
+            _ => {}
+        }
+        // What is left was not tied to a checkpoint or may not be whole, and everything in it is in the journal.
+        if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(OpenError::at(&path))?;
+        }
+        Ok((Index::open(&path, cache_bytes).map_err(failed)?, None))
+    }
+
+    /// Renames something to `<name>.damaged-<n>`, and removes what was set aside so before: it can be gigabytes.
+    fn set_name_aside(&mut self, path: &Path) -> Result<(), OpenError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let prefix = format!("{name}.damaged-");
+        let mut last = 0;
+        for other in self.files.list(self.dir).map_err(OpenError::at(self.dir))? {
+            let Some(n) = other.strip_prefix(&prefix).and_then(|n| n.parse::<u32>().ok()) else { continue };
+            last = last.max(n);
+            let old = self.dir.join(other);
+            let removed = if old.is_dir() { std::fs::remove_dir_all(&old) } else { self.files.remove(&old) };
+            removed.map_err(OpenError::at(&old))?;
+        }
+        let aside = self.dir.join(format!("{prefix}{}", last.saturating_add(1)));
+        self.files.rename(path, &aside).map_err(OpenError::at(path))?;
+        self.files.sync_dir(self.dir).map_err(OpenError::at(self.dir))?;
+        self.recovery.set_aside.push(aside);
+        Ok(())
+    }
+
+    /// The journal's mark: from the checkpoint, else from the first header that is whole, else a new one.
+    fn find_mark(&mut self) -> Result<Mark, OpenError> {
+        if let Some(mark) = self.mark {
+            return Ok(mark);
+        }
+        for segment in &self.segments {
+            let path = self.path(*segment);
+            let header = self.files.open(&path).and_then(|file| read_segment_header(&*file, *segment));
+            if let Some(mark) = header.map_err(OpenError::at(&path))? {
+                return Ok(mark);
+            }
+        }
+        Ok(Mark(rand::random()))
+    }
+
+    /// Replays the journal: behind the checkpoint, or all of it.
+    fn run(&mut self, index: &Index, mark: Mark, checkpoint: Option<Checkpoint>) -> Result<(), OpenError> {
+        let from = checkpoint.as_ref().map_or((0, 0), |c| c.position);
+        if let Some(checkpoint) = checkpoint {
+            self.state.ledger = checkpoint.ledger;
+        }
+        let newest = self.segments.last().copied();
+        let mut expected = None;
+        for number in self.segments.clone() {
+            if let Some(expected) = expected.filter(|e| *e < number) {
+                self.recovery.missing_segments.extend(expected..number);
+            }
+            expected = Some(number + 1);
+            if number < from.0 {
+                // Covered by the checkpoint; one that it does not know is free to go.
+                self.state.ledger.segments.entry(number).or_default();
+                continue;
+            }
+            let start = if number == from.0 { from.1 } else { SEGMENT_HEADER as u64 };
+            self.segment(index, mark, number, start, Some(number) == newest)?;
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn finish(&mut self) {
+        let on_disk = &self.segments;
+        let ledger = &mut self.state.ledger;
+        ledger.half_copied = None;
+        ledger.segments.retain(|number, _| on_disk.contains(number));
+        for (id, entry) in &ledger.live {
+            if !on_disk.contains(&entry.accepted.segment) {
+                tracing::error!(queue_id = %id, segment = entry.accepted.segment, "a message's segment is missing");
+                if !self.recovery.missing_segments.contains(&entry.accepted.segment) {
+                    self.recovery.missing_segments.push(entry.accepted.segment);
+                }
+            }
+        }
+        let messages = ledger.live.iter();
+        self.recovery.messages = messages
+            .map(|(id, entry)| Recovered {
+                id: *id,
+                next_attempt: entry.queued.then_some(entry.next_attempt),
+            })
+            .collect();
+        self.recovery.messages.sort_unstable_by_key(|message| message.id);
+    }
+
+    fn segment(
+        &mut self,
+        index: &Index,
+        mark: Mark,
+        number: u32,
+        start: u64,
+        newest: bool,
+    ) -> Result<(), OpenError> {
+        let path = self.path(number);
+        let failed = OpenError::at(&path);
+        let file = self.files.open(&path).map_err(&failed)?;
+        let header_is_whole = read_segment_header(&*file, number).map_err(&failed)? == Some(mark);
+        let mut scan = Scan::new(&*file, mark, number, start).map_err(&failed)?;
+        let mut any = false;
+        loop {
+            match scan.step().map_err(&failed)? {
+                Found::Record(kind, place) => {
+                    any = true;
+                    self.recovery.replayed_records += 1;
+                    self.recovery.replayed_bytes += u64::from(place.len);
+                    if self.apply(kind, place, scan.body()).is_none() {
+                        // The checksum is right and the layout is not: written by another version.
+                        self.set_aside(&*file, number, place.offset.into(), place.len.into())?;
+                    }
+                    if self.state.overlay.waiting() >= FLUSH_KEYS {
+                        self.flush(index)?;
+                    }
+                }
+                Found::Damage { offset, len } => self.set_aside(&*file, number, offset, len)?,
+                Found::End { offset, torn } => {
+                    if !header_is_whole && (any || !newest) {
+                        self.set_aside(&*file, number, 0, (SEGMENT_HEADER as u64).min(offset))?;
+                    }
+                    return self.end(&*file, number, offset, torn, newest).map_err(&failed);
+                }
+            }
+        }
+    }
+
+    /// Deals with what stands behind the last record of a segment.
+    fn end(
+        &mut self,
+        file: &dyn StoreFile,
+        number: u32,
+        offset: u64,
+        torn: u64,
+        newest: bool,
+    ) -> io::Result<()> {
+        self.state.ledger.segments.entry(number).or_default().bytes = offset;
+        if newest {
+            self.recovery.torn_bytes += torn;
+            if file.size()? > offset {
+                file.truncate(offset)?;
+                file.sync_data()?;
+            }
+        } else if torn > 0 {
+            let aside = damage::set_aside(self.files, self.dir, file, number, offset, torn)?;
+            self.recovery.set_aside.push(aside);
+        }
+        Ok(())
+    }
+
+    fn set_aside(
+        &mut self,
+        file: &dyn StoreFile,
+        number: u32,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), OpenError> {
+        let aside = damage::set_aside(self.files, self.dir, file, number, offset, len);
+        self.recovery.set_aside.push(aside.map_err(OpenError::at(self.dir))?);
+        Ok(())
+    }
+
+    /// Does what a record says; `None` when it does not follow its layout.
+    fn apply(&mut self, kind: Kind, place: Place, body: &[u8]) -> Option<()> {
+        let mut r = Reader(body);
+        match kind {
+            Kind::Accepted => {
+                let head = codec::decode_accepted_head(&mut r).ok()?;
+                let key = reclaim::key_of(kind, body);
+                let bucket = key.as_ref().map(|(_, record)| Bucket::of(record.expires_at));
+                self.state.ledger.accepted(head.id, place, head.accepted_at, bucket);
+                self.remember(key);
+            }
+            Kind::Attempted => {
+                let (id, queued, next_attempt) = codec::decode_attempted_head(&mut r).ok()?;
+                self.state.ledger.attempted(id, place, queued, next_attempt);
+            }
+            Kind::Finished => self.state.ledger.finished(r.id().ok()?),
+            Kind::Key => {
+                let (hash, record) = reclaim::key_of(kind, body)?;
+                self.state.ledger.key(place.segment, Bucket::of(record.expires_at));
+                self.remember(Some((hash, record)));
+            }
+        }
+        Some(())
+    }
+
+    fn remember(&mut self, key: Option<(super::keys::KeyHash, super::KeyRecord)>) {
+        if let Some((hash, record)) = key {
+            self.recovery.keys += 1;
+            self.state.overlay.insert(hash, record);
+        }
+    }
+
+    fn flush(&mut self, index: &Index) -> Result<(), OpenError> {
+        let keys = self.state.overlay.begin_move();
+        let records = keys.iter().map(|(hash, record)| (Bucket::of(record.expires_at), hash, record));
+        index.insert(records).map_err(|error| OpenError::Index(error.to_string()))?;
+        self.state.overlay.finish_move();
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! Room that is kept back: a file of a few megabytes that is given up when the disk is full, so that outcomes can still
+//! be written and messages finished, and made again when there is room.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::files::Files;
+use super::shared::Shared;
+
+/// Bytes kept back.
+pub const RESERVE: u64 = 4 << 20;
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("reserve")
+}
+
+/// Keeps room back, if there is any.
+///
+/// # Errors
+/// The system's, but for a full disk.
+pub fn keep(files: &dyn Files, dir: &Path) -> io::Result<()> {
+    let path = path(dir);
+    if files.list(dir)?.iter().any(|name| name == "reserve") {
+        return Ok(());
+    }
+    match files.create(&path)?.allocate(RESERVE) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => files.remove(&path),
+        other => other,
+    }
+}
+
+/// Gives the room up; false when there was none.
+///
+/// # Errors
+/// The system's.
+pub fn release(shared: &Shared) -> io::Result<bool> {
+    match shared.files.remove(&path(&shared.options.data_dir)) {
+        Ok(()) => {
+            tracing::warn!("the disk is full: the room that was kept back is used for outcomes");
+            shared.files.sync_dir(&shared.options.data_dir)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,179 @@
+//! What the store's callers and its two threads share.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::embedded::Options;
+use super::files::Files;
+use super::index::Index;
+use super::journal::segment_name;
+use super::keys::{KeyHash, Overlay};
+use super::ledger::Ledger;
+use super::record::{Kind, Mark, Place, read_record};
+use super::{KeyRecord, StoreError};
+use crate::clock::Clock;
+use crate::mail::QueueId;
+
+/// Free space is asked for at most this often while there is enough, milliseconds.
+const SPACE_INTERVAL: u64 = 1000;
+
+/// See the module.
+pub struct Shared {
+    pub options: Options,
+    pub files: Arc<dyn Files>,
+    pub clock: Clock,
+    pub mark: Mark,
+    pub index: Index,
+    pub state: Mutex<State>,
+    /// Keys have left the overlay: the commit thread may go on.
+    pub room: Condvar,
+    pub closed: AtomicBool,
+    latch: OnceLock<String>,
+    free: AtomicU64,
+    free_asked_at: AtomicU64,
+}
+
+/// What is durable and visible.
+#[derive(Default)]
+pub struct State {
+    pub ledger: Ledger,
+    pub overlay: Overlay,
+    /// Everything before it is in `ledger` and in `overlay` or the index: segment and offset.
+    pub position: (u32, u64),
+    /// Keys are on their way into the index: the overlay will have room again.
+    pub flushing: bool,
+}
+
+impl State {
+    /// Whether a key counts: until its expiry, and as long as its message lives (I3).
+    pub fn is_alive(&self, record: &KeyRecord, clock: &Clock) -> bool {
+        clock.now() < record.expires_at || self.ledger.live.contains_key(&record.id)
+    }
+}
+
+/// The first answer to "who has this key".
+pub enum Lookup {
+    /// It has been decided.
+    Decided(Option<KeyRecord>),
+    /// The index has to be read.
+    ReadIndex,
+}
+
+impl Shared {
+    pub fn new(
+        options: Options,
+        files: Arc<dyn Files>,
+        clock: Clock,
+        mark: Mark,
+        index: Index,
+        state: State,
+    ) -> Self {
+        Self {
+            options,
+            files,
+            clock,
+            mark,
+            index,
+            state: Mutex::new(state),
+            room: Condvar::new(),
+            closed: AtomicBool::new(false),
+            latch: OnceLock::new(),
+            free: AtomicU64::new(u64::MAX),
+            free_asked_at: AtomicU64::new(0),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn journal_dir(&self) -> PathBuf {
+        self.options.data_dir.join("journal")
+    }
+
+    /// D3: nothing is written from now on.
+    pub fn latch(&self, reason: String) -> StoreError {
+        tracing::error!(%reason, "the store has stopped writing; a restart recovers");
+        let reason = self.latch.get_or_init(|| reason);
+        self.room.notify_all();
+        StoreError::Latched(reason.clone())
+    }
+
+    pub fn latched(&self) -> Option<StoreError> {
+        self.latch.get().map(|reason| StoreError::Latched(reason.clone()))
+    }
+
+    /// Whether anything may be written.
+    pub fn check_open(&self) -> Result<(), StoreError> {
+        match self.latched() {
+            Some(error) => Err(error),
+            None if self.closed.load(Ordering::SeqCst) => Err(StoreError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// The free bytes, when they are too few for new mail. While they are, each call asks again, so that acceptance
+    /// resumes by itself.
+    pub fn low_disk(&self) -> Option<u64> {
+        let now = self.clock.now().as_millis();
+        let (asked_at, free) =
+            (self.free_asked_at.load(Ordering::Relaxed), self.free.load(Ordering::Relaxed));
+        if free < self.options.min_free || now.abs_diff(asked_at) >= SPACE_INTERVAL {
+            self.ask_free_space();
+        }
+        Some(self.free.load(Ordering::Relaxed)).filter(|free| *free < self.options.min_free)
+    }
+
+    pub fn ask_free_space(&self) {
+        let free = self.files.free_space(&self.options.data_dir).unwrap_or_else(|error| {
+            tracing::warn!(%error, "free disk space is unknown");
+            u64::MAX
+        });
+        self.free.store(free, Ordering::Relaxed);
+        self.free_asked_at.store(self.clock.now().as_millis(), Ordering::Relaxed);
+    }
+
+    pub fn low_disk_error(&self) -> StoreError {
+        self.ask_free_space();
+        StoreError::LowDisk { free_bytes: self.free.load(Ordering::Relaxed) }
+    }
+
+    /// Who has a key, as far as memory tells, and the overlay's number of moves before it was asked.
+    pub fn look_up(&self, hash: &KeyHash) -> (Lookup, u64) {
+        let moved = {
+            let state = self.state();
+            if let Some(record) = state.overlay.get(hash) {
+                let record = state.is_alive(record, &self.clock).then(|| record.clone());
+                return (Lookup::Decided(record), state.overlay.moved());
+            }
+            state.overlay.moved()
+        };
+        match self.index.candidates(hash).as_slice() {
+            [] => (Lookup::Decided(None), moved),
+            _ => (Lookup::ReadIndex, moved),
+        }
+    }
+
+    /// Who has a key, by the index. Reads the disk: not for a tokio worker.
+    pub fn look_up_index(&self, hash: &KeyHash) -> Result<Option<KeyRecord>, StoreError> {
+        let buckets = self.index.candidates(hash);
+        let mut found = self.index.read(hash, &buckets).map_err(|e| StoreError::Read(e.to_string()))?;
+        let state = self.state();
+        found.retain(|record| state.is_alive(record, &self.clock));
+        Ok(found.into_iter().max_by_key(|record| (record.expires_at, record.accepted_at)))
+    }
+
+    /// Reads a record of the journal.
+    pub fn read(&self, place: Place) -> std::io::Result<(Kind, bytes::Bytes)> {
+        let file = self.files.open(&self.journal_dir().join(segment_name(place.segment)))?;
+        read_record(&*file, self.mark, place)
+    }
+
+    /// Where the records of a message stand: `Accepted`, and the latest `Attempted` if there is one.
+    pub fn places(&self, id: QueueId) -> Option<(Place, Option<Place>)> {
+        let state = self.state();
+        let entry = state.ledger.live.get(&id)?;
+        Some((entry.accepted, Some(entry.attempted).filter(|place| place.segment != 0)))
+    }
+}
