@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn keywords_count_in_any_case_and_never_on_the_first_line() {
         assert_eq!(offered(&[]), Capabilities::default());
-        let found = offered(&["pipelining", "Size 1000", "AUTH LOGIN PLAIN XOAUTH2", "8BITMIME", "X-ODD", ""]);
+        let found =
+            offered(&["pipelining", "Size 1000", "AUTH LOGIN PLAIN XOAUTH2", "8BITMIME", "X-ODD", ""]);
         assert!(found.pipelining && found.auth_plain && found.auth_login && found.eight_bit_mime);
         assert_eq!((found.size, found.dsn, found.smtputf8), (Size::Limit(1000), false, false));
         assert!(offered(&["AUTH=LOGIN"]).auth_login);

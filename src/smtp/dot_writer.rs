@@ -63,8 +63,11 @@ impl<'a> Iterator for Pieces<'a> {
         }
         self.line_start = false;
         if self.rest.is_empty() {
-            return (!std::mem::replace(&mut self.finished, true))
-                .then_some(if self.ends_in_crlf { b".\r\n".as_slice() } else { b"\r\n.\r\n" });
+            return (!std::mem::replace(&mut self.finished, true)).then_some(if self.ends_in_crlf {
+                b".\r\n".as_slice()
+            } else {
+                b"\r\n.\r\n"
+            });
         }
         let end = memmem::find(self.rest, b"\r\n.").map_or(self.rest.len(), |at| at + 2);
         let (piece, rest) = self.rest.split_at(end);

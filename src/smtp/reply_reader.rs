@@ -130,14 +130,26 @@ fn parse_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
 /// Text fit for logs and records: controls (a terminal's escape among them) and broken UTF-8 are replaced.
 fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    text.chars().map(|c| if c == '\t' { ' ' } else if c.is_control() { '?' } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if c == '\t' {
+                ' '
+            } else if c.is_control() {
+                '?'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// Splits `5.1.1 text` when its class fits the code (RFC 2034 §4).
 fn take_enhanced(code: u16, text: String) -> (Option<EnhancedCode>, String) {
     let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
     let mut parts = word.split('.').map(|part| {
-        (part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit())).then(|| part.parse::<u16>().ok()).flatten()
+        (part.len() <= 3 && part.bytes().all(|b| b.is_ascii_digit()))
+            .then(|| part.parse::<u16>().ok())
+            .flatten()
     });
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(Some(class)), Some(Some(subject)), Some(Some(detail)), None) if class == code / 100 => {
@@ -167,9 +179,11 @@ mod tests {
 
     #[test]
     fn replies_are_the_same_in_any_chunks() {
-        let input = b"220 hi\r\n250-2.0.0 a\r\n250-b\r\n250 2.0.0 c\r\n354\r\n550 5.1.1\r\n451 5.1.1 class\r\n";
-        let expected =
-            ["220 hi", "250 2.0.0 a; b; c", "354 ", "550 5.1.1 ", "451 5.1.1 class"].map(str::to_owned).to_vec();
+        let input =
+            b"220 hi\r\n250-2.0.0 a\r\n250-b\r\n250 2.0.0 c\r\n354\r\n550 5.1.1\r\n451 5.1.1 class\r\n";
+        let expected = ["220 hi", "250 2.0.0 a; b; c", "354 ", "550 5.1.1 ", "451 5.1.1 class"]
+            .map(str::to_owned)
+            .to_vec();
         for chunk in 1..=input.len() {
             assert_eq!(read_all(input, chunk).unwrap(), expected, "chunks of {chunk}");
         }
