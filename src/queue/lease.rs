@@ -152,14 +152,32 @@ impl Lease {
         self.close(&mut current).await
     }
 
-    /// Ends the whole lease because `expire_after` went by while it waited. True when it did.
-    pub async fn expire(&self) -> Option<Settled> {
-        let accepted_at = self.id.accepted_at();
-        if self.queue.clock.now() < accepted_at.plus(self.queue.options.expire_after)
-            || self.open().await.is_err()
-        {
-            return None;
+    /// Lets go of what can be read again, because the message has to wait for its destination (S2).
+    pub fn park(&self) {
+        if let Some(message) = self.fresh().take() {
+            self.queue.release(message.content.len());
         }
+        self.forget_if_stored();
+    }
+
+    /// Lets go of what was read from the store, unless something was found out since.
+    pub fn forget_if_stored(&self) {
+        if self.fresh().is_none()
+            && let Ok(mut current) = self.progress.try_lock()
+            && !current.tried
+        {
+            current.progress = None;
+        }
+    }
+
+    /// Whether nothing has been found out, and no other leg is under way.
+    pub fn is_untouched(&self) -> bool {
+        self.is_whole() && self.progress.try_lock().is_ok_and(|current| !current.tried)
+    }
+
+    /// Ends the whole lease because `expire_after` went by while it waited: what is queued of it is held.
+    pub async fn expire(&self) -> Option<Settled> {
+        self.open().await.ok()?;
         let mut current = self.progress.lock().await;
         if let Some(progress) = &mut current.progress {
             retry::expire(progress);

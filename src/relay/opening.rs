@@ -33,8 +33,10 @@ pub(super) struct Opening<'a> {
 pub(super) struct Trouble {
     /// Code of the reply, or 0.
     pub(super) code: u16,
-    /// Reply or error, after the step in which it came.
+    /// Reply without its code, or error, with the step in which it came.
     pub(super) text: String,
+    /// The password was refused: trying it again at another address may lock the account.
+    pub(super) is_about_password: bool,
 }
 
 /// A connection that is ready for MAIL.
@@ -46,12 +48,12 @@ pub(super) struct Ready {
 impl Trouble {
     /// A failure without a reply.
     pub(super) fn local(text: impl Into<String>) -> Self {
-        Self { code: 0, text: text.into() }
+        Self { code: 0, text: text.into(), is_about_password: false }
     }
 
     /// A step that was answered with a refusal.
     pub(super) fn refused(step: &str, reply: &Reply) -> Self {
-        Self { code: reply.code, text: format!("{step}: {reply}") }
+        Self { code: reply.code, ..Self::local(format!("{} (in reply to {step})", reply.text())) }
     }
 
     /// A step that ended the connection.
@@ -175,7 +177,8 @@ impl Opening<'_> {
         match client.authenticate(&secret, &offer).await {
             Ok(_) => Ok(Wire::new(client.stream)),
             Err(mail_send::Error::AuthenticationFailed(reply) | mail_send::Error::UnexpectedReply(reply)) => {
-                Err(Trouble { code: reply.code, text: format!("AUTH: {}", spoken(&reply)) })
+                let text = format!("{} (in reply to AUTH)", spoken(&reply));
+                Err(Trouble { code: reply.code, text, is_about_password: true })
             }
             Err(error) => Err(Trouble::local(format!("AUTH: {}", describe(&error)))),
         }
@@ -208,11 +211,11 @@ fn describe(error: &mail_send::Error) -> String {
     }
 }
 
-/// A reply of mail-send as `535 5.7.8 text`, without controls.
+/// A reply of mail-send as `5.7.8 text`, without controls.
 fn spoken(reply: &smtp_proto::Response<String>) -> String {
     let [class, subject, detail] = reply.esc;
     let enhanced = if class == 0 { String::new() } else { format!("{class}.{subject}.{detail} ") };
     let text: String =
         reply.message.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("{} {enhanced}{text}", reply.code)
+    format!("{enhanced}{text}")
 }
