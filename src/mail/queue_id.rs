@@ -17,6 +17,11 @@ impl QueueId {
         Self(Ulid::from_parts(now.as_millis(), rand::random()))
     }
 
+    /// When the message was accepted: the time that the id was made with.
+    pub fn accepted_at(self) -> Timestamp {
+        Timestamp::from_millis(self.0.timestamp_ms())
+    }
+
     /// The 16 bytes kept in records, big-endian, so that they sort as the ids do.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_bytes()
@@ -60,6 +65,7 @@ mod tests {
     #[test]
     fn an_id_survives_text_and_bytes() {
         let id = QueueId::new(Timestamp::from_millis(1_795_343_400_000));
+        assert_eq!(id.accepted_at(), Timestamp::from_millis(1_795_343_400_000));
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(QueueId::from_bytes(id.to_bytes()), id);
         assert_eq!("nonsense".parse::<QueueId>(), Err(InvalidQueueId));

@@ -1,3 +1,214 @@
 //! Which message is due, who works on it, and when it is tried again.
+//!
+//! The queue keeps ids and times; contents only of fresh messages, as far as `fresh_bytes` allows (S2): everything
+//! else is read back from the store when it is due. It must never lose a message: one that is neither settled nor
+//! saved is either leased or scheduled (D6). When the store cannot save an outcome, the message stays away from every
+//! further attempt of this process, because a second attempt could send it twice; a restart decides.
 
+mod lease;
 pub mod options;
+mod outcome;
+mod retry;
+mod schedule;
+
+pub use lease::{Lease, OpenError, Settled};
+pub use options::{Jitter, Options};
+pub use outcome::{End, Outcome};
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::mail::{Message, QueueId};
+use crate::store::{Arrivals, Recovered, Store};
+use schedule::{Ready, Schedule};
+
+/// All messages that wait for an attempt, or are being tried.
+pub struct Queue {
+    options: Options,
+    clock: Clock,
+    store: OnceLock<Arc<dyn Store>>,
+    /// Waits are measured from here, with a clock that nobody can set back.
+    origin: OnceLock<Instant>,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    schedule: Schedule,
+    /// Octets of contents that are kept in memory.
+    fresh_bytes: usize,
+    depth: Depth,
+}
+
+/// How many messages there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Depth {
+    /// A recipient waits for an attempt, or is being tried.
+    pub queued: usize,
+    /// Nothing is queued, and a recipient is held.
+    pub held: usize,
+}
+
+/// What becomes of a message after an attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    /// It is tried again after this wait.
+    Again(Duration),
+    /// It is kept, but not tried.
+    Held,
+    /// Nothing is left to do.
+    Finished,
+}
+
+impl Queue {
+    /// An empty queue; it takes arrivals at once, and hands them out after [`Queue::start`].
+    pub fn new(options: Options, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            clock,
+            store: OnceLock::new(),
+            origin: OnceLock::new(),
+            state: Mutex::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Schedules what a start has found in the store, and opens the queue. A second call does nothing.
+    pub fn start(&self, store: Arc<dyn Store>, recovered: Vec<Recovered>) {
+        if self.store.set(store).is_err() {
+            return;
+        }
+        let now_ms = self.now_ms();
+        let now = self.clock.now();
+        let mut state = self.state();
+        for message in recovered {
+            let Some(next_attempt) = message.next_attempt else {
+                state.depth.held += 1;
+                continue;
+            };
+            // A clock that was set back since must not keep mail waiting longer than any backoff does.
+            let wait = next_attempt.since(now).min(self.options.cap);
+            state.depth.queued += 1;
+            state.schedule.insert(now_ms.saturating_add(millis(wait)), message.id);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Waits until a message is due, and leases all that are, at most `most`. There must be one caller at a time.
+    ///
+    /// # Cancel safety
+    /// A dropped future has leased nothing.
+    pub async fn next(self: &Arc<Self>, most: usize) -> Vec<Lease> {
+        loop {
+            let due_at = match self.take_due(most) {
+                Ok(leases) => return leases,
+                Err(due_at) => due_at,
+            };
+            let woken = self.wake.notified();
+            match due_at {
+                None => woken.await,
+                Some(due_at) => tokio::select! {
+                    () = woken => {}
+                    () = tokio::time::sleep_until(due_at) => {}
+                },
+            }
+        }
+    }
+
+    /// How many messages there are.
+    pub fn depth(&self) -> Depth {
+        self.state().depth
+    }
+
+    /// Leases what is due, or says when something will be.
+    fn take_due(self: &Arc<Self>, most: usize) -> Result<Vec<Lease>, Option<Instant>> {
+        if self.store.get().is_none() {
+            return Err(None);
+        }
+        let now_ms = self.now_ms();
+        let mut state = self.state();
+        let mut leases = Vec::new();
+        while leases.len() < most
+            && let Some(ready) = state.schedule.pop(now_ms)
+        {
+            leases.push(Lease::new(self.clone(), ready));
+        }
+        if leases.is_empty() {
+            return Err(state.schedule.next_due().map(|due_ms| self.instant(due_ms)));
+        }
+        Ok(leases)
+    }
+
+    /// The end of a lease whose outcome is durable.
+    fn conclude(&self, id: QueueId, next: Next) {
+        if let Next::Again(wait) = next {
+            return self.put_back(id, wait);
+        }
+        let mut state = self.state();
+        state.depth.queued = state.depth.queued.saturating_sub(1);
+        if next == Next::Held {
+            state.depth.held += 1;
+        }
+    }
+
+    /// Schedules a leased message again.
+    fn put_back(&self, id: QueueId, wait: Duration) {
+        let due_ms = self.now_ms().saturating_add(millis(wait));
+        self.state().schedule.insert(due_ms, id);
+        self.wake.notify_one();
+    }
+
+    /// Octets of content that are no longer kept in memory.
+    fn release(&self, bytes: usize) {
+        let mut state = self.state();
+        state.fresh_bytes = state.fresh_bytes.saturating_sub(bytes);
+    }
+
+    fn store(&self) -> Option<&Arc<dyn Store>> {
+        self.store.get()
+    }
+
+    fn now_ms(&self) -> u64 {
+        let origin = self.origin.get_or_init(Instant::now);
+        millis(Instant::now().saturating_duration_since(*origin))
+    }
+
+    fn instant(&self, due_ms: u64) -> Instant {
+        *self.origin.get_or_init(Instant::now) + Duration::from_millis(due_ms)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Arrivals for Queue {
+    fn arrived(&self, messages: Vec<Arc<Message>>) {
+        let mut state = self.state();
+        for message in messages {
+            state.depth.queued += 1;
+            let with_this = state.fresh_bytes.saturating_add(message.content.len());
+            // S2: what does not fit is read back when its turn comes.
+            let ready = if with_this <= self.options.fresh_bytes {
+                state.fresh_bytes = with_this;
+                Ready::Fresh(message)
+            } else {
+                Ready::Stored(message.id)
+            };
+            state.schedule.push_ready(ready);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+}
+
+/// Whole milliseconds.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -12,5 +12,8 @@ pub mod reply;
 pub mod sasl;
 pub mod session;
 pub mod transaction;
+pub mod capabilities;
+pub mod dot_writer;
+pub mod reply_reader;
 
 pub use reply::{EnhancedCode, Reply};

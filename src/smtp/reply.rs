@@ -51,6 +51,12 @@ impl Reply {
         (500..600).contains(&self.code)
     }
 
+    /// What follows the code, in one line: `5.1.1 text; more text`.
+    pub fn text(&self) -> String {
+        let lines = self.lines.join("; ");
+        self.enhanced.map_or_else(|| lines.clone(), |enhanced| format!("{enhanced} {lines}"))
+    }
+
     /// Appends the reply as it goes over the wire (RFC 5321 §4.2.1): `250-…`, last line `250 …`, each with CRLF.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         let last = self.lines.len().saturating_sub(1);

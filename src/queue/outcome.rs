@@ -1,0 +1,44 @@
+//! What an attempt found out about a recipient, and how that changes its progress. Pure.
+
+use crate::mail::{AttemptReply, HoldCause, Progress, RecipientState};
+
+/// The end of an attempt for one recipient.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Its number in `Envelope::recipients`.
+    pub recipient: usize,
+    /// How it ended.
+    pub end: End,
+    /// R1: the final dot was written and its reply never came.
+    pub in_doubt: bool,
+    /// What the far side, or the network, said.
+    pub reply: AttemptReply,
+}
+
+/// How an attempt ended for a recipient.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The next hop has taken it.
+    Delivered,
+    /// To be tried again.
+    Deferred,
+    /// Refused for good.
+    Failed,
+}
+
+impl Outcome {
+    /// Writes itself into the message's progress. A recipient that is no longer queued is left alone.
+    pub(super) fn apply(&self, progress: &mut Progress) {
+        let Some(recipient) = progress.recipients.get_mut(self.recipient) else { return };
+        if recipient.state != RecipientState::Queued {
+            return;
+        }
+        recipient.attempts = recipient.attempts.saturating_add(1);
+        recipient.note(self.reply.clone());
+        recipient.state = match self.end {
+            End::Delivered => RecipientState::Delivered,
+            End::Deferred => RecipientState::Queued,
+            End::Failed => RecipientState::Held(HoldCause::Failed),
+        };
+    }
+}

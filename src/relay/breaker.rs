@@ -1,0 +1,178 @@
+//! A circuit breaker: after some failures in a row of time a destination is left alone for a while, then probed.
+//!
+//! Pure: it is told the time. An open breaker must cost no message an attempt, so it is asked before anything of a
+//! message is counted.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use super::options::Breaker as Options;
+
+/// The state of one destination.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    options: Options,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Everything passes; the times of the failures within the window.
+    Closed { failures: VecDeque<Instant> },
+    /// Nothing passes.
+    Open { until: Instant },
+    /// A few probes pass.
+    HalfOpen { probing: u32, successes: u32 },
+}
+
+/// Whether an attempt may be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Admission {
+    /// Yes.
+    Pass,
+    /// Yes, as a probe: its end has to be told.
+    Probe,
+    /// No; `None` while the probes are out.
+    Refused(Option<Instant>),
+}
+
+/// A change of state that is worth a line in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Transition {
+    /// Attempts stop.
+    Opened,
+    /// Attempts go on.
+    Closed,
+}
+
+impl Breaker {
+    /// A closed one.
+    pub(super) fn new(options: Options) -> Self {
+        Self { options, state: State::Closed { failures: VecDeque::new() } }
+    }
+
+    /// Asks for one attempt.
+    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+        if let State::Open { until } = self.state {
+            if now < until {
+                return Admission::Refused(Some(until));
+            }
+            self.state = State::HalfOpen { probing: 0, successes: 0 };
+        }
+        match &mut self.state {
+            State::HalfOpen { probing, .. } if *probing < self.options.probes => {
+                *probing += 1;
+                Admission::Probe
+            }
+            State::HalfOpen { .. } => Admission::Refused(None),
+            _ => Admission::Pass,
+        }
+    }
+
+    /// The destination has answered as it should.
+    pub(super) fn succeeded(&mut self, admission: Admission) -> Option<Transition> {
+        let State::HalfOpen { probing, successes } = &mut self.state else { return None };
+        if admission != Admission::Probe {
+            return None;
+        }
+        *probing = probing.saturating_sub(1);
+        *successes += 1;
+        if *successes < self.options.successes {
+            return None;
+        }
+        self.state = State::Closed { failures: VecDeque::new() };
+        Some(Transition::Closed)
+    }
+
+    /// The destination could not be used, or would not talk to us.
+    pub(super) fn failed(&mut self, admission: Admission, now: Instant) -> Option<Transition> {
+        let opens = match &mut self.state {
+            State::Open { .. } => false,
+            // What was admitted before the breaker opened says nothing about now.
+            State::HalfOpen { .. } => admission == Admission::Probe,
+            State::Closed { failures } => {
+                let window = self.options.window;
+                while failures.front().is_some_and(|at| now.saturating_duration_since(*at) >= window) {
+                    failures.pop_front();
+                }
+                failures.push_back(now);
+                failures.len() >= usize::try_from(self.options.failures).unwrap_or(usize::MAX)
+            }
+        };
+        opens.then(|| {
+            self.state = State::Open { until: now + self.options.open_for };
+            Transition::Opened
+        })
+    }
+
+    /// The attempt ended without saying anything about the destination.
+    pub(super) fn abandoned(&mut self, admission: Admission) {
+        if let (State::HalfOpen { probing, .. }, Admission::Probe) = (&mut self.state, admission) {
+            *probing = probing.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn opened(now: Instant) -> Breaker {
+        let mut breaker = Breaker::new(Options::default());
+        for n in 1..=5 {
+            let expected = (n == 5).then_some(Transition::Opened);
+            assert_eq!(breaker.failed(Admission::Pass, now), expected);
+        }
+        breaker
+    }
+
+    #[test]
+    fn five_failures_within_the_window_open_it() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        assert_eq!(breaker.admit(now + 59 * SECOND), Admission::Refused(Some(now + 60 * SECOND)));
+        assert_eq!(breaker.admit(now + 60 * SECOND), Admission::Probe);
+    }
+
+    #[test]
+    fn failures_that_are_far_apart_do_not_open_it() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(Options::default());
+        for n in 0..50 {
+            assert_eq!(breaker.failed(Admission::Pass, now + n * 15 * SECOND), None);
+            assert_eq!(breaker.admit(now + n * 15 * SECOND), Admission::Pass);
+        }
+    }
+
+    #[test]
+    fn two_good_probes_close_it_and_only_three_are_out_at_a_time() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let later = now + 60 * SECOND;
+        let admissions = [0; 4].map(|_| breaker.admit(later));
+        assert_eq!(admissions[..3], [Admission::Probe; 3]);
+        assert_eq!(admissions[3], Admission::Refused(None));
+        breaker.abandoned(Admission::Probe);
+        assert_eq!(breaker.admit(later), Admission::Probe);
+        assert_eq!(breaker.succeeded(Admission::Probe), None);
+        assert_eq!(breaker.succeeded(Admission::Pass), None);
+        assert_eq!(breaker.succeeded(Admission::Probe), Some(Transition::Closed));
+        assert_eq!(breaker.admit(later), Admission::Pass);
+    }
+
+    #[test]
+    fn a_bad_probe_opens_it_again() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let later = now + 61 * SECOND;
+        assert_eq!(breaker.admit(later), Admission::Probe);
+        assert_eq!(breaker.failed(Admission::Pass, later), None);
+        assert_eq!(breaker.failed(Admission::Probe, later), Some(Transition::Opened));
+        assert_eq!(breaker.admit(later + 59 * SECOND), Admission::Refused(Some(later + 60 * SECOND)));
+    }
+}

@@ -1,0 +1,119 @@
+//! The command lines of one transaction, with the parameters that the far side offers. Pure.
+
+use std::fmt::Write as _;
+
+use crate::mail::{Message, Notify, Recipient, Ret, ReversePath};
+use crate::smtp::capabilities::{Capabilities, Size};
+use crate::smtp::dot_writer;
+
+/// What a message asks of a far side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Needs {
+    /// Octets above 127 in the content (RFC 6152).
+    pub(super) eight_bit_mime: bool,
+    /// An address or a header that is not ASCII (RFC 6531 §3.4).
+    pub(super) smtputf8: bool,
+}
+
+impl Needs {
+    /// Judged by the octets, not by what the client announced: a client that was wrong must not make mail fail.
+    pub(super) fn of(message: &Message, recipients: &[usize]) -> Self {
+        let eight_bit_mime = !message.content.is_ascii();
+        let envelope = &message.envelope;
+        let sender_is_ascii = envelope.reverse_path.mailbox().is_none_or(|mailbox| mailbox.is_ascii());
+        let recipients_are_ascii = recipients
+            .iter()
+            .filter_map(|number| envelope.recipients.get(*number))
+            .all(|recipient| recipient.forward_path.is_ascii());
+        // Octets above 127 in a header that nobody called SMTPUTF8 are an old habit, and 8BITMIME carries them.
+        let utf8_header = envelope.smtputf8 && eight_bit_mime && !header(&message.content).is_ascii();
+        Self { eight_bit_mime, smtputf8: !sender_is_ascii || !recipients_are_ascii || utf8_header }
+    }
+}
+
+/// Why a message cannot be offered to a far side at all: text with its enhanced code.
+pub(super) fn obstacle(message: &Message, needs: Needs, offered: &Capabilities) -> Option<String> {
+    // S1: far sides disagree about where such lines end, which is how mail is smuggled.
+    if let Err(bare) = dot_writer::verify(&message.content) {
+        return Some(format!("5.6.11 not sent: the message has {bare}"));
+    }
+    if needs.eight_bit_mime && !offered.eight_bit_mime {
+        return Some(
+            "5.6.3 the message has 8-bit content, and the next hop does not offer 8BITMIME".to_owned(),
+        );
+    }
+    if needs.smtputf8 && !offered.smtputf8 {
+        return Some("5.6.7 the message needs SMTPUTF8, and the next hop does not offer it".to_owned());
+    }
+    match offered.size {
+        Size::Limit(limit) if u64::try_from(message.content.len()).is_ok_and(|size| size > limit) => {
+            Some(format!(
+                "5.3.4 the next hop takes at most {limit} octets, the message has {}",
+                message.content.len()
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// Appends `MAIL FROM:<…> …`.
+pub(super) fn mail(out: &mut String, message: &Message, needs: Needs, offered: &Capabilities) {
+    let envelope = &message.envelope;
+    out.push_str("MAIL FROM:<");
+    if let ReversePath::Mailbox(mailbox) = &envelope.reverse_path {
+        out.push_str(mailbox.as_str());
+    }
+    out.push('>');
+    if offered.size != Size::NotOffered {
+        let _ = write!(out, " SIZE={}", message.content.len());
+    }
+    if needs.eight_bit_mime {
+        out.push_str(" BODY=8BITMIME");
+    }
+    if needs.smtputf8 {
+        out.push_str(" SMTPUTF8");
+    }
+    if offered.dsn {
+        match envelope.ret {
+            Some(Ret::Full) => out.push_str(" RET=FULL"),
+            Some(Ret::Headers) => out.push_str(" RET=HDRS"),
+            None => {}
+        }
+        parameter(out, "ENVID", envelope.envid.as_deref());
+    }
+    out.push_str("\r\n");
+}
+
+/// Appends `RCPT TO:<…> …`.
+pub(super) fn rcpt(out: &mut String, recipient: &Recipient, offered: &Capabilities) {
+    out.push_str("RCPT TO:<");
+    out.push_str(recipient.forward_path.as_str());
+    out.push('>');
+    if offered.dsn {
+        if let Some(notify) = recipient.notify {
+            let _ = write!(out, " NOTIFY={}", notify_words(notify));
+        }
+        parameter(out, "ORCPT", recipient.orcpt.as_deref());
+    }
+    out.push_str("\r\n");
+}
+
+/// Leaves out a value that could not have come through MAIL or RCPT: it would change the command.
+fn parameter(out: &mut String, name: &str, value: Option<&str>) {
+    if let Some(value) =
+        value.filter(|value| !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic()))
+    {
+        let _ = write!(out, " {name}={value}");
+    }
+}
+
+fn notify_words(notify: Notify) -> String {
+    let words = [(notify.success, "SUCCESS"), (notify.failure, "FAILURE"), (notify.delay, "DELAY")];
+    let wanted: Vec<_> = words.iter().filter(|(is_wanted, _)| *is_wanted).map(|(_, word)| *word).collect();
+    if wanted.is_empty() { "NEVER".to_owned() } else { wanted.join(",") }
+}
+
+/// The header, or everything when there is no empty line.
+fn header(content: &[u8]) -> &[u8] {
+    memchr::memmem::find(content, b"\r\n\r\n").and_then(|end| content.get(..end)).unwrap_or(content)
+}

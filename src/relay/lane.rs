@@ -1,0 +1,374 @@
+//! One destination: the messages that wait for it, and the connections that carry them.
+//!
+//! Connections are tasks that start when messages wait and end when none come. What waits here is an id and no content
+//! (but for fresh messages, whose contents the queue bounds), so that a slow destination holds back no other. While a
+//! breaker is open the lane is paused, and nothing in it costs an attempt.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::directory::Directory;
+use super::report;
+use super::smarthost::{Attempt, Link, PROBES_OUT_WAIT, Smarthost};
+use super::transaction::Answer;
+use crate::clock::Clock;
+use crate::mail::{AttemptReply, Message};
+use crate::queue::{Lease, OpenError, Outcome};
+
+/// Messages that a directory is written at a time.
+const DIRECTORY_WRITERS: usize = 4;
+/// How long a message stays away whose content cannot be read from the store, while its other legs go on.
+const UNREADABLE_WAIT: Duration = Duration::from_secs(300);
+
+/// What all lanes share.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub(super) clock: Clock,
+    /// Connections finish what they do, and end.
+    pub(super) stop: CancellationToken,
+    /// Every task, so that a shutdown can wait for all.
+    pub(super) tasks: TaskTracker,
+    /// Bounds the outcomes that are being saved while their connections have gone on.
+    pub(super) settling: Arc<Semaphore>,
+}
+
+/// Where a lane leads.
+pub(super) enum Transport {
+    Smarthost(Box<Smarthost>),
+    Directory(Directory),
+}
+
+/// The part of a message that goes one way.
+pub(super) struct Leg {
+    pub(super) lease: Arc<Lease>,
+    pub(super) share: Share,
+}
+
+/// Which of a message's recipients.
+pub(super) enum Share {
+    /// All that are queued.
+    All,
+    /// These.
+    Only(Box<[usize]>),
+}
+
+/// See the module.
+pub(super) struct Lane {
+    route: String,
+    transport: Transport,
+    surroundings: Surroundings,
+    traffic: Mutex<Traffic>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Traffic {
+    legs: VecDeque<Leg>,
+    /// Connection tasks.
+    workers: usize,
+    /// Those of them that carry nothing now.
+    free: usize,
+    paused_until: Option<Instant>,
+}
+
+/// Counts a connection task, also when it panics.
+struct Worker {
+    lane: Arc<Lane>,
+    is_free: bool,
+    has_left: bool,
+}
+
+impl Lane {
+    pub(super) fn new(route: String, transport: Transport, surroundings: Surroundings) -> Arc<Self> {
+        let (traffic, arrived) = (Mutex::default(), Notify::new());
+        Arc::new(Self { route, transport, surroundings, traffic, arrived })
+    }
+
+    /// Whether this lane writes into `path`.
+    pub(super) fn writes_into(&self, path: &std::path::Path) -> bool {
+        matches!(&self.transport, Transport::Directory(directory) if directory.path() == path)
+    }
+
+    /// Adds a leg, and a connection for it if none is free.
+    pub(super) fn push(self: &Arc<Self>, leg: Leg) {
+        let mut traffic = self.traffic();
+        if traffic.paused_until.is_some() {
+            leg.lease.park();
+        }
+        traffic.legs.push_back(leg);
+        self.grow(&mut traffic);
+    }
+
+    /// Starts connections for what waits, as far as the route allows.
+    fn grow(self: &Arc<Self>, traffic: &mut Traffic) {
+        if traffic.paused_until.is_some() || self.surroundings.stop.is_cancelled() {
+            return;
+        }
+        let most = match &self.transport {
+            Transport::Smarthost(smarthost) => smarthost.options.connections.max(1),
+            Transport::Directory(_) => DIRECTORY_WRITERS,
+        };
+        while traffic.free < traffic.legs.len() && traffic.workers < most {
+            traffic.workers += 1;
+            traffic.free += 1;
+            let worker = Worker { lane: self.clone(), is_free: true, has_left: false };
+            self.surroundings.tasks.spawn(worker.run());
+        }
+        if traffic.free > 0 {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Puts a leg back to the head of the lane, and lets nothing pass until `until`.
+    fn pause(self: &Arc<Self>, leg: Leg, until: Instant) {
+        let mut traffic = self.traffic();
+        traffic.legs.push_front(leg);
+        let has_timer = traffic.paused_until.replace(until).is_some();
+        // What was fresh is not kept in memory for a destination that may be away for days (S2).
+        traffic.legs.iter().for_each(|leg| leg.lease.park());
+        // A message that is split must not keep its other recipients waiting for this destination.
+        let (whole, split) =
+            std::mem::take(&mut traffic.legs).into_iter().partition(|leg: &Leg| leg.lease.is_whole());
+        traffic.legs = whole;
+        drop(traffic);
+        let split: VecDeque<Leg> = split;
+        for leg in split {
+            self.surroundings
+                .tasks
+                .spawn(async move { leg.lease.settle(&[], Some(until - Instant::now())).await });
+        }
+        if !has_timer {
+            self.surroundings.tasks.spawn(self.clone().resume());
+        }
+    }
+
+    /// Opens the lane again when its pause is over.
+    async fn resume(self: Arc<Self>) {
+        loop {
+            let until = self.traffic().paused_until;
+            let Some(until) = until.filter(|until| Instant::now() < *until) else { break };
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = self.surroundings.stop.cancelled() => return,
+            }
+        }
+        for leg in self.reopen() {
+            self.expire(leg).await;
+        }
+    }
+
+    /// Lets everything pass again, and gives back what has waited for longer than a message may.
+    fn reopen(self: &Arc<Self>) -> VecDeque<Leg> {
+        let mut traffic = self.traffic();
+        let legs = std::mem::take(&mut traffic.legs);
+        let (expired, waiting) = legs.into_iter().partition(|leg| leg.lease.is_expired());
+        traffic.legs = waiting;
+        traffic.paused_until = None;
+        self.grow(&mut traffic);
+        expired
+    }
+
+    /// Ends a leg that has waited here for longer than a message may.
+    async fn expire(&self, leg: Leg) {
+        let Ok(message) = leg.lease.open().await else { return };
+        if let Some(settled) = leg.lease.expire().await {
+            report::expired(&message, &settled, self.surroundings.clock.now());
+        }
+    }
+
+    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let mut link = None;
+        while let Some(leg) = self.next(link.is_some()).await {
+            self.carry(leg, &mut link).await;
+        }
+        if let Some(link) = link {
+            link.quit().await;
+        }
+    }
+
+    /// The next leg; `None` when there has been none for too long, or never will be.
+    async fn next(&mut self, is_connected: bool) -> Option<Leg> {
+        let patience = match &self.lane.transport {
+            Transport::Smarthost(smarthost) if is_connected => smarthost.options.idle_timeout,
+            _ => Duration::ZERO,
+        };
+        let deadline = Instant::now() + patience;
+        let lane = self.lane.clone();
+        loop {
+            {
+                let mut traffic = lane.traffic();
+                let may_take = traffic.paused_until.is_none() && !self.lane.surroundings.stop.is_cancelled();
+                if let Some(leg) = may_take.then(|| traffic.legs.pop_front()).flatten() {
+                    traffic.free -= usize::from(std::mem::replace(&mut self.is_free, false));
+                    return Some(leg);
+                }
+                if Instant::now() >= deadline || self.lane.surroundings.stop.is_cancelled() {
+                    // Under the same lock as the look above, so that no leg comes in between.
+                    self.leave(&mut traffic);
+                    return None;
+                }
+                traffic.free += usize::from(!std::mem::replace(&mut self.is_free, true));
+            }
+            tokio::select! {
+                () = self.lane.arrived.notified() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.lane.surroundings.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Takes a leg to its next hop, and has its outcomes saved.
+    async fn carry(&self, leg: Leg, link: &mut Option<Link>) {
+        if let Transport::Smarthost(smarthost) = &self.lane.transport
+            && let Some(until) = smarthost.blocked_until(PROBES_OUT_WAIT)
+        {
+            return self.lane.pause(leg, until);
+        }
+        let message = match leg.lease.open().await {
+            Ok(message) => message,
+            Err(error) => return unreadable(&leg, &error).await,
+        };
+        let recipients = leg.recipients().await;
+        let mut outcomes = Vec::with_capacity(recipients.len());
+        let mut untried = None;
+        let mut groups = recipients.chunks(self.recipients_per_transaction()).peekable();
+        while let Some(group) = groups.next() {
+            match self.attempt(link, &message, group).await {
+                Attempt::Answered(host, answers) => outcomes.extend(self.outcomes(group, &host, answers)),
+                Attempt::Blocked(until) if outcomes.is_empty() && leg.lease.is_untouched() => {
+                    return self.lane.pause(leg, until);
+                }
+                Attempt::Blocked(until) => {
+                    untried = Some(until.saturating_duration_since(Instant::now()));
+                    break;
+                }
+                Attempt::Stopped => {
+                    untried = Some(Duration::ZERO);
+                    break;
+                }
+            }
+            if groups.peek().is_some() {
+                let done = std::mem::take(&mut outcomes);
+                let settled = leg.lease.record(&done).await;
+                self.report(&message, &done, settled);
+            }
+        }
+        self.settle(leg, message, outcomes, untried).await;
+    }
+
+    async fn attempt(&self, link: &mut Option<Link>, message: &Arc<Message>, group: &[usize]) -> Attempt {
+        match &self.lane.transport {
+            Transport::Smarthost(smarthost) => {
+                smarthost.attempt(link, message, group, &self.lane.surroundings.stop).await
+            }
+            Transport::Directory(directory) => {
+                let answer = directory.attempt(message, group).await;
+                Attempt::Answered(directory.path().display().to_string(), vec![answer; group.len()])
+            }
+        }
+    }
+
+    /// Saves the outcomes while the connection goes on with the next message.
+    async fn settle(
+        &self,
+        leg: Leg,
+        message: Arc<Message>,
+        outcomes: Vec<Outcome>,
+        untried: Option<Duration>,
+    ) {
+        let Surroundings { clock, tasks, settling, .. } = self.lane.surroundings.clone();
+        // The semaphore is never closed; without a permit the outcomes are saved all the same.
+        let permit = settling.acquire_owned().await;
+        tasks.spawn(async move {
+            let settled = leg.lease.settle(&outcomes, untried).await;
+            if let Some(settled) = settled {
+                report::outcomes(&message, &outcomes, &settled, clock.now());
+            }
+            drop(permit);
+        });
+    }
+
+    fn report(&self, message: &Message, outcomes: &[Outcome], settled: Option<crate::queue::Settled>) {
+        if let Some(settled) = settled {
+            report::outcomes(message, outcomes, &settled, self.lane.surroundings.clock.now());
+        }
+    }
+
+    fn recipients_per_transaction(&self) -> usize {
+        match &self.lane.transport {
+            Transport::Smarthost(smarthost) => smarthost.options.recipients_per_transaction.max(1),
+            // One pair of files has all recipients.
+            Transport::Directory(_) => usize::MAX,
+        }
+    }
+
+    fn outcomes(&self, group: &[usize], host: &str, answers: Vec<Answer>) -> Vec<Outcome> {
+        let at = self.lane.surroundings.clock.now();
+        let outcome = |(recipient, answer): (&usize, Answer)| Outcome {
+            recipient: *recipient,
+            end: answer.end,
+            in_doubt: answer.in_doubt,
+            reply: AttemptReply {
+                at,
+                route: self.lane.route.clone(),
+                host: host.to_owned(),
+                code: answer.code,
+                text: answer.text,
+                times: 1,
+            },
+        };
+        group.iter().zip(answers).map(outcome).collect()
+    }
+
+    fn leave(&mut self, traffic: &mut Traffic) {
+        self.has_left = true;
+        traffic.workers -= 1;
+        traffic.free -= usize::from(std::mem::replace(&mut self.is_free, false));
+    }
+}
+
+impl Drop for Worker {
+    /// Only a panic comes here without having left.
+    fn drop(&mut self) {
+        if self.has_left {
+            return;
+        }
+        let lane = self.lane.clone();
+        let mut traffic = lane.traffic();
+        self.leave(&mut traffic);
+        lane.grow(&mut traffic);
+    }
+}
+
+impl Leg {
+    /// The recipients of this leg that wait for an attempt.
+    async fn recipients(&self) -> Vec<usize> {
+        let queued = self.lease.queued().await;
+        match &self.share {
+            Share::All => queued,
+            Share::Only(mine) => queued.into_iter().filter(|number| mine.contains(number)).collect(),
+        }
+    }
+}
+
+/// A message that the store does not give back.
+async fn unreadable(leg: &Leg, error: &OpenError) {
+    tracing::error!(target: "oncemail::relay", queue_id = %leg.lease.id(), %error, "message cannot be read");
+    if leg.lease.is_whole() {
+        leg.lease.give_up(error);
+    } else {
+        leg.lease.settle(&[], Some(UNREADABLE_WAIT)).await;
+    }
+}

@@ -1,0 +1,221 @@
+//! From a host name to a connection that is ready for MAIL: TCP, greeting, EHLO, STARTTLS, AUTH.
+//!
+//! mail-send connects, does the TLS handshake and AUTH. Greeting, EHLO and STARTTLS are read here, because its reader
+//! drops what it has read beyond a reply (S1 needs to see that), keeps no text of some refusals and has one time-out
+//! for all steps; `docs/relay.md` says more. TLS that is required is never done without. Every failure is about us or
+//! the far side, never about a message (R2): it defers.
+
+use std::net::SocketAddr;
+
+use mail_send::SmtpClient;
+use smtp_proto::{AUTH_LOGIN, AUTH_PLAIN, EhloResponse};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::options::{Credentials, Host, Timeouts, TlsPolicy};
+use super::tls::Trust;
+use super::wire::{Duplex, Wire, WireError};
+use crate::smtp::Reply;
+use crate::smtp::capabilities::Capabilities;
+
+/// What a connection needs to be opened.
+pub(super) struct Opening<'a> {
+    pub(super) host: &'a Host,
+    pub(super) hostname: &'a str,
+    pub(super) tls: TlsPolicy,
+    pub(super) trust: &'a Trust,
+    pub(super) credentials: Option<&'a Credentials>,
+    pub(super) timeouts: &'a Timeouts,
+}
+
+/// Why a host cannot be used now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// Code of the reply, or 0.
+    pub(super) code: u16,
+    /// Reply without its code, or error, with the step in which it came.
+    pub(super) text: String,
+    /// The password was refused: trying it again at another address may lock the account.
+    pub(super) is_about_password: bool,
+}
+
+/// A connection that is ready for MAIL.
+pub(super) struct Ready {
+    pub(super) wire: Wire,
+    pub(super) capabilities: Capabilities,
+}
+
+impl Trouble {
+    /// A failure without a reply.
+    pub(super) fn local(text: impl Into<String>) -> Self {
+        Self { code: 0, text: text.into(), is_about_password: false }
+    }
+
+    /// A step that was answered with a refusal.
+    pub(super) fn refused(step: &str, reply: &Reply) -> Self {
+        Self { code: reply.code, ..Self::local(format!("{} (in reply to {step})", reply.text())) }
+    }
+
+    /// A step that ended the connection.
+    pub(super) fn lost(step: &str, error: &WireError) -> Self {
+        Self::local(format!("{step}: {error}"))
+    }
+}
+
+impl Opening<'_> {
+    /// Opens a connection to one address of the host.
+    ///
+    /// # Errors
+    /// Names the step that failed, and what was said.
+    pub(super) async fn run(&self, address: SocketAddr) -> Result<Ready, Trouble> {
+        let stream = self.connect(address).await?;
+        // R2, RFC 8314: a password is never sent over a network in clear.
+        if self.credentials.is_some() && self.tls == TlsPolicy::None && !address.ip().is_loopback() {
+            return Err(Trouble::local("AUTH: refused to send a password without TLS"));
+        }
+        let (wire, capabilities) = match self.tls {
+            TlsPolicy::None => {
+                let mut wire = Wire::new(boxed(stream));
+                self.greeting(&mut wire).await?;
+                let capabilities = self.ehlo(&mut wire).await?;
+                (wire, capabilities)
+            }
+            TlsPolicy::Implicit => {
+                let mut wire = Wire::new(self.handshake(stream).await?);
+                self.greeting(&mut wire).await?;
+                let capabilities = self.ehlo(&mut wire).await?;
+                (wire, capabilities)
+            }
+            TlsPolicy::Required => {
+                let mut wire = Wire::new(self.starttls(stream).await?);
+                // RFC 3207 §4.2: what was offered before the handshake is forgotten.
+                let capabilities = self.ehlo(&mut wire).await?;
+                (wire, capabilities)
+            }
+        };
+        let wire = match self.credentials {
+            Some(credentials) => self.authenticate(wire, capabilities, credentials).await?,
+            None => wire,
+        };
+        Ok(Ready { wire, capabilities })
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<TcpStream, Trouble> {
+        let client = SmtpClient::connect(address, self.timeouts.connect)
+            .await
+            .map_err(|error| Trouble::local(format!("connecting to {address}: {}", describe(&error))))?;
+        // Commands and the final dot are written whole; waiting to fill a packet only costs time.
+        let _ = client.stream.set_nodelay(true);
+        Ok(client.stream)
+    }
+
+    async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(&self, wire: &mut Wire<S>) -> Result<(), Trouble> {
+        let step = "greeting";
+        let greeting =
+            wire.reply(self.timeouts.command).await.map_err(|error| Trouble::lost(step, &error))?;
+        if greeting.code == 220 { Ok(()) } else { Err(Trouble::refused(step, &greeting)) }
+    }
+
+    async fn ehlo<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        wire: &mut Wire<S>,
+    ) -> Result<Capabilities, Trouble> {
+        let reply = self.command(wire, "EHLO", &format!("EHLO {}\r\n", self.hostname)).await?;
+        if reply.code == 250 {
+            Ok(Capabilities::from_ehlo(&reply))
+        } else {
+            Err(Trouble::refused("EHLO", &reply))
+        }
+    }
+
+    async fn starttls(&self, stream: TcpStream) -> Result<Box<dyn Duplex>, Trouble> {
+        let step = "STARTTLS";
+        let mut wire = Wire::new(stream);
+        self.greeting(&mut wire).await?;
+        if !self.ehlo(&mut wire).await?.starttls {
+            return Err(Trouble::local("STARTTLS: the far side does not offer it, and TLS is required"));
+        }
+        let reply = self.command(&mut wire, step, "STARTTLS\r\n").await?;
+        if reply.code != 220 {
+            return Err(Trouble::refused(step, &reply));
+        }
+        // S1: a reply that was put behind this one in clear text must not be taken for one that came encrypted.
+        let stream = wire.into_stream().map_err(|error| Trouble::lost(step, &error))?;
+        self.handshake(stream).await
+    }
+
+    async fn handshake(&self, stream: TcpStream) -> Result<Box<dyn Duplex>, Trouble> {
+        let connector =
+            self.trust.connector().await.map_err(|error| Trouble::local(format!("TLS: {error}")))?;
+        let client = SmtpClient { stream, timeout: self.timeouts.connect };
+        match client.into_tls(&connector, &self.host.name).await {
+            Ok(client) => Ok(boxed(client.stream)),
+            Err(error) => Err(Trouble::local(format!("TLS with {}: {}", self.host, describe(&error)))),
+        }
+    }
+
+    async fn authenticate(
+        &self,
+        wire: Wire,
+        capabilities: Capabilities,
+        credentials: &Credentials,
+    ) -> Result<Wire, Trouble> {
+        let stream = wire.into_stream().map_err(|error| Trouble::lost("AUTH", &error))?;
+        // mail-send would also start AUTH CRAM-MD5, which it is built without here, and leave it half done.
+        let offered = [(capabilities.auth_plain, AUTH_PLAIN), (capabilities.auth_login, AUTH_LOGIN)];
+        let auth_mechanisms = offered
+            .iter()
+            .filter(|(is_offered, _)| *is_offered)
+            .fold(0, |all, (_, mechanism)| all | mechanism);
+        if auth_mechanisms == 0 {
+            return Err(Trouble::local("AUTH: the far side offers neither PLAIN nor LOGIN"));
+        }
+        let offer = EhloResponse { auth_mechanisms, ..EhloResponse::<String>::default() };
+        let secret =
+            mail_send::Credentials::new(credentials.username.as_str(), credentials.password.as_str());
+        let mut client = SmtpClient { stream, timeout: self.timeouts.command };
+        match client.authenticate(&secret, &offer).await {
+            Ok(_) => Ok(Wire::new(client.stream)),
+            Err(mail_send::Error::AuthenticationFailed(reply) | mail_send::Error::UnexpectedReply(reply)) => {
+                let text = format!("{} (in reply to AUTH)", spoken(&reply));
+                Err(Trouble { code: reply.code, text, is_about_password: true })
+            }
+            Err(error) => Err(Trouble::local(format!("AUTH: {}", describe(&error)))),
+        }
+    }
+
+    async fn command<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        wire: &mut Wire<S>,
+        step: &str,
+        line: &str,
+    ) -> Result<Reply, Trouble> {
+        wire.command(line, self.timeouts.command).await.map_err(|error| Trouble::lost(step, &error))
+    }
+}
+
+fn boxed(stream: impl Duplex + 'static) -> Box<dyn Duplex> {
+    Box::new(stream)
+}
+
+/// mail-send's errors in words that say what happened: it has one for end of file and for garbage.
+fn describe(error: &mail_send::Error) -> String {
+    match error {
+        mail_send::Error::Io(error) => error.to_string(),
+        mail_send::Error::Tls(error) => error.to_string(),
+        mail_send::Error::UnparseableReply => {
+            "the far side closed the connection or sent no SMTP reply".to_owned()
+        }
+        mail_send::Error::Timeout => "no answer in time".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A reply of mail-send as `5.7.8 text`, without controls.
+fn spoken(reply: &smtp_proto::Response<String>) -> String {
+    let [class, subject, detail] = reply.esc;
+    let enhanced = if class == 0 { String::new() } else { format!("{class}.{subject}.{detail} ") };
+    let text: String =
+        reply.message.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("{enhanced}{text}")
+}
