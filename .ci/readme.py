@@ -1,12 +1,15 @@
 """Keeps the README honest: readme.py PROGRAM.
 
 - every file of examples/ but send.py stands in it word for word;
-- every file that it or docs/ links to exists;
+- every file that it or docs/ links to exists, and docs/dependencies.md has every crate that Cargo.toml names, with its
+  licence;
 - its TOML passes `check-config`, as do the files of config/;
 - its console session gives what it says, against `PROGRAM serve --config config/local.toml`. In the session a queue id
   stands for whatever id comes, the same one for the same one, and `…` for any text, alone on a line for any lines.
 """
 
+import atexit
+import json
 import os
 import re
 import signal
@@ -39,6 +42,25 @@ def check_links():
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             if not (page.parent / target).exists():
                 faults.append(f"{page.relative_to(ROOT)} links to {target}, which is not there")
+
+
+def check_dependencies():
+    page = (ROOT / "docs/dependencies.md").read_text()
+    metadata = json.loads(
+        subprocess.run(
+            ["cargo", "metadata", "--format-version", "1", "--locked"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout
+    )
+    packages = {package["id"]: package for package in metadata["packages"]}
+    (own,) = (node for node in metadata["resolve"]["nodes"] if node["id"] == metadata["resolve"]["root"])
+    direct = {packages[id]["name"]: packages[id]["license"] for id in own["dependencies"]}
+    rows = {row[0].strip(): row[-1].strip() for row in re.findall(r"^\| ([a-z0-9_-]+) \|(?:.*\|)? (.*) \|$", page, re.M)}
+    for name, licence in direct.items():
+        if rows.get(name) != licence:
+            faults.append(f"docs/dependencies.md should have {name} with the licence {licence}; it has {rows.get(name)}")
+    for name in rows.keys() - direct.keys():
+        faults.append(f"docs/dependencies.md has {name}, Cargo.toml has not")
 
 
 def check_config(name, path, environment=None):
@@ -101,6 +123,7 @@ def serve(place):
         [PROGRAM, "serve", "--config", "config/local.toml"],
         cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )
+    atexit.register(child.kill)  # on every way out; a relay left behind would keep the caller waiting
     guard = threading.Timer(PATIENCE, child.kill)
     guard.start()
     lines = []
@@ -157,6 +180,7 @@ def await_delivery(place):
 def main():
     check_examples()
     check_links()
+    check_dependencies()
     with tempfile.TemporaryDirectory() as scratch:
         check_configs(Path(scratch))
         check_session(Path(scratch))

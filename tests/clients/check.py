@@ -4,6 +4,7 @@ For each client, with one key: a first submission is queued; a second one, built
 first queue id; one with another text is refused; and exactly one file is delivered, with the bytes that were sent.
 """
 
+import atexit
 import email
 import email.policy
 import json
@@ -63,6 +64,7 @@ class Relay:
         self.child = subprocess.Popen(
             [PROGRAM, "serve", "--config", str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
+        atexit.register(self.child.kill)  # on every way out; a relay left behind would keep the caller waiting
         self.lines = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         self.port = self._port()
@@ -188,14 +190,11 @@ def judge_bytes(name, raw, sent):
 def main():
     (HOME / "attachment.bin").write_bytes(ATTACHMENT)
     relay = Relay()
-    try:
-        for name in CLIENTS:
-            converse(name, relay.port)
-            await_delivery(name)
-        # Only a relay that has stopped cannot deliver a second copy any more.
-        relay.stop()
-    finally:
-        relay.child.kill()
+    for name in CLIENTS:
+        converse(name, relay.port)
+        await_delivery(name)
+    # Only a relay that has stopped cannot deliver a second copy any more.
+    relay.stop()
     for name in CLIENTS:
         judge_delivery(name)
         print(f"{name}: queued, replayed, refused, delivered once")
