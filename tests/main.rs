@@ -16,3 +16,4 @@ mod submission;
 mod idempotency;
 mod crash;
 mod store;
+mod layers;
