@@ -9,11 +9,12 @@
 )]
 
 mod cli;
-mod config;
 mod common;
-mod dialogs;
-mod submission;
-mod idempotency;
+mod config;
 mod crash;
-mod store;
+mod dialogs;
+mod idempotency;
+mod kill;
 mod layers;
+mod store;
+mod submission;
