@@ -483,7 +483,8 @@ async fn observe_lets_even_what_is_in_flight_through() {
 #[test]
 fn s2_a_large_message_holds_up_nobody() {
     // The only blocking thread is busy: a message that is worked on there waits, and one that is not goes past it.
-    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
     let (free, busy) = std::sync::mpsc::channel::<()>();
     runtime.spawn_blocking(move || busy.recv());
     runtime.block_on(async {
