@@ -1,3 +1,4 @@
 //! Parts that several promises share.
 
+pub mod gated;
 pub mod intake;
