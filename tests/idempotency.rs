@@ -1,18 +1,15 @@
 //! The contract: what a client hears after the final dot, and what is queued then.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use oncemail::clock::Clock;
 use oncemail::intake::{Decision, Fallback, KeyFault, Options};
-use oncemail::mail::{
-    Body, FingerprintMode, KeyKind, Message, Progress, QueueId, RecipientState, Scope, ScopedKey,
-};
-use oncemail::store::memory::MemoryStore;
-use oncemail::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use oncemail::mail::{Body, FingerprintMode, KeyKind, Progress, RecipientState, Scope, ScopedKey};
+use oncemail::store::{Store, StoreError};
 use tokio::sync::Semaphore;
 
+use crate::common::gated::Gated;
 use crate::common::intake::{Bench, START, TTL, envelope, keyed, options, submission};
 
 #[tokio::test]
@@ -247,75 +244,6 @@ async fn i2_many_submissions_with_one_key_create_one_message() {
     assert_eq!(bench.queued().len(), 1);
 }
 
-/// A store whose commits wait, or panic, as a test says.
-struct Gated {
-    inner: Arc<MemoryStore>,
-    /// One permit lets one commit through.
-    gate: Semaphore,
-    /// A commit waits at the gate.
-    waiting: Semaphore,
-    panics: AtomicBool,
-    /// What another node has just made of the key.
-    other_node: std::sync::Mutex<Option<KeyRecord>>,
-}
-
-impl Gated {
-    fn bench(options: Options) -> (Arc<Self>, Bench) {
-        let clock = Clock::manual(START);
-        let inner = Arc::new(MemoryStore::new(clock.clone(), None));
-        let gated = Arc::new(Self {
-            inner: inner.clone(),
-            gate: Semaphore::new(0),
-            waiting: Semaphore::new(0),
-            panics: AtomicBool::new(false),
-            other_node: std::sync::Mutex::default(),
-        });
-        (gated.clone(), Bench::over(gated, inner, clock, options))
-    }
-
-    async fn commit_waits(&self) {
-        tokio::time::timeout(Duration::from_secs(10), self.waiting.acquire())
-            .await
-            .unwrap()
-            .unwrap()
-            .forget();
-    }
-}
-
-impl Store for Gated {
-    fn find_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Option<KeyRecord>> {
-        self.inner.find_key(key)
-    }
-
-    fn accept(&self, message: Arc<Message>, claim: Option<KeyClaim>) -> StoreFuture<'_, Acceptance> {
-        Box::pin(async move {
-            self.waiting.add_permits(1);
-            self.gate.acquire().await.unwrap().forget();
-            assert!(!self.panics.load(Ordering::SeqCst), "as intended");
-            if let (Some(record), Some(_)) = (self.other_node.lock().unwrap().clone(), &claim) {
-                return Ok(Acceptance::Existing(record));
-            }
-            self.inner.accept(message, claim).await
-        })
-    }
-
-    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
-        self.inner.save(id, progress)
-    }
-
-    fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
-        self.inner.load(id)
-    }
-
-    fn status(&self) -> Status {
-        self.inner.status()
-    }
-
-    fn close(&self) -> StoreFuture<'_, ()> {
-        self.inner.close()
-    }
-}
-
 #[tokio::test]
 async fn i2_a_key_in_flight_is_answered_with_451_even_after_its_connection_is_gone() {
     let (gated, bench) = Gated::bench(options());
@@ -483,7 +411,8 @@ async fn observe_lets_even_what_is_in_flight_through() {
 #[test]
 fn s2_a_large_message_holds_up_nobody() {
     // The only blocking thread is busy: a message that is worked on there waits, and one that is not goes past it.
-    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
     let (free, busy) = std::sync::mpsc::channel::<()>();
     runtime.spawn_blocking(move || busy.recv());
     runtime.block_on(async {

@@ -49,8 +49,10 @@ impl Bench {
         Self { intake, store, clock }
     }
 
+    /// Bounded: a decision that waits for another one is a failure.
     pub async fn send(&self, submission: Submission) -> Receipt {
-        self.intake.accept(submission).await
+        let decision = self.intake.accept(submission);
+        tokio::time::timeout(Duration::from_secs(20), decision).await.expect("no decision")
     }
 
     /// The reply after the final dot.

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod faulty_files;
+pub mod gated;
 pub mod history;
 pub mod intake;
 pub mod listener;

@@ -138,7 +138,12 @@ impl<'a> Walk<'a> {
         let content_type = only_field(header, "Content-Type")?;
         let default: &[u8] = if next.default == Default::Message { b"message/rfc822" } else { b"text/plain" };
         let media = Parameterised::parse(content_type.as_deref().unwrap_or(default)).ok_or(Unclean)?;
-        let (main, sub) = media.word.split_once('/').ok_or(Unclean)?;
+        // Sloppy applications call a file `pdf`; nobody takes that for more than bytes.
+        let (main, sub) = match media.word.split_once('/') {
+            None if matches!(media.word.as_str(), "multipart" | "message") => return Err(Unclean),
+            None => ("", ""),
+            Some(split) => split,
+        };
         if main == "multipart" {
             return self.multipart(&media, sub, transfer, header.body, next.depth);
         }

@@ -251,6 +251,15 @@ fn bodies_that_are_not_in_their_encoding_count_as_they_are() {
 }
 
 #[test]
+fn a_type_without_a_slash_is_bytes_and_never_a_structure() {
+    let file = |word: &str, body: &str| mixed(&[&format!("Content-Type: {word}; name=a.pdf\n\n{body}")]);
+    same(&file("pdf", "x"), &file("PDF", "x").replace("boundary=b", "boundary=\"b\""));
+    different(&file("pdf", "x"), &file("pdf", "y"));
+    different(&file("pdf", "x"), &file("doc", "x"));
+    unclean(crlf("Content-Type: multipart; boundary=b\n\n--b\n\nx\n--b--\n"));
+}
+
+#[test]
 fn s2_deep_or_endless_structures_are_hashed_as_they_are() {
     let nested_messages = "Content-Type: message/rfc822\r\n\r\n".repeat(40_000);
     unclean(&nested_messages);
