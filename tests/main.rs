@@ -7,3 +7,7 @@
     clippy::panic,
     reason = "tests fail by panicking"
 )]
+
+mod common;
+mod queue;
+mod relay;

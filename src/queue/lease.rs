@@ -130,8 +130,7 @@ impl Lease {
 
     /// Makes outcomes durable while the leg goes on (a list so long that it takes several transactions).
     pub async fn record(&self, outcomes: &[Outcome]) -> Option<Settled> {
-        let mut current = self.progress.lock().await;
-        current.apply(outcomes);
+        let mut current = self.current(outcomes).await;
         let settled = current.save(self).await;
         drop(current);
         settled
@@ -142,8 +141,7 @@ impl Lease {
     /// # Cancel safety
     /// Must not be dropped: the outcomes would be lost, and the message tried again.
     pub async fn settle(&self, outcomes: &[Outcome], untried: Option<Duration>) -> Option<Settled> {
-        let mut current = self.progress.lock().await;
-        current.apply(outcomes);
+        let mut current = self.current(outcomes).await;
         current.untried = current.untried.max(untried.unwrap_or_default());
         let is_last = self.legs.fetch_sub(1, Ordering::SeqCst) <= 1;
         if !is_last {
@@ -153,7 +151,12 @@ impl Lease {
     }
 
     /// Lets go of what can be read again, because the message has to wait for its destination (S2).
+    ///
+    /// Only for a leg that nobody carries: an outcome needs the progress that it changes.
     pub fn park(&self) {
+        if !self.is_whole() {
+            return;
+        }
         if let Some(message) = self.fresh().take() {
             self.queue.release(message.content.len());
         }
@@ -205,9 +208,11 @@ impl Lease {
         let now = self.queue.clock.now();
         let untried = (!current.tried).then_some(current.untried);
         let Some(progress) = &mut current.progress else {
-            // Never opened, so nothing has changed.
             self.closed.store(true, Ordering::SeqCst);
-            self.queue.put_back(self.id, current.untried);
+            // Never opened, so nothing has changed.
+            if !current.unsaved {
+                self.queue.put_back(self.id, current.untried);
+            }
             return None;
         };
         let accepted_at = current.accepted_at.unwrap_or_else(|| self.id.accepted_at());
@@ -223,6 +228,23 @@ impl Lease {
             self.queue.conclude(self.id, next);
         }
         settled
+    }
+
+    /// The progress with `outcomes` in it. If it cannot be had, the message stays away from further attempts: what was
+    /// found out must not be found out twice.
+    async fn current(&self, outcomes: &[Outcome]) -> tokio::sync::MutexGuard<'_, Current> {
+        let mut current = self.progress.lock().await;
+        if current.progress.is_none() && !outcomes.is_empty() {
+            drop(current);
+            let opened = self.open().await;
+            current = self.progress.lock().await;
+            if let Err(error) = opened {
+                tracing::error!(target: "oncemail::queue", queue_id = %self.id, %error, "an outcome was lost");
+                current.unsaved = true;
+            }
+        }
+        current.apply(outcomes);
+        current
     }
 
     fn fresh(&self) -> MutexGuard<'_, Option<Arc<Message>>> {

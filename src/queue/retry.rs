@@ -89,7 +89,7 @@ mod tests {
         options.expire_after = Duration::from_secs(90);
         let start = Timestamp::from_millis(0);
         let mut progress = Progress::fresh(2, start);
-        let at = |secs| Timestamp::from_millis(secs * 1000);
+        let at = |secs: u64| Timestamp::from_millis(secs * 1000);
         assert_eq!(close(&mut progress, start, at(0), &options, None), Next::Again(Duration::from_secs(60)));
         assert_eq!(close(&mut progress, start, at(60), &options, None), Next::Again(Duration::from_secs(30)));
         assert_eq!(progress.next_attempt, at(90));

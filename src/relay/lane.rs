@@ -118,10 +118,20 @@ impl Lane {
             traffic.workers += 1;
             traffic.free += 1;
             let worker = Worker { lane: self.clone(), is_free: true, has_left: false };
-            self.surroundings.tasks.spawn(worker.run());
+            self.surroundings.tasks.spawn(self.clone().watch_over(worker));
         }
         if traffic.free > 0 {
             self.arrived.notify_one();
+        }
+    }
+
+    /// Runs a connection in a task of its own, so that a panic in it does not leave its lane without one.
+    async fn watch_over(self: Arc<Self>, worker: Worker) {
+        let ended = tokio::spawn(worker.run()).await;
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!(target: "oncemail::relay", route = %self.route, "a connection task panicked");
+            let mut traffic = self.traffic();
+            self.grow(&mut traffic);
         }
     }
 
@@ -340,15 +350,12 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// Only a panic comes here without having left.
+    /// Only a panic or the end of the runtime comes here without having left.
     fn drop(&mut self) {
-        if self.has_left {
-            return;
+        if !self.has_left {
+            let lane = self.lane.clone();
+            self.leave(&mut lane.traffic());
         }
-        let lane = self.lane.clone();
-        let mut traffic = lane.traffic();
-        self.leave(&mut traffic);
-        lane.grow(&mut traffic);
     }
 }
 

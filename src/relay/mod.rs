@@ -153,9 +153,10 @@ impl Relay {
         lease.split(by_lane.len() + usize::from(!unrouted.is_empty()));
         if by_lane.is_empty() || !unrouted.is_empty() {
             self.defer_unrouted(lease.clone(), &message, unrouted);
+        } else {
+            // What was read to be routed is read again when its turn comes (S2).
+            lease.forget_if_stored();
         }
-        // What was read to be routed is read again when its turn comes (S2).
-        lease.forget_if_stored();
         for (lane, recipients) in by_lane {
             if let Some(lane) = self.lanes.get(lane) {
                 lane.push(Leg { lease: lease.clone(), share: Share::Only(recipients.into()) });

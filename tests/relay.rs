@@ -1,0 +1,636 @@
+//! What the relay promises: every recipient ends as the far side said, in doubt is never guessed, and what is our
+//! fault fails nobody's mail.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncemail::mail::{Address, HoldCause, Notify, Progress, RecipientState, Ret, ReversePath};
+use oncemail::relay::options::{
+    Breaker, Credentials, Host, Options, Smarthost, Timeouts, TlsPolicy, Transport,
+};
+use tokio::sync::Semaphore;
+
+use crate::common::far_side::{Act, FarSide, Tls, say};
+use crate::common::relay_rig::{
+    Rig, directory, message, queue_options, relay_options, route, smarthost, to, to_hosts,
+};
+
+const DELIVERED: RecipientState = RecipientState::Delivered;
+const FAILED: RecipientState = RecipientState::Held(HoldCause::Failed);
+
+/// Like `to_hosts`, with a change.
+fn changed(addresses: &[SocketAddr], change: impl FnOnce(&mut Smarthost)) -> Options {
+    let mut smarthost = smarthost(addresses);
+    change(&mut smarthost);
+    relay_options(vec![route("hosts", Transport::Smarthost(smarthost))])
+}
+
+/// No patience: for far sides that say nothing.
+fn hurried(mut options: Options) -> Options {
+    let short = Duration::from_millis(150);
+    options.timeouts = Timeouts {
+        connect: short,
+        command: short,
+        data_initiation: short,
+        data_block: short,
+        data_termination: short,
+    };
+    options
+}
+
+/// Every reply that the first recipient got.
+fn replies(progress: &Progress) -> Vec<String> {
+    progress.recipients[0].replies.iter().map(|reply| reply.text.clone()).collect()
+}
+
+/// An address at which nothing listens.
+async fn nobody() -> SocketAddr {
+    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_message_reaches_the_smarthost_as_it_was_accepted() {
+    let far = FarSide::new().start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["b@x.example", "c@x.example"], ".dot\r\n..\r\ntext").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(progress.is_finished() && progress.attempts == 1);
+    assert_eq!(progress.recipients[1].replies[0].text, "2.0.0 taken");
+    let taken = far.log().taken.remove(0);
+    assert_eq!(taken.content, b"Subject: test\r\n\r\n.dot\r\n..\r\ntext\r\n");
+    assert_eq!(taken.rcpts, ["RCPT TO:<b@x.example>", "RCPT TO:<c@x.example>"]);
+    assert_eq!(taken.mail, "MAIL FROM:<a@shop.example> SIZE=33");
+    assert_eq!((rig.queue.depth().queued, rig.queue.depth().held), (0, 0));
+}
+
+#[tokio::test]
+async fn each_recipient_keeps_its_own_reply() {
+    let far = FarSide::new()
+        .on("RCPT TO:<bad@", say("550-5.1.1 no such\r\n550 5.1.1 user"))
+        .on_times(1, "RCPT TO:<busy@", say("450 4.2.1 greylisted"))
+        .start()
+        .await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["good@x.example", "bad@x.example", "busy@x.example"], "x").await;
+    let progress = rig.store.saved(id, 2).await;
+    let states: Vec<_> = progress.recipients.iter().map(|r| (r.state, r.attempts)).collect();
+    let held = RecipientState::Held(HoldCause::Failed);
+    assert_eq!(states, [(RecipientState::Delivered, 1), (held, 1), (RecipientState::Delivered, 2)]);
+    assert_eq!(progress.recipients[1].replies[0].text, "5.1.1 no such; user");
+    assert_eq!((progress.recipients[1].replies[0].code, progress.attempts), (550, 2));
+    assert_eq!(progress.recipients[2].replies[0].text, "4.2.1 greylisted");
+    // Who has it, is not offered it again.
+    assert_eq!(far.log().said("RCPT TO:<good@"), 1);
+    assert_eq!((rig.queue.depth().queued, rig.queue.depth().held), (0, 1));
+}
+
+#[tokio::test]
+async fn r1_a_connection_lost_after_the_final_dot_is_in_doubt_and_sent_again() {
+    let far = FarSide::new().on_times(1, ".", Act::Close).start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["b@x.example"], "doubtful").await;
+    let progress = rig.store.saved(id, 2).await;
+    assert!(progress.recipients[0].replies[0].text.starts_with("in doubt"), "{progress:?}");
+    assert_eq!((progress.attempts, far.log().copies("doubtful")), (2, 2));
+}
+
+#[tokio::test]
+async fn the_directory_gets_the_exact_octets_and_the_envelope() {
+    let directory_path = tempfile::tempdir().unwrap();
+    let path = directory_path.path().join("mail");
+    let rig = Rig::start(relay_options(vec![directory("dir", &path)]));
+    let id = rig.send(&["b@x.example", "c@y.example"], ".dot").await;
+    assert!(rig.store.saved(id, 1).await.is_finished());
+    assert_eq!(std::fs::read(path.join(format!("{id}.eml"))).unwrap(), b"Subject: test\r\n\r\n.dot\r\n");
+    let envelope = std::fs::read(path.join(format!("{id}.json"))).unwrap();
+    let envelope: serde_json::Value = serde_json::from_slice(&envelope).unwrap();
+    assert_eq!(envelope["recipients"], serde_json::json!(["b@x.example", "c@y.example"]));
+    assert_eq!(envelope["reverse_path"], "a@shop.example");
+    // Nothing half-made is left.
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 2);
+}
+
+#[tokio::test]
+async fn r1_a_far_side_that_keeps_silent_after_the_final_dot_leaves_it_in_doubt() {
+    let far = FarSide::new().on_times(1, ".", Act::Silence).start().await;
+    let rig = Rig::start(hurried(to_hosts(&[far.address])));
+    let id = rig.send(&["b@x.example"], "silence").await;
+    let progress = rig.store.saved(id, 2).await;
+    assert!(replies(&progress)[0].starts_with("in doubt"), "{progress:?}");
+    assert_eq!(progress.recipients[0].state, DELIVERED);
+}
+
+#[tokio::test]
+async fn r1_garbage_instead_of_the_reply_to_the_final_dot_is_in_doubt() {
+    for garbage in [&b"hello\r\n"[..], b"354 go on\r\n", b"250 bare\n"] {
+        let far = FarSide::new().on_times(1, ".", Act::Bytes(garbage.to_vec())).start().await;
+        let rig = Rig::start(to_hosts(&[far.address]));
+        let id = rig.send(&["b@x.example"], "x").await;
+        let progress = rig.store.saved(id, 2).await;
+        assert!(replies(&progress)[0].starts_with("in doubt"), "{progress:?}");
+        assert_eq!(progress.recipients[0].state, DELIVERED);
+    }
+}
+
+#[tokio::test]
+async fn r1_a_shutdown_waits_for_the_reply_to_the_final_dot() {
+    let gate = Arc::new(Semaphore::new(0));
+    let far = FarSide::new().on(".", Act::Gate(gate.clone())).start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["b@x.example"], "slow").await;
+    far.wait(|log| log.copies("slow") == 1).await;
+    rig.shutdown.cancel();
+    assert!(!rig.running.is_finished() && rig.store.seen().saves.is_empty());
+    gate.add_permits(1);
+    let store = rig.stop().await;
+    // Its outcome is saved when `run` returns, and the far side was told goodbye.
+    assert_eq!(store.seen().saves.last().map(|(i, p)| (*i, p.is_finished())), Some((id, true)));
+    far.wait(|log| log.open == 0 && log.said("QUIT") == 1).await;
+}
+
+#[tokio::test]
+async fn r1_a_connection_that_dies_before_the_final_dot_costs_no_attempt() {
+    for prefix in ["MAIL", "RCPT", "DATA"] {
+        let far = FarSide::new().on_times(2, prefix, Act::Close).start().await;
+        let rig = Rig::start(to_hosts(&[far.address]));
+        let id = rig.send(&["b@x.example"], "x").await;
+        let progress = rig.store.saved(id, 1).await;
+        assert_eq!((progress.attempts, progress.recipients[0].state), (1, DELIVERED), "{prefix}");
+        assert_eq!((replies(&progress).len(), far.log().connections), (1, 3), "{prefix}");
+    }
+}
+
+#[tokio::test]
+async fn a_far_side_that_always_closes_is_a_deferral_after_three_tries() {
+    let far = FarSide::new().on_times(3, "DATA", Act::Close).start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["b@x.example"], "x").await;
+    let progress = rig.store.saved(id, 2).await;
+    assert_eq!((progress.attempts, far.log().connections), (2, 4));
+    assert!(replies(&progress)[0].contains("closed"), "{progress:?}");
+}
+
+#[tokio::test]
+async fn r2_what_is_about_us_never_fails_mail() {
+    let sender = "550 5.7.60 not allowed to send as this sender";
+    for (prefix, reply) in [
+        ("CONNECT", "554 5.7.1 you are blocked"),
+        ("EHLO", "550 5.7.1 no"),
+        ("MAIL", sender),
+        ("MAIL", "530 5.7.0 authenticate first"),
+        ("RCPT", "530 5.7.0 authenticate first"),
+        ("CONNECT", "421 4.3.2 closing"),
+        ("MAIL", "421 4.3.2 closing"),
+        (".", "421 4.3.2 closing"),
+    ] {
+        let far = FarSide::new().on_times(1, prefix, Act::SayThenClose(reply.into())).start().await;
+        let rig = Rig::start(to_hosts(&[far.address]));
+        let id = rig.send(&["b@x.example"], "x").await;
+        let progress = rig.store.saved(id, 2).await;
+        let said = &progress.recipients[0].replies[0];
+        assert_eq!(said.code.to_string(), reply[..3], "{prefix} {reply}: {said:?}");
+        assert!(said.text.contains(&reply[4..]), "{prefix} {reply}: {said:?}");
+        assert_eq!(progress.recipients[0].state, DELIVERED, "{prefix} {reply}");
+    }
+}
+
+#[tokio::test]
+async fn r2_refusals_about_us_open_the_breaker_and_then_cost_no_attempts() {
+    let far = FarSide::new().on_times(5, "MAIL", say("550 5.7.1 not you")).start().await;
+    let mut options = changed(&[far.address], |smarthost| smarthost.connections = 1);
+    options.breaker = Breaker { open_for: Duration::from_millis(300), ..Breaker::default() };
+    let rig = Rig::start(options);
+    let first = rig.send(&["b@x.example"], "first").await;
+    rig.store.saved(first, 5).await;
+    // The breaker is open: a new message waits, and so does the first.
+    let second = rig.send(&["b@x.example"], "second").await;
+    let (first, second) = (rig.store.saved(first, 6).await, rig.store.saved(second, 1).await);
+    assert_eq!((first.attempts, second.attempts), (6, 1));
+    assert_eq!((far.log().copies("first"), far.log().copies("second")), (1, 1));
+}
+
+#[tokio::test]
+async fn r2_refused_auth_is_a_deferral_with_the_far_sides_words() {
+    let far = FarSide::new()
+        .offers(&["PIPELINING", "AUTH PLAIN LOGIN"])
+        .on_times(1, "AUTH", say("535 5.7.8 wrong password"))
+        .start()
+        .await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.credentials = Some(credentials())));
+    let id = rig.send(&["b@x.example"], "x").await;
+    let progress = rig.store.saved(id, 2).await;
+    let said = &progress.recipients[0].replies[0];
+    assert_eq!((said.code, said.text.as_str()), (535, "5.7.8 wrong password (in reply to AUTH)"));
+    assert_eq!(progress.recipients[0].state, DELIVERED);
+    assert_eq!(far.log().said("AUTH PLAIN AHUAcw=="), 2);
+}
+
+fn credentials() -> Credentials {
+    Credentials { username: "u".into(), password: "s".to_owned().into() }
+}
+
+#[tokio::test]
+async fn auth_login_is_spoken_where_plain_is_not_offered() {
+    let far = FarSide::new()
+        .offers(&["AUTH LOGIN"])
+        .on("dQ==", say("334 UGFzc3dvcmQ6"))
+        .on("cw==", say("235 2.7.0 ok"))
+        .start()
+        .await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.credentials = Some(credentials())));
+    let id = rig.send(&["b@x.example"], "x").await;
+    assert!(rig.store.saved(id, 1).await.is_finished());
+    assert_eq!(far.log().said("AUTH LOGIN"), 1);
+}
+
+#[tokio::test]
+async fn tls_is_required_and_verified() {
+    for (kind, policy) in [(Tls::Upgrade, TlsPolicy::Required), (Tls::Implicit, TlsPolicy::Implicit)] {
+        let far = FarSide::new().tls(kind).offers_in_tls(&["PIPELINING", "AUTH PLAIN"]).start().await;
+        let options = changed(&[far.address], |smarthost| {
+            smarthost.tls = policy;
+            smarthost.ca_file = Some(far.ca_file.clone());
+            smarthost.hosts[0].name = "localhost".into();
+        });
+        let rig = Rig::start(options);
+        let id = rig.send(&["b@x.example"], "secret").await;
+        assert!(rig.store.saved(id, 1).await.is_finished());
+        assert!(far.log().taken[0].encrypted);
+    }
+}
+
+#[tokio::test]
+async fn r2_a_failed_tls_defers_and_never_falls_back_to_plain_text() {
+    let trusted = FarSide::new().tls(Tls::Upgrade).start().await;
+    let stranger = FarSide::new().tls(Tls::Upgrade).start().await;
+    let without = FarSide::new().start().await;
+    let refusing = FarSide::new().tls(Tls::Upgrade).on("STARTTLS", say("454 4.7.0 not now")).start().await;
+    for (far, cause) in [(&stranger, "certificate"), (&without, "does not offer"), (&refusing, "not now")] {
+        let options = changed(&[far.address], |smarthost| {
+            smarthost.tls = TlsPolicy::Required;
+            smarthost.ca_file = Some(trusted.ca_file.clone());
+        });
+        let rig = Rig::start(options);
+        let id = rig.send(&["b@x.example"], "secret").await;
+        let progress = rig.store.saved(id, 1).await;
+        assert!(replies(&progress)[0].contains(cause), "{cause}: {progress:?}");
+        assert!(progress.is_queued() && far.log().said("MAIL") == 0);
+    }
+}
+
+#[tokio::test]
+async fn s1_nothing_that_came_before_the_handshake_is_read_after_it() {
+    let far =
+        FarSide::new().tls(Tls::Upgrade).injects(b"250-far.example\r\n250 AUTH PLAIN\r\n").start().await;
+    let options = changed(&[far.address], |smarthost| {
+        smarthost.tls = TlsPolicy::Required;
+        smarthost.ca_file = Some(far.ca_file.clone());
+    });
+    let rig = Rig::start(options);
+    let id = rig.send(&["b@x.example"], "secret").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(progress.is_queued() && far.log().taken.is_empty(), "{progress:?}");
+}
+
+#[tokio::test]
+async fn s1_a_body_cannot_end_data() {
+    let far = FarSide::new().start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let body = "one\r\n.\r\nMAIL FROM:<evil@x.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n\r\nsmuggled\r\n.";
+    let id = rig.send(&["b@x.example"], body).await;
+    assert!(rig.store.saved(id, 1).await.is_finished());
+    let log = far.log();
+    assert_eq!((log.taken.len(), log.said("MAIL")), (1, 1));
+    assert_eq!(log.taken[0].content, format!("Subject: test\r\n\r\n{body}\r\n").as_bytes());
+}
+
+#[tokio::test]
+async fn s1_a_message_with_bare_line_ends_is_held_and_never_sent() {
+    let far = FarSide::new().start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    for bare in ["a\n.\r\nb", "a\r.\r\nb", "a\n.\nb"] {
+        let id = rig.send(&["b@x.example"], bare).await;
+        let progress = rig.store.saved(id, 1).await;
+        assert_eq!(progress.recipients[0].state, FAILED);
+        assert!(replies(&progress)[0].starts_with("5.6.11 "), "{progress:?}");
+    }
+    assert_eq!((far.log().said("MAIL"), far.log().said("DATA")), (0, 0));
+}
+
+#[tokio::test]
+async fn s2_garbage_ends_as_a_deferral_and_is_bounded() {
+    let endless_line = vec![b'2'; 1 << 20];
+    let endless_lines = b"220-more and more\r\n".repeat(100_000);
+    for (prefix, garbage) in [
+        ("CONNECT", endless_line.clone()),
+        ("CONNECT", endless_lines.clone()),
+        ("EHLO", endless_lines),
+        ("MAIL", b"\x00\xff\r\n".to_vec()),
+        ("RCPT", b"250 ok\n".to_vec()),
+        ("DATA", endless_line),
+        ("DATA", b"354 go\r\n250 too early\r\n".to_vec()),
+        ("DATA", b"250 no\r\n".to_vec()),
+    ] {
+        // Three tries are one attempt.
+        let far = FarSide::new().on_times(3, prefix, Act::Bytes(garbage)).start().await;
+        let rig = Rig::start(to_hosts(&[far.address]));
+        let id = rig.send(&["b@x.example"], "x").await;
+        let progress = rig.store.saved(id, 1).await;
+        assert_eq!(
+            (progress.recipients[0].state, progress.attempts),
+            (RecipientState::Queued, 1),
+            "{prefix}"
+        );
+        assert_eq!(far.log().copies("x"), 0, "{prefix}: {progress:?}");
+    }
+}
+
+#[tokio::test]
+async fn silence_anywhere_is_a_deferral() {
+    for prefix in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"] {
+        let far = FarSide::new().on(prefix, Act::Silence).start().await;
+        let rig = Rig::start(hurried(to_hosts(&[far.address])));
+        let id = rig.send(&["b@x.example"], "x").await;
+        let progress = rig.store.saved(id, 1).await;
+        assert!(replies(&progress)[0].contains("no answer within"), "{prefix}: {progress:?}");
+        assert!(progress.is_queued());
+    }
+}
+
+#[tokio::test]
+async fn the_next_host_is_asked_while_none_has_accepted() {
+    let refusing = FarSide::new().on("CONNECT", say("554 5.7.1 go away")).start().await;
+    let closing = FarSide::new().on("DATA", Act::Close).start().await;
+    let good = FarSide::new().start().await;
+    let rig = Rig::start(to_hosts(&[nobody().await, refusing.address, closing.address, good.address]));
+    let id = rig.send(&["b@x.example"], "x").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert_eq!((progress.attempts, progress.is_finished()), (1, true));
+    assert_eq!(progress.recipients[0].replies[0].host, good.address.to_string());
+}
+
+#[tokio::test]
+async fn the_next_host_is_not_asked_when_one_may_have_the_message() {
+    let doubtful = FarSide::new().on_times(1, ".", Act::Close).start().await;
+    let other = FarSide::new().start().await;
+    let rig = Rig::start(to_hosts(&[doubtful.address, other.address]));
+    let id = rig.send(&["b@x.example"], "x").await;
+    assert!(rig.store.saved(id, 2).await.is_finished());
+    assert_eq!((doubtful.log().copies("x"), other.log().connections), (2, 0));
+}
+
+#[tokio::test]
+async fn connections_are_reused_and_replaced_in_time() {
+    let far = FarSide::new().start().await;
+    let options = changed(&[far.address], |smarthost| {
+        smarthost.connections = 1;
+        smarthost.messages_per_connection = 3;
+    });
+    let rig = Rig::start(options);
+    for _ in 0..7 {
+        let id = rig.send(&["b@x.example"], "x").await;
+        rig.store.saved(id, 1).await;
+    }
+    let log = far.log();
+    let connections: Vec<_> = log.taken.iter().map(|taken| taken.connection).collect();
+    assert_eq!(connections, [1, 1, 1, 2, 2, 2, 3]);
+    assert_eq!((log.said("RSET"), log.said("EHLO"), log.said("QUIT")), (0, 3, 2));
+}
+
+#[tokio::test]
+async fn a_connection_is_reset_after_a_transaction_that_was_left_open() {
+    for capabilities in [&["PIPELINING"][..], &[]] {
+        let far = FarSide::new().offers(capabilities).on_times(1, "RCPT", say("550 5.1.1 no")).start().await;
+        let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.connections = 1));
+        let bad = rig.send(&["bad@x.example"], "bad").await;
+        assert_eq!(rig.store.saved(bad, 1).await.recipients[0].state, FAILED);
+        let good = rig.send(&["b@x.example"], "good").await;
+        assert!(rig.store.saved(good, 1).await.is_finished());
+        let log = far.log();
+        assert_eq!((log.connections, log.said("RSET"), log.taken.len()), (1, 1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_costs_nothing() {
+    let far = FarSide::new().on_times(1, ".", Act::SayThenClose("250 2.0.0 taken, bye".into())).start().await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.connections = 1));
+    let first = rig.send(&["b@x.example"], "first").await;
+    rig.store.saved(first, 1).await;
+    far.wait(|log| log.open == 0).await;
+    let second = rig.send(&["b@x.example"], "second").await;
+    let progress = rig.store.saved(second, 1).await;
+    assert_eq!((progress.attempts, replies(&progress).len(), far.log().connections), (1, 1, 2));
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_politely() {
+    let far = FarSide::new().start().await;
+    let rig =
+        Rig::start(changed(&[far.address], |smarthost| smarthost.idle_timeout = Duration::from_millis(20)));
+    rig.send(&["b@x.example"], "x").await;
+    let log = far.wait(|log| log.connections == 1 && log.open == 0).await;
+    assert_eq!(log.said("QUIT"), 1);
+}
+
+#[tokio::test]
+async fn nobody_is_sent_data_when_all_are_refused() {
+    let far = FarSide::new().on("RCPT", say("550 5.1.1 no")).start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["b@x.example", "c@x.example"], "x").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(progress.recipients.iter().all(|r| r.state == FAILED));
+    assert!(far.log().wire.is_empty());
+}
+
+#[tokio::test]
+async fn a_354_after_all_were_refused_gets_the_lone_dot() {
+    let far = FarSide::new().on_times(2, "RCPT", say("550 5.1.1 no")).on("DATA", say("354 go")).start().await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.connections = 1));
+    let id = rig.send(&["b@x.example", "c@x.example"], "never").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(progress.recipients.iter().all(|r| r.state == FAILED));
+    let next = rig.send(&["b@x.example"], "next").await;
+    assert!(rig.store.saved(next, 1).await.is_finished());
+    let log = far.log();
+    assert_eq!((log.wire[0].as_slice(), log.copies("never"), log.connections), (&b".\r\n"[..], 0, 1));
+}
+
+#[tokio::test]
+async fn refused_data_ends_as_it_was_refused() {
+    for (prefix, reply, state) in [
+        ("DATA", "554 5.6.0 no", FAILED),
+        ("DATA", "451 4.3.0 later", DELIVERED),
+        (".", "554 5.7.1 spam", FAILED),
+        (".", "451 4.3.0 later", DELIVERED),
+        (".", "552 5.2.2 mailbox full", DELIVERED),
+    ] {
+        for capabilities in [&["PIPELINING"][..], &[]] {
+            let far = FarSide::new().offers(capabilities).on_times(1, prefix, say(reply)).start().await;
+            let rig = Rig::start(to_hosts(&[far.address]));
+            let id = rig.send(&["b@x.example"], "x").await;
+            let times = if state == FAILED { 1 } else { 2 };
+            let progress = rig.store.saved(id, times).await;
+            assert_eq!(progress.recipients[0].state, state, "{prefix} {reply}");
+            assert_eq!(replies(&progress)[0], reply[4..], "{prefix} {reply}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_and_a_goodbye_after_mail_is_a_refusal() {
+    let far = FarSide::new().on("MAIL", Act::SayThenClose("550 5.1.8 no such domain".into())).start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["b@x.example"], "x").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert_eq!((progress.recipients[0].state, progress.attempts), (FAILED, 1));
+}
+
+#[tokio::test]
+async fn a_message_that_the_far_side_cannot_carry_fails_without_harm() {
+    let far = FarSide::new().offers(&["PIPELINING", "SIZE 1000"]).start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let large = rig.send(&["b@x.example"], &"x".repeat(2000)).await;
+    let eight_bit = rig.send(&["b@x.example"], "déjà vu").await;
+    let address = rig.send(&["bé@x.example"], "x").await;
+    let mut with_header = message(&rig.clock, &["b@x.example"], "x");
+    with_header.envelope.smtputf8 = true;
+    with_header.content = Bytes::from("Subject: déjà vu\r\n\r\nx\r\n");
+    let header = rig.submit(with_header).await;
+    for (id, code) in [(large, "5.3.4 "), (eight_bit, "5.6.3 "), (address, "5.6.7 "), (header, "5.6.3 ")] {
+        let progress = rig.store.saved(id, 1).await;
+        assert_eq!(progress.recipients[0].state, FAILED);
+        assert!(replies(&progress)[0].starts_with(code), "{progress:?}");
+    }
+    assert_eq!(far.log().said("MAIL"), 0);
+}
+
+#[tokio::test]
+async fn parameters_are_used_as_the_far_side_offers() {
+    let far = FarSide::new().offers(&["8BITMIME", "SMTPUTF8", "SIZE", "DSN"]).start().await;
+    let plain = FarSide::new().offers(&["8BITMIME", "SMTPUTF8"]).start().await;
+    for (far, mail, rcpt) in [
+        (
+            &far,
+            "MAIL FROM:<é@shop.example> SIZE=30 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=e+2B1",
+            "RCPT TO:<b@x.example> NOTIFY=FAILURE,DELAY ORCPT=rfc822;b@x.example",
+        ),
+        (&plain, "MAIL FROM:<é@shop.example> BODY=8BITMIME SMTPUTF8", "RCPT TO:<b@x.example>"),
+    ] {
+        let rig = Rig::start(to_hosts(&[far.address]));
+        let mut message = message(&rig.clock, &["b@x.example"], "");
+        message.content = Bytes::from("Subject: é\r\n\r\n0123456789abc\r\n");
+        message.envelope.reverse_path = ReversePath::Mailbox(Address::parse("é@shop.example").unwrap());
+        message.envelope.ret = Some(Ret::Headers);
+        message.envelope.envid = Some("e+2B1".into());
+        message.envelope.recipients[0].notify = Some(Notify { success: false, failure: true, delay: true });
+        message.envelope.recipients[0].orcpt = Some("rfc822;b@x.example".into());
+        let id = rig.submit(message).await;
+        assert!(rig.store.saved(id, 1).await.is_finished());
+        let taken = far.log().taken.remove(0);
+        assert_eq!((taken.mail.as_str(), taken.rcpts[0].as_str()), (mail, rcpt));
+    }
+}
+
+#[tokio::test]
+async fn a_long_list_goes_out_in_parts_of_which_none_is_lost() {
+    let far = FarSide::new().start().await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.recipients_per_transaction = 100));
+    let addresses: Vec<_> = (0..250).map(|n| format!("r{n}@x.example")).collect();
+    let id = rig.send(&addresses.iter().map(String::as_str).collect::<Vec<_>>(), "list").await;
+    let progress = rig.store.saved(id, 3).await;
+    assert_eq!((progress.is_finished(), progress.attempts), (true, 1));
+    let sizes: Vec<_> = far.log().taken.iter().map(|taken| taken.rcpts.len()).collect();
+    assert_eq!(sizes, [100, 100, 50]);
+}
+
+#[tokio::test]
+async fn more_recipients_than_fit_one_write_are_pipelined_in_groups() {
+    let far = FarSide::new().on("RCPT TO:<r207@", say("550 5.1.1 no")).start().await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.recipients_per_transaction = 1000));
+    let addresses: Vec<_> = (0..250).map(|n| format!("r{n}@x.example")).collect();
+    let id = rig.send(&addresses.iter().map(String::as_str).collect::<Vec<_>>(), "list").await;
+    let progress = rig.store.saved(id, 1).await;
+    let failed: Vec<_> = (0..250).filter(|n| progress.recipients[*n].state != DELIVERED).collect();
+    assert_eq!((failed, far.log().taken[0].rcpts.len()), (vec![207], 249));
+}
+
+#[tokio::test]
+async fn a_message_is_split_by_route_and_each_part_fares_for_itself() {
+    let (good, bad) =
+        (FarSide::new().start().await, FarSide::new().on("RCPT", say("550 5.1.1 no")).start().await);
+    let files = tempfile::tempdir().unwrap();
+    let options = relay_options(vec![
+        to(&["good.example"], route("good", Transport::Smarthost(smarthost(&[good.address])))),
+        to(&["*.bad.example"], route("bad", Transport::Smarthost(smarthost(&[bad.address])))),
+        to(&["dir.example", "dir2.example"], directory("dir", files.path())),
+    ]);
+    let rig = Rig::start(options);
+    let recipients =
+        ["a@good.example", "b@x.bad.example", "c@dir2.example", "d@nowhere.example", "e@good.example"];
+    let id = rig.send(&recipients, "split").await;
+    let seen = rig
+        .store
+        .wait(|seen| {
+            seen.saves.last().is_some_and(|(_, p)| {
+                p.recipients.iter().filter(|r| r.state == DELIVERED).count() == 3
+                    && p.recipients[1].state == FAILED
+            })
+        })
+        .await;
+    let progress = &seen.saves.last().unwrap().1;
+    let routes: Vec<_> = progress
+        .recipients
+        .iter()
+        .map(|r| r.replies.first().map_or("", |reply| reply.route.as_str()))
+        .collect();
+    assert_eq!(routes, ["good", "bad", "dir", "", "good"]);
+    assert_eq!(progress.recipients[3].state, RecipientState::Queued);
+    let taken = good.log().taken;
+    assert_eq!((taken.len(), taken[0].rcpts.len()), (1, 2));
+    assert!(files.path().join(format!("{id}.eml")).exists());
+    // Without a route a recipient is deferred, with a sentence.
+    let unrouted = rig.store.wait(|seen| seen.saves.iter().any(|(_, p)| p.recipients[3].attempts > 1)).await;
+    assert!(unrouted.saves.last().unwrap().1.recipients[3].replies[0].text.contains("no route"));
+}
+
+#[tokio::test]
+async fn a_dead_destination_does_not_hold_back_another() {
+    let dead = FarSide::new().on("CONNECT", Act::Silence).start().await;
+    let live = FarSide::new().start().await;
+    let rig = Rig::start(relay_options(vec![
+        to(&["dead.example"], route("dead", Transport::Smarthost(smarthost(&[dead.address])))),
+        route("live", Transport::Smarthost(smarthost(&[live.address]))),
+    ]));
+    for n in 0..500 {
+        rig.send(&["x@dead.example"], &format!("dead {n}")).await;
+    }
+    dead.wait(|log| log.connections == 2).await;
+    for n in 0..100 {
+        rig.send(&["x@live.example"], &format!("live {n}")).await;
+    }
+    live.wait(|log| log.taken.len() == 100).await;
+    rig.store.wait(|seen| seen.saves.len() == 100).await;
+    assert_eq!(dead.log().connections, 2);
+}
+
+#[tokio::test]
+async fn a_refused_password_is_tried_once_and_never_in_clear_off_loopback() {
+    let far = FarSide::new().offers(&["AUTH PLAIN"]).on("AUTH", say("535 5.7.8 no")).start().await;
+    let rig = Rig::start_with(
+        changed(&[far.address], |smarthost| {
+            smarthost.credentials = Some(credentials());
+            smarthost.hosts = vec![Host { name: "localhost".into(), port: far.address.port() }];
+        }),
+        oncemail::queue::Options {
+            base: Duration::from_secs(600),
+            cap: Duration::from_secs(600),
+            ..queue_options()
+        },
+    );
+    let id = rig.send(&["b@x.example"], "x").await;
+    rig.store.saved(id, 1).await;
+    assert_eq!(far.log().said("AUTH"), 1);
+}
