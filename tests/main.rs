@@ -9,5 +9,6 @@
 )]
 
 mod common;
+mod destinations;
 mod queue;
 mod relay;

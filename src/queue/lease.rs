@@ -28,6 +28,7 @@ pub struct Lease {
     progress: tokio::sync::Mutex<Current>,
     /// Legs that have not ended.
     legs: AtomicUsize,
+    was_split: AtomicBool,
     /// Nothing is left to do when the lease is dropped.
     closed: AtomicBool,
 }
@@ -79,6 +80,7 @@ impl Lease {
             fresh: Mutex::new(fresh),
             progress: tokio::sync::Mutex::default(),
             legs: AtomicUsize::new(1),
+            was_split: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -91,11 +93,12 @@ impl Lease {
     /// Says into how many legs the message is split; one unless said, and before any of them is settled.
     pub fn split(&self, legs: usize) {
         self.legs.store(legs, Ordering::SeqCst);
+        self.was_split.store(legs != 1, Ordering::SeqCst);
     }
 
-    /// Whether this is the only leg, so that waiting holds up no other.
+    /// Whether this is the only leg, and always was: then its waiting holds up no other recipient.
     pub fn is_whole(&self) -> bool {
-        self.legs.load(Ordering::SeqCst) == 1
+        !self.was_split.load(Ordering::SeqCst)
     }
 
     /// The message: from memory while it is fresh, from the store otherwise.

@@ -1,7 +1,7 @@
 //! Takes due messages to their next hop and turns what the far side says into outcomes.
 //!
 //! A message is routed when it is attempted, split into one leg per destination, and each leg waits in its
-//! destination's [`lane`] for a connection. It must never tell the queue of an outcome that the far side has not
+//! destination's lane for a connection. It must never tell the queue of an outcome that the far side has not
 //! spoken (R1), never fail mail for what is our own fault (R2), and never let one destination hold back another.
 //! `docs/relay.md` has the table of outcomes.
 

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncemail::clock::Clock;
-use oncemail::mail::{Address, Body, Envelope, Message, Origin, QueueId, Recipient, ReversePath};
+use oncemail::mail::{
+    Address, Body, Envelope, HoldCause, Message, Origin, Progress, QueueId, Recipient, RecipientState,
+    ReversePath,
+};
 use oncemail::queue::{self, Jitter, Queue};
 use oncemail::relay::Relay;
 use oncemail::relay::options::{
@@ -25,6 +28,26 @@ pub struct Rig {
     pub clock: Clock,
     pub shutdown: CancellationToken,
     pub running: JoinHandle<()>,
+}
+
+pub const DELIVERED: RecipientState = RecipientState::Delivered;
+pub const FAILED: RecipientState = RecipientState::Held(HoldCause::Failed);
+
+/// Like `to_hosts`, with a change.
+pub fn changed(addresses: &[SocketAddr], change: impl FnOnce(&mut Smarthost)) -> Options {
+    let mut smarthost = smarthost(addresses);
+    change(&mut smarthost);
+    relay_options(vec![route("hosts", Transport::Smarthost(smarthost))])
+}
+
+/// Every reply that the first recipient got.
+pub fn replies(progress: &Progress) -> Vec<String> {
+    progress.recipients[0].replies.iter().map(|reply| reply.text.clone()).collect()
+}
+
+/// An address at which nothing listens.
+pub async fn nobody() -> SocketAddr {
+    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 /// Retries come at once, unless a test says otherwise.
