@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
+use oncemail::clock::Clock;
 use oncemail::mail::RecipientState;
+use oncemail::queue::Queue;
+use oncemail::relay::Relay;
 use oncemail::relay::options::{Breaker, Credentials, Host, TlsPolicy, Transport};
 
 use crate::common::far_side::{Act, FarSide, Tls, say};
@@ -295,4 +298,22 @@ async fn a_split_message_does_not_wait_for_a_destination_that_is_away() {
         rig.store.wait(|seen| seen.saves.iter().any(|(_, p)| p.recipients[1].state == DELIVERED)).await;
     let (_, progress) = seen.saves.iter().rfind(|(i, _)| *i == id).unwrap();
     assert_eq!((progress.recipients[0].state, progress.recipients[0].attempts), (RecipientState::Queued, 1));
+}
+
+#[tokio::test]
+async fn a_ca_file_that_is_none_stops_the_start_and_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let (missing, empty) = (directory.path().join("missing.pem"), directory.path().join("empty.pem"));
+    #[expect(clippy::disallowed_methods, reason = "a test's own file")]
+    std::fs::write(&empty, "no certificate").unwrap();
+    for file in [missing, empty] {
+        let options = changed(&[nobody().await], |smarthost| smarthost.ca_file = Some(file.clone()));
+        let clock = Clock::system();
+        let error =
+            Relay::new(options, Queue::new(queue_options(), clock.clone()), clock).err().unwrap().to_string();
+        assert!(
+            error.starts_with("route hosts: ca_file: ") && error.contains(file.to_str().unwrap()),
+            "{error}"
+        );
+    }
 }
