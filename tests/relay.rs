@@ -364,3 +364,52 @@ async fn r1_a_shutdown_waits_for_an_attempt_in_doubt_no_longer_than_its_grace() 
     // Nothing was guessed: the store has it as queued, and the next start sends it again.
     assert!(store.seen().saves.is_empty() && store.messages()[0].1.is_queued());
 }
+
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn every_outcome_is_one_line_in_the_log() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber =
+        tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
+    // Everything runs on this thread.
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let far =
+        FarSide::new().on("RCPT TO:<bad@", say("550 5.1.1 no")).on_times(1, ".", Act::Close).start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["good@x.example", "bad@x.example"], "secret content").await;
+    rig.store.saved(id, 2).await;
+    rig.stop().await;
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(!text.contains("secret content"));
+    let events: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = events
+        .iter()
+        .filter(|event| event["message"] == "delivery" && event["queue_id"] == id.to_string())
+        .map(|event| {
+            [&event["recipient"], &event["outcome"], &event["attempts"], &event["in_doubt"]]
+                .map(ToString::to_string)
+        })
+        .collect();
+    let good = "\"good@x.example\"";
+    assert_eq!(told[0], [good, "\"deferred\"", "1", "true"]);
+    assert_eq!(told[1], ["\"bad@x.example\"", "\"held\"", "1", "null"]);
+    assert_eq!((told.len(), &told[2]), (3, &[good, "\"delivered\"", "2", "null"].map(str::to_owned)));
+    let last = events.iter().rfind(|event| event["outcome"] == "delivered").unwrap();
+    assert_eq!((last["route"].as_str(), last["reply"].as_str()), (Some("hosts"), Some("250 2.0.0 taken")));
+    assert_eq!(last["host"], far.address.to_string());
+}
