@@ -28,6 +28,7 @@ pub struct Lease {
     progress: tokio::sync::Mutex<Current>,
     /// Legs that have not ended.
     legs: AtomicUsize,
+    was_split: AtomicBool,
     /// Nothing is left to do when the lease is dropped.
     closed: AtomicBool,
 }
@@ -79,6 +80,7 @@ impl Lease {
             fresh: Mutex::new(fresh),
             progress: tokio::sync::Mutex::default(),
             legs: AtomicUsize::new(1),
+            was_split: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -91,11 +93,12 @@ impl Lease {
     /// Says into how many legs the message is split; one unless said, and before any of them is settled.
     pub fn split(&self, legs: usize) {
         self.legs.store(legs, Ordering::SeqCst);
+        self.was_split.store(legs != 1, Ordering::SeqCst);
     }
 
-    /// Whether this is the only leg, so that waiting holds up no other.
+    /// Whether this is the only leg, and always was: then its waiting holds up no other recipient.
     pub fn is_whole(&self) -> bool {
-        self.legs.load(Ordering::SeqCst) == 1
+        !self.was_split.load(Ordering::SeqCst)
     }
 
     /// The message: from memory while it is fresh, from the store otherwise.
@@ -130,8 +133,7 @@ impl Lease {
 
     /// Makes outcomes durable while the leg goes on (a list so long that it takes several transactions).
     pub async fn record(&self, outcomes: &[Outcome]) -> Option<Settled> {
-        let mut current = self.progress.lock().await;
-        current.apply(outcomes);
+        let mut current = self.current(outcomes).await;
         let settled = current.save(self).await;
         drop(current);
         settled
@@ -142,8 +144,7 @@ impl Lease {
     /// # Cancel safety
     /// Must not be dropped: the outcomes would be lost, and the message tried again.
     pub async fn settle(&self, outcomes: &[Outcome], untried: Option<Duration>) -> Option<Settled> {
-        let mut current = self.progress.lock().await;
-        current.apply(outcomes);
+        let mut current = self.current(outcomes).await;
         current.untried = current.untried.max(untried.unwrap_or_default());
         let is_last = self.legs.fetch_sub(1, Ordering::SeqCst) <= 1;
         if !is_last {
@@ -153,7 +154,12 @@ impl Lease {
     }
 
     /// Lets go of what can be read again, because the message has to wait for its destination (S2).
+    ///
+    /// Only for a leg that nobody carries: an outcome needs the progress that it changes.
     pub fn park(&self) {
+        if !self.is_whole() {
+            return;
+        }
         if let Some(message) = self.fresh().take() {
             self.queue.release(message.content.len());
         }
@@ -205,9 +211,11 @@ impl Lease {
         let now = self.queue.clock.now();
         let untried = (!current.tried).then_some(current.untried);
         let Some(progress) = &mut current.progress else {
-            // Never opened, so nothing has changed.
             self.closed.store(true, Ordering::SeqCst);
-            self.queue.put_back(self.id, current.untried);
+            // Never opened, so nothing has changed.
+            if !current.unsaved {
+                self.queue.put_back(self.id, current.untried);
+            }
             return None;
         };
         let accepted_at = current.accepted_at.unwrap_or_else(|| self.id.accepted_at());
@@ -223,6 +231,23 @@ impl Lease {
             self.queue.conclude(self.id, next);
         }
         settled
+    }
+
+    /// The progress with `outcomes` in it. If it cannot be had, the message stays away from further attempts: what was
+    /// found out must not be found out twice.
+    async fn current(&self, outcomes: &[Outcome]) -> tokio::sync::MutexGuard<'_, Current> {
+        let mut current = self.progress.lock().await;
+        if current.progress.is_none() && !outcomes.is_empty() {
+            drop(current);
+            let opened = self.open().await;
+            current = self.progress.lock().await;
+            if let Err(error) = opened {
+                tracing::error!(target: "oncemail::queue", queue_id = %self.id, %error, "an outcome was lost");
+                current.unsaved = true;
+            }
+        }
+        current.apply(outcomes);
+        current
     }
 
     fn fresh(&self) -> MutexGuard<'_, Option<Arc<Message>>> {

@@ -98,11 +98,21 @@ impl Lane {
     /// Adds a leg, and a connection for it if none is free.
     pub(super) fn push(self: &Arc<Self>, leg: Leg) {
         let mut traffic = self.traffic();
-        if traffic.paused_until.is_some() {
-            leg.lease.park();
+        match traffic.paused_until {
+            None => traffic.legs.push_back(leg),
+            Some(_) if leg.lease.is_whole() => {
+                leg.lease.park();
+                traffic.legs.push_back(leg);
+            }
+            Some(until) => self.turn_away(leg, until),
         }
-        traffic.legs.push_back(leg);
         self.grow(&mut traffic);
+    }
+
+    /// Ends a leg untried: a message that is split must not keep its other recipients waiting for this destination.
+    fn turn_away(&self, leg: Leg, until: Instant) {
+        let wait = until.saturating_duration_since(Instant::now());
+        self.surroundings.tasks.spawn(async move { leg.lease.settle(&[], Some(wait)).await });
     }
 
     /// Starts connections for what waits, as far as the route allows.
@@ -118,10 +128,20 @@ impl Lane {
             traffic.workers += 1;
             traffic.free += 1;
             let worker = Worker { lane: self.clone(), is_free: true, has_left: false };
-            self.surroundings.tasks.spawn(worker.run());
+            self.surroundings.tasks.spawn(self.clone().watch_over(worker));
         }
         if traffic.free > 0 {
             self.arrived.notify_one();
+        }
+    }
+
+    /// Runs a connection in a task of its own, so that a panic in it does not leave its lane without one.
+    async fn watch_over(self: Arc<Self>, worker: Worker) {
+        let ended = tokio::spawn(worker.run()).await;
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!(target: "oncemail::relay", route = %self.route, "a connection task panicked");
+            let mut traffic = self.traffic();
+            self.grow(&mut traffic);
         }
     }
 
@@ -132,17 +152,12 @@ impl Lane {
         let has_timer = traffic.paused_until.replace(until).is_some();
         // What was fresh is not kept in memory for a destination that may be away for days (S2).
         traffic.legs.iter().for_each(|leg| leg.lease.park());
-        // A message that is split must not keep its other recipients waiting for this destination.
-        let (whole, split) =
-            std::mem::take(&mut traffic.legs).into_iter().partition(|leg: &Leg| leg.lease.is_whole());
+        let legs = std::mem::take(&mut traffic.legs);
+        let (whole, split) = legs.into_iter().partition(|leg: &Leg| leg.lease.is_whole());
         traffic.legs = whole;
         drop(traffic);
         let split: VecDeque<Leg> = split;
-        for leg in split {
-            self.surroundings
-                .tasks
-                .spawn(async move { leg.lease.settle(&[], Some(until - Instant::now())).await });
-        }
+        split.into_iter().for_each(|leg| self.turn_away(leg, until));
         if !has_timer {
             self.surroundings.tasks.spawn(self.clone().resume());
         }
@@ -340,15 +355,12 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// Only a panic comes here without having left.
+    /// Only a panic or the end of the runtime comes here without having left.
     fn drop(&mut self) {
-        if self.has_left {
-            return;
+        if !self.has_left {
+            let lane = self.lane.clone();
+            self.leave(&mut lane.traffic());
         }
-        let lane = self.lane.clone();
-        let mut traffic = lane.traffic();
-        self.leave(&mut traffic);
-        lane.grow(&mut traffic);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Takes due messages to their next hop and turns what the far side says into outcomes.
 //!
 //! A message is routed when it is attempted, split into one leg per destination, and each leg waits in its
-//! destination's [`lane`] for a connection. It must never tell the queue of an outcome that the far side has not
+//! destination's lane for a connection. It must never tell the queue of an outcome that the far side has not
 //! spoken (R1), never fail mail for what is our own fault (R2), and never let one destination hold back another.
 //! `docs/relay.md` has the table of outcomes.
 
@@ -153,9 +153,10 @@ impl Relay {
         lease.split(by_lane.len() + usize::from(!unrouted.is_empty()));
         if by_lane.is_empty() || !unrouted.is_empty() {
             self.defer_unrouted(lease.clone(), &message, unrouted);
+        } else {
+            // What was read to be routed is read again when its turn comes (S2).
+            lease.forget_if_stored();
         }
-        // What was read to be routed is read again when its turn comes (S2).
-        lease.forget_if_stored();
         for (lane, recipients) in by_lane {
             if let Some(lane) = self.lanes.get(lane) {
                 lane.push(Leg { lease: lease.clone(), share: Share::Only(recipients.into()) });

@@ -94,6 +94,10 @@ impl Smarthost {
         recipients: &[usize],
         stop: &CancellationToken,
     ) -> Attempt {
+        // Before a connection is opened, which might not outlive the wait.
+        if !self.within_rate(stop).await {
+            return Attempt::Stopped;
+        }
         let mut tally = Tally { losses: vec![0; self.options.hosts.len()], last: None };
         loop {
             let reused = link.is_some();
@@ -109,9 +113,6 @@ impl Smarthost {
                     return self.deferred(tally.last.unwrap_or_else(nobody), recipients.len());
                 }
             };
-            if !self.within_rate(stop).await {
-                return Attempt::Stopped;
-            }
             let host = current.host;
             let reused = reused && current.transactions > 0;
             current.transactions += 1;

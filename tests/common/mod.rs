@@ -1,9 +1,12 @@
 //! Parts that several promises share.
 
 pub mod client;
+pub mod far_side;
 pub mod faulty_files;
 pub mod gated;
 pub mod history;
 pub mod intake;
 pub mod listener;
 pub mod recording_files;
+pub mod relay_rig;
+pub mod watched_store;

@@ -1,0 +1,184 @@
+//! A queue and a relay over a watched store, with messages to send.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncemail::clock::Clock;
+use oncemail::mail::{
+    Address, Body, Envelope, HoldCause, Message, Origin, Progress, QueueId, Recipient, RecipientState,
+    ReversePath,
+};
+use oncemail::queue::{self, Jitter, Queue};
+use oncemail::relay::Relay;
+use oncemail::relay::options::{
+    Breaker, Host, Matches, Options, Route, Smarthost, Timeouts, TlsPolicy, Transport,
+};
+use oncemail::store::{Recovered, Store};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::watched_store::WatchedStore;
+
+pub struct Rig {
+    pub store: Arc<WatchedStore>,
+    pub queue: Arc<Queue>,
+    pub clock: Clock,
+    pub shutdown: CancellationToken,
+    pub running: JoinHandle<()>,
+}
+
+pub const DELIVERED: RecipientState = RecipientState::Delivered;
+pub const FAILED: RecipientState = RecipientState::Held(HoldCause::Failed);
+
+/// Like `to_hosts`, with a change.
+pub fn changed(addresses: &[SocketAddr], change: impl FnOnce(&mut Smarthost)) -> Options {
+    let mut smarthost = smarthost(addresses);
+    change(&mut smarthost);
+    relay_options(vec![route("hosts", Transport::Smarthost(smarthost))])
+}
+
+/// Every reply that the first recipient got.
+pub fn replies(progress: &Progress) -> Vec<String> {
+    progress.recipients[0].replies.iter().map(|reply| reply.text.clone()).collect()
+}
+
+/// An address at which nothing listens.
+pub async fn nobody() -> SocketAddr {
+    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// Retries come at once, unless a test says otherwise.
+pub fn queue_options() -> queue::Options {
+    queue::Options {
+        base: Duration::from_millis(1),
+        cap: Duration::from_millis(1),
+        jitter: Jitter::Full,
+        expire_after: Duration::from_secs(5 * 86_400),
+        fresh_bytes: 1 << 20,
+    }
+}
+
+pub fn relay_options(routes: Vec<Route>) -> Options {
+    Options {
+        hostname: "relay.example".into(),
+        routes,
+        breaker: Breaker { failures: 1000, ..Breaker::default() },
+        timeouts: Timeouts::default(),
+    }
+}
+
+pub fn smarthost(addresses: &[SocketAddr]) -> Smarthost {
+    Smarthost {
+        hosts: addresses.iter().map(|a| Host { name: a.ip().to_string(), port: a.port() }).collect(),
+        tls: TlsPolicy::None,
+        ca_file: None,
+        credentials: None,
+        connections: 2,
+        messages_per_connection: 100,
+        idle_timeout: Duration::from_secs(30),
+        rate: None,
+        recipients_per_transaction: 100,
+    }
+}
+
+pub fn route(name: &str, transport: Transport) -> Route {
+    Route { name: name.into(), matches: Matches::default(), transport }
+}
+
+pub fn to(domains: &[&str], mut route: Route) -> Route {
+    route.matches.recipient_domains = domains.iter().map(|domain| (*domain).to_owned()).collect();
+    route
+}
+
+pub fn directory(name: &str, path: &Path) -> Route {
+    route(name, Transport::Directory(path.to_owned()))
+}
+
+/// All mail to these far sides, in order.
+pub fn to_hosts(addresses: &[SocketAddr]) -> Options {
+    relay_options(vec![route("hosts", Transport::Smarthost(smarthost(addresses)))])
+}
+
+impl Rig {
+    pub fn start(options: Options) -> Self {
+        Self::start_with(options, queue_options())
+    }
+
+    pub fn start_with(options: Options, queue_options: queue::Options) -> Self {
+        let clock = Clock::system();
+        let queue = Queue::new(queue_options, clock.clone());
+        let store = WatchedStore::new(clock.clone(), Some(queue.clone()));
+        Self::run(options, queue, store, clock, Vec::new())
+    }
+
+    /// A new process over the store of an old one.
+    pub fn restart(options: Options, queue_options: queue::Options, store: Arc<WatchedStore>) -> Self {
+        let clock = Clock::system();
+        let queue = Queue::new(queue_options, clock.clone());
+        let recovered = store
+            .messages()
+            .iter()
+            .map(|(m, p)| Recovered { id: m.id, next_attempt: p.is_queued().then_some(p.next_attempt) })
+            .collect();
+        Self::run(options, queue, store, clock, recovered)
+    }
+
+    pub fn run(
+        options: Options,
+        queue: Arc<Queue>,
+        store: Arc<WatchedStore>,
+        clock: Clock,
+        recovered: Vec<Recovered>,
+    ) -> Self {
+        queue.start(store.clone(), recovered);
+        let shutdown = CancellationToken::new();
+        let relay = Relay::new(options, queue.clone(), clock.clone()).unwrap();
+        let running = tokio::spawn(relay.run(shutdown.clone(), Duration::from_secs(10)));
+        Self { store, queue, clock, shutdown, running }
+    }
+
+    pub async fn submit(&self, message: Message) -> QueueId {
+        let id = message.id;
+        self.store.accept(Arc::new(message), None).await.unwrap();
+        id
+    }
+
+    /// A small message from `a@shop.example`, with a text of its own.
+    pub async fn send(&self, recipients: &[&str], text: &str) -> QueueId {
+        self.submit(message(&self.clock, recipients, text)).await
+    }
+
+    pub async fn stop(self) -> Arc<WatchedStore> {
+        self.shutdown.cancel();
+        tokio::time::timeout(super::far_side::PATIENCE, self.running).await.unwrap().unwrap();
+        self.store
+    }
+}
+
+pub fn message(clock: &Clock, recipients: &[&str], text: &str) -> Message {
+    let now = clock.now();
+    let recipient = |address: &&str| Recipient {
+        forward_path: Address::parse(address).unwrap(),
+        notify: None,
+        orcpt: None,
+    };
+    Message {
+        id: QueueId::new(now),
+        accepted_at: now,
+        envelope: Envelope {
+            reverse_path: ReversePath::Mailbox(Address::parse("a@shop.example").unwrap()),
+            recipients: recipients.iter().map(recipient).collect(),
+            body: Body::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+        },
+        origin: Origin { listener: "main".into(), user: None, client: None },
+        key: None,
+        message_id: "<m@shop.example>".into(),
+        content: Bytes::from(format!("Subject: test\r\n\r\n{text}\r\n")),
+    }
+}

@@ -1,0 +1,94 @@
+//! A memory store that a test can wait on: every save is an event.
+
+use std::sync::Arc;
+
+use oncemail::clock::Clock;
+use oncemail::mail::{Message, Progress, QueueId, ScopedKey};
+use oncemail::store::memory::MemoryStore;
+use oncemail::store::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use tokio::sync::watch;
+
+use super::far_side::PATIENCE;
+
+pub struct WatchedStore {
+    inner: MemoryStore,
+    /// What was saved, in order, and how often something was read.
+    seen: watch::Sender<Seen>,
+}
+
+#[derive(Clone, Default, Debug)]
+pub struct Seen {
+    pub saves: Vec<(QueueId, Progress)>,
+    pub failed_saves: usize,
+    pub loads: usize,
+}
+
+impl WatchedStore {
+    pub fn new(clock: Clock, arrivals: Option<Arc<dyn Arrivals>>) -> Arc<Self> {
+        Arc::new(Self { inner: MemoryStore::new(clock, arrivals), seen: watch::Sender::default() })
+    }
+
+    pub fn fail_with(&self, failure: Option<StoreError>) {
+        self.inner.fail_with(failure);
+    }
+
+    pub fn messages(&self) -> Vec<(Arc<Message>, Progress)> {
+        self.inner.messages()
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Waits until `happened`.
+    pub async fn wait(&self, happened: impl FnMut(&Seen) -> bool) -> Seen {
+        let mut seen = self.seen.subscribe();
+        match tokio::time::timeout(PATIENCE, seen.wait_for(happened)).await {
+            Ok(seen) => seen.expect("the store lives").clone(),
+            Err(_) => panic!("it did not happen; the store saw {:#?}", self.seen()),
+        }
+    }
+
+    /// Waits until a message was saved `times` times; gives back the last.
+    pub async fn saved(&self, id: QueueId, times: usize) -> Progress {
+        let of = |seen: &Seen| {
+            seen.saves.iter().filter(|(i, _)| *i == id).map(|(_, p)| p.clone()).collect::<Vec<_>>()
+        };
+        let seen = self.wait(|seen| of(seen).len() >= times).await;
+        of(&seen).pop().unwrap()
+    }
+}
+
+impl Store for WatchedStore {
+    fn find_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Option<KeyRecord>> {
+        self.inner.find_key(key)
+    }
+
+    fn accept(&self, message: Arc<Message>, claim: Option<KeyClaim>) -> StoreFuture<'_, Acceptance> {
+        self.inner.accept(message, claim)
+    }
+
+    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            let saved = self.inner.save(id, progress.clone()).await;
+            self.seen.send_modify(|seen| match saved {
+                Ok(()) => seen.saves.push((id, progress)),
+                Err(_) => seen.failed_saves += 1,
+            });
+            saved
+        })
+    }
+
+    fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
+        self.seen.send_modify(|seen| seen.loads += 1);
+        self.inner.load(id)
+    }
+
+    fn status(&self) -> Status {
+        self.inner.status()
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.inner.close()
+    }
+}
