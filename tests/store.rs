@@ -161,6 +161,19 @@ async fn d4_a_torn_tail_is_cut_off() {
 }
 
 #[tokio::test]
+async fn d4_a_journal_without_any_whole_header_is_kept_for_a_human() {
+    let bed = Bed::new();
+    let (store, _) = bed.open();
+    let lost = bed.queue(&store, None).await;
+    drop(store);
+    let path = bed.dir.path().join("journal/00000001.seg");
+    RealFiles.open(&path).unwrap().write_at(0, &[IoSlice::new(&[0; 28])]).unwrap();
+    let (_store, recovery) = bed.open();
+    let bytes = std::fs::read(&recovery.set_aside[0]).unwrap();
+    assert!(bytes.windows(26).any(|w| w == lost.id.to_string().as_bytes()));
+}
+
+#[tokio::test]
 async fn d5_a_data_directory_belongs_to_one_process() {
     let bed = Bed::new();
     let (store, _) = bed.open();

@@ -354,14 +354,29 @@ impl Replay<'_> {
                     }
                 }
                 Found::Damage { offset, len } => self.set_aside(&*file, number, offset, len)?,
+                Found::End { torn, .. } if newest && !any && !header_is_whole => {
+                    // It was being made, and nothing was ever written to it; what is there all the same is kept.
+                    if torn > 0 {
+                        self.set_aside(&*file, number, 0, SEGMENT_HEADER as u64 + torn)?;
+                    }
+                    return self.remove_unborn(number).map_err(&failed);
+                }
                 Found::End { offset, torn } => {
-                    if !header_is_whole && (any || !newest) {
-                        self.set_aside(&*file, number, 0, (SEGMENT_HEADER as u64).min(offset))?;
+                    if !header_is_whole {
+                        let len = file.size().map_err(&failed)?.min(SEGMENT_HEADER as u64);
+                        self.set_aside(&*file, number, 0, len)?;
                     }
                     return self.end(&*file, number, offset, torn, newest).map_err(&failed);
                 }
             }
         }
+    }
+
+    fn remove_unborn(&mut self, number: u32) -> io::Result<()> {
+        self.files.remove(&self.path(number))?;
+        self.files.sync_dir(&self.dir.join("journal"))?;
+        self.segments.retain(|other| *other != number);
+        Ok(())
     }
 
     /// Deals with what stands behind the last record of a segment.
