@@ -433,7 +433,11 @@ impl Replay<'_> {
             Kind::Key => {
                 let (hash, record) = reclaim::key_of(kind, body)?;
                 self.state.ledger.key(place.segment, Bucket::of(record.expires_at));
-                self.remember(Some((hash, record)));
+                // A copy stands behind records that may be newer than what it is a copy of.
+                let newest = self.state.overlay.get(&hash);
+                if newest.is_none_or(|newest| newest.accepted_at <= record.accepted_at) {
+                    self.remember(Some((hash, record)));
+                }
             }
         }
         Some(())
