@@ -11,3 +11,4 @@
 mod common;
 mod crash;
 mod store;
+mod store_model;
