@@ -92,7 +92,13 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
     let started = clock.now();
     let dir = options.data_dir.clone();
     let journal_dir = dir.join("journal");
+    let is_new = !dir.exists();
     files.create_dir(&journal_dir).map_err(OpenError::at(&journal_dir))?;
+    if is_new {
+        // The names inside it are synced below; its own name stands in the directory above.
+        let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        files.sync_dir(above).map_err(OpenError::at(above))?;
+    }
     let lock = take_lock(&*files, &dir, options.lock_wait)?;
 
     let mut replay = Replay {
