@@ -20,4 +20,5 @@ mod layers;
 mod queue;
 mod relay;
 mod store;
+mod store_model;
 mod submission;

@@ -7,16 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oncemail::clock::Clock;
-use oncemail::mail::{Message, Progress, QueueId};
+use oncemail::mail::{Message, QueueId};
 use oncemail::store::embedded::Options;
 use oncemail::store::files::{Files, RealFiles};
-use oncemail::store::memory::MemoryStore;
 use oncemail::store::{Acceptance, Arrivals, EmbeddedStore, OpenError, Recovery, Status, Store, StoreError};
-use proptest::prelude::*;
 
 use crate::common::faulty_files::FaultyFiles;
 use crate::common::history::{
-    NoArrivals, TTL, accept, claim, deferred, finished, held, key, message, open, options, start,
+    NoArrivals, TTL, accept, deferred, finished, held, key, message, open, options, start,
 };
 
 struct Bed {
@@ -158,6 +156,19 @@ async fn d4_a_torn_tail_is_cut_off() {
     assert_eq!(store.load(second.id).await.unwrap(), None);
     drop(store);
     assert_eq!(bed.open().1.torn_bytes, 0, "cut once");
+}
+
+#[tokio::test]
+async fn d4_a_journal_without_any_whole_header_is_kept_for_a_human() {
+    let bed = Bed::new();
+    let (store, _) = bed.open();
+    let lost = bed.queue(&store, None).await;
+    drop(store);
+    let path = bed.dir.path().join("journal/00000001.seg");
+    RealFiles.open(&path).unwrap().write_at(0, &[IoSlice::new(&[0; 28])]).unwrap();
+    let (_store, recovery) = bed.open();
+    let bytes = std::fs::read(&recovery.set_aside[0]).unwrap();
+    assert!(bytes.windows(26).any(|w| w == lost.id.to_string().as_bytes()));
 }
 
 #[tokio::test]
@@ -398,100 +409,4 @@ async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> bool {
         std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context).is_ready())
     })
     .await
-}
-
-#[derive(Clone, Debug)]
-enum Call {
-    Accept(Option<u8>),
-    Save(usize, u32),
-    Finish(usize),
-    Find(u8),
-    Advance(u8),
-    Settle,
-    Restart,
-    LoseIndex,
-}
-
-fn call() -> impl Strategy<Value = Call> {
-    prop_oneof![
-        6 => prop::option::of(0..12u8).prop_map(Call::Accept),
-        3 => (0..40usize, 1..9u32).prop_map(|(n, attempt)| Call::Save(n, attempt)),
-        4 => (0..40usize).prop_map(Call::Finish),
-        3 => (0..12u8).prop_map(Call::Find),
-        1 => (0..20u8).prop_map(Call::Advance),
-        1 => Just(Call::Settle),
-        1 => Just(Call::Restart),
-        1 => Just(Call::LoseIndex),
-    ]
-}
-
-async fn compare(calls: Vec<Call>) {
-    let bed = Bed::new();
-    let model = MemoryStore::new(bed.clock.clone(), None);
-    let mut store = Some(bed.open().0);
-    let mut ids = Vec::new();
-    for call in calls {
-        let real = store.as_ref().unwrap();
-        match call {
-            Call::Accept(n) => {
-                let text = n.map(|n| format!("key {n}"));
-                let message = message(bed.clock.now(), text.as_deref(), 300);
-                let claim = message.key.as_ref().map(|_| claim(bed.clock.now()));
-                let expected = model.accept(message.clone(), claim.clone()).await;
-                assert_eq!(real.accept(message.clone(), claim).await, expected);
-                ids.push(message.id);
-            }
-            Call::Save(n, attempt) => {
-                let Some(id) = ids.get(n) else { continue };
-                let progress = deferred(bed.clock.now(), attempt);
-                model.save(*id, progress.clone()).await.unwrap();
-                real.save(*id, progress).await.unwrap();
-            }
-            Call::Finish(n) => {
-                let Some(id) = ids.get(n) else { continue };
-                let progress: Progress = finished(bed.clock.now());
-                model.save(*id, progress.clone()).await.unwrap();
-                real.save(*id, progress).await.unwrap();
-            }
-            Call::Find(n) => {
-                let key = key(&format!("key {n}"));
-                assert_eq!(real.find_key(&key).await, model.find_key(&key).await);
-            }
-            Call::Advance(hours) => bed.clock.advance(Duration::from_secs(3600) * hours.into()),
-            Call::Settle => real.settle().await.unwrap(),
-            Call::Restart => {
-                drop(store.take());
-                store = Some(bed.open().0);
-            }
-            Call::LoseIndex => {
-                drop(store.take());
-                std::fs::remove_dir_all(bed.dir.path().join("index")).unwrap();
-                store = Some(bed.open().0);
-            }
-        }
-    }
-    drop(store);
-    let (store, recovery) = bed.open();
-    let expected = model.messages();
-    assert_eq!(
-        recovery.messages.iter().map(|m| m.id).collect::<Vec<_>>(),
-        expected.iter().map(|(m, _)| m.id).collect::<Vec<_>>()
-    );
-    for (message, progress) in expected {
-        assert_eq!(store.load(message.id).await.unwrap(), Some((message, progress)));
-    }
-    for n in 0..12 {
-        let key = key(&format!("key {n}"));
-        assert_eq!(store.find_key(&key).await, model.find_key(&key).await);
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-
-    #[test]
-    fn i1_d6_it_answers_as_a_store_that_never_crashes(calls in prop::collection::vec(call(), 1..80)) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        runtime.block_on(compare(calls));
-    }
 }

@@ -15,16 +15,16 @@ use super::codec::{self, Reader};
 use super::commit::{CopyItem, MessageCopy, Outcome, Request};
 use super::damage;
 use super::journal::segment_name;
-use super::keys::{Bucket, KeyHash, hash};
+use super::keys::{KeyHash, hash};
 use super::record::{Encoded, Found, Kind, Place, SEGMENT_HEADER, Scan};
 use super::shared::Shared;
 use super::{KeyRecord, StoreError};
 use crate::mail::QueueId;
 
-/// Copies are committed in parts of about this many bytes.
-const PART_BYTES: usize = 4 << 20;
+/// Copies are committed in parts of about this many bytes: small, since clients wait behind them.
+const PART_BYTES: usize = 512 << 10;
 /// Or this many records.
-const PART_ITEMS: usize = 2048;
+const PART_ITEMS: usize = 512;
 /// Times that a message whose progress keeps changing is read again before the segment is left for later.
 const PASSES: usize = 8;
 
@@ -42,11 +42,12 @@ pub fn due(shared: &Shared) -> Option<u32> {
     (oldest.needed(now) == 0 || wasteful).then_some(*number)
 }
 
-/// Copies what lives in a segment, and removes it; whether it is gone.
+/// Copies what lives in a segment, and removes it; whether it is gone. `between` is called again and again meanwhile.
 pub fn segment(
     shared: &Arc<Shared>,
     requests: &mpsc::WeakSender<Request>,
     number: u32,
+    between: &dyn Fn() -> Result<(), StoreError>,
 ) -> Result<bool, StoreError> {
     let reading = |error: io::Error| StoreError::Read(format!("{}: {error}", segment_name(number)));
     let path = shared.journal_dir().join(segment_name(number));
@@ -55,7 +56,7 @@ pub fn segment(
         state.ledger.segments.get(&number).is_some_and(|s| s.needed(shared.clock.now()) > 0)
     };
     if needed {
-        let copier = Copier { shared, requests, number };
+        let copier = Copier { shared, requests, number, between };
         // Messages first: once none lives here, every key that is still needed here belongs to a finished one.
         if !copier.copy_messages()? {
             return Ok(false);
@@ -90,6 +91,8 @@ struct Copier<'a> {
     shared: &'a Arc<Shared>,
     requests: &'a mpsc::WeakSender<Request>,
     number: u32,
+    /// Called between two parts: keys must not wait for the index as long as a whole segment takes.
+    between: &'a dyn Fn() -> Result<(), StoreError>,
 }
 
 impl Copier<'_> {
@@ -102,7 +105,7 @@ impl Copier<'_> {
         loop {
             match scan.step().map_err(reading)? {
                 Found::Record(kind @ (Kind::Accepted | Kind::Key), _) => {
-                    items.extend(self.key_item(kind, scan.body())?);
+                    items.extend(self.key_item(kind, scan.body()));
                     if items.len() >= PART_ITEMS {
                         self.commit(std::mem::take(&mut items))?;
                     }
@@ -126,28 +129,15 @@ impl Copier<'_> {
             .map_err(|error| self.shared.latch(format!("damaged: {error}")))
     }
 
-    /// The key of a record, if it still means something.
-    fn key_item(&self, kind: Kind, body: &[u8]) -> Result<Option<CopyItem>, StoreError> {
-        let Some((hash, record)) = key_of(kind, body) else { return Ok(None) };
+    /// The key of a record, if it still means something. Whether a newer submission has taken it is looked at when it
+    /// is committed.
+    fn key_item(&self, kind: Kind, body: &[u8]) -> Option<CopyItem> {
+        let (hash, record) = key_of(kind, body)?;
         if self.shared.clock.now() >= record.expires_at || self.lives(record.id) {
-            return Ok(None);
+            return None;
         }
-        let current = self.current(&hash, &record)?;
         let encoded = encode_key(&hash, &record);
-        Ok(current.then_some(CopyItem::Key { hash, record, encoded }))
-    }
-
-    /// Whether it is still this submission that has the key.
-    fn current(&self, hash: &KeyHash, record: &KeyRecord) -> Result<bool, StoreError> {
-        let overlay = self.shared.state().overlay.get(hash).map(|found| found.id == record.id);
-        match overlay {
-            Some(current) => Ok(current),
-            None => {
-                let found = self.shared.index.read(hash, &[Bucket::of(record.expires_at)]);
-                let found = found.map_err(|error| self.shared.latch(error.to_string()))?;
-                Ok(found.iter().any(|found| found.id == record.id))
-            }
-        }
+        Some(CopyItem::Key { hash, record, encoded })
     }
 
     fn lives(&self, id: QueueId) -> bool {
@@ -215,6 +205,7 @@ impl Copier<'_> {
     }
 
     fn commit(&self, items: Vec<CopyItem>) -> Result<Vec<QueueId>, StoreError> {
+        (self.between)()?;
         if items.is_empty() {
             return Ok(Vec::new());
         }

@@ -92,7 +92,13 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
     let started = clock.now();
     let dir = options.data_dir.clone();
     let journal_dir = dir.join("journal");
+    let is_new = !dir.exists();
     files.create_dir(&journal_dir).map_err(OpenError::at(&journal_dir))?;
+    if is_new {
+        // The names inside it are synced below; its own name stands in the directory above.
+        let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        files.sync_dir(above).map_err(OpenError::at(above))?;
+    }
     let lock = take_lock(&*files, &dir, options.lock_wait)?;
 
     let mut replay = Replay {
@@ -354,14 +360,29 @@ impl Replay<'_> {
                     }
                 }
                 Found::Damage { offset, len } => self.set_aside(&*file, number, offset, len)?,
+                Found::End { torn, .. } if newest && !any && !header_is_whole => {
+                    // It was being made, and nothing was ever written to it; what is there all the same is kept.
+                    if torn > 0 {
+                        self.set_aside(&*file, number, 0, SEGMENT_HEADER as u64 + torn)?;
+                    }
+                    return self.remove_unborn(number).map_err(&failed);
+                }
                 Found::End { offset, torn } => {
-                    if !header_is_whole && (any || !newest) {
-                        self.set_aside(&*file, number, 0, (SEGMENT_HEADER as u64).min(offset))?;
+                    if !header_is_whole {
+                        let len = file.size().map_err(&failed)?.min(SEGMENT_HEADER as u64);
+                        self.set_aside(&*file, number, 0, len)?;
                     }
                     return self.end(&*file, number, offset, torn, newest).map_err(&failed);
                 }
             }
         }
+    }
+
+    fn remove_unborn(&mut self, number: u32) -> io::Result<()> {
+        self.files.remove(&self.path(number))?;
+        self.files.sync_dir(&self.dir.join("journal"))?;
+        self.segments.retain(|other| *other != number);
+        Ok(())
     }
 
     /// Deals with what stands behind the last record of a segment.
@@ -418,7 +439,11 @@ impl Replay<'_> {
             Kind::Key => {
                 let (hash, record) = reclaim::key_of(kind, body)?;
                 self.state.ledger.key(place.segment, Bucket::of(record.expires_at));
-                self.remember(Some((hash, record)));
+                // A copy stands behind records that may be newer than what it is a copy of.
+                let newest = self.state.overlay.get(&hash);
+                if newest.is_none_or(|newest| newest.accepted_at <= record.accepted_at) {
+                    self.remember(Some((hash, record)));
+                }
             }
         }
         Some(())

@@ -101,9 +101,7 @@ impl Upkeep {
             let kept = reserve::keep(&*self.shared.files, &self.shared.options.data_dir);
             kept.map_err(|error| self.shared.latch(format!("reserve: {error}")))?;
         }
-        if self.shared.state().overlay.waiting() >= FLUSH_KEYS {
-            self.flush()?;
-        }
+        self.flush_if_many()?;
         if self.is_checkpoint_due() {
             self.checkpoint()?;
         }
@@ -120,6 +118,10 @@ impl Upkeep {
         self.checkpoint()?;
         while self.round()? {}
         Ok(())
+    }
+
+    fn flush_if_many(&self) -> Result<(), StoreError> {
+        if self.shared.state().overlay.waiting() >= FLUSH_KEYS { self.flush() } else { Ok(()) }
     }
 
     /// Moves the overlay's keys into the index.
@@ -219,6 +221,6 @@ impl Upkeep {
         if segment >= self.checkpointed.0 {
             return Ok(false);
         }
-        reclaim::segment(&self.shared, &self.requests, segment)
+        reclaim::segment(&self.shared, &self.requests, segment, &|| self.flush_if_many())
     }
 }
