@@ -75,6 +75,9 @@ pub fn segment(
 /// Removes a segment. The directory is synced before the next one may go: after a power cut there is never a segment
 /// without all those that were written after it.
 fn remove(shared: &Shared, number: u32) -> Result<(), StoreError> {
+    if let Some(error) = shared.latched() {
+        return Err(error);
+    }
     let dir = shared.journal_dir();
     let removed = match shared.files.remove(&dir.join(segment_name(number))) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

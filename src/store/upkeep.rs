@@ -163,6 +163,9 @@ impl Upkeep {
         self.flush()?;
         self.token += 1;
         self.shared.index.checkpoint(self.token).map_err(|e| self.shared.latch(e.to_string()))?;
+        if let Some(error) = self.shared.latched() {
+            return Err(error);
+        }
         let checkpoint = Checkpoint { mark: self.shared.mark, token: self.token, position, ledger };
         match checkpoint.write(&*self.shared.files, &self.shared.options.data_dir) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {

@@ -177,7 +177,9 @@ impl History {
     pub async fn check(&self, at: usize, store: &EmbeddedStore, recovery: &Recovery) {
         let mut living: HashMap<QueueId, Vec<Option<Progress>>> = HashMap::new();
         for step in self.0.iter().filter(|step| step.issued <= at) {
-            let certain = step.acknowledged.is_some_and(|acknowledged| acknowledged <= at);
+            // An outcome of a message that was refused is taken, and means nothing.
+            let refused = matches!(&step.action, Action::Save(id, _) if self.refused(*id));
+            let certain = !refused && step.acknowledged.is_some_and(|acknowledged| acknowledged <= at);
             let (id, after) = match &step.action {
                 Action::Accept(m) => (m.id, Some(Progress::fresh(2, m.accepted_at))),
                 Action::Save(id, progress) if progress.is_finished() => (*id, None),
@@ -199,6 +201,12 @@ impl History {
         }
         assert!(recovery.messages.iter().all(|m| living.contains_key(&m.id)), "nobody knows this message");
         self.check_contents_and_retries(at, store).await;
+    }
+
+    fn refused(&self, id: QueueId) -> bool {
+        self.0.iter().any(|step| {
+            matches!(&step.action, Action::Accept(m) if m.id == id) && step.acknowledged.is_none()
+        })
     }
 
     async fn check_contents_and_retries(&self, at: usize, store: &EmbeddedStore) {
