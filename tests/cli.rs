@@ -1,32 +1,14 @@
-//! The real binary: exit codes, what it prints and where, signals.
+//! The real binary: exit codes, what it prints and where.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
-use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
+use std::process::{Output, Stdio};
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
-use oncemail::app::health;
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use rustix::process::Signal;
 
-/// Nothing in here takes longer, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn oncemail(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_oncemail"));
-    command.args(arguments);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("ONCEMAIL") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
+use crate::common::binary::{Setup, oncemail, wait_until_ready};
 
 fn run(arguments: &[&str]) -> Output {
     oncemail(arguments).output().unwrap()
@@ -34,90 +16,6 @@ fn run(arguments: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A configuration that listens where the system likes, in a directory of its own.
-struct Setup {
-    dir: TempDir,
-}
-
-impl Setup {
-    #[expect(clippy::disallowed_methods, reason = "a test's own files")]
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let base = dir.path().display();
-        let config = format!(
-            "hostname = \"relay.example\"\ndata_dir = \"{base}/var\"\n\
-             [[listener]]\nname = \"in\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
-             [[route]]\nname = \"out\"\ntransport = \"directory\"\npath = \"{base}/mail\"\n\
-             [limits]\nmin_free = \"1MB\"\n"
-        );
-        std::fs::write(dir.path().join("oncemail.toml"), config).unwrap();
-        Self { dir }
-    }
-
-    fn config(&self) -> String {
-        self.dir.path().join("oncemail.toml").display().to_string()
-    }
-
-    fn data_dir(&self) -> std::path::PathBuf {
-        self.dir.path().join("var")
-    }
-
-    fn serve(&self) -> Server {
-        Server::start(oncemail(&["serve", "--config", &self.config()]))
-    }
-}
-
-/// A running server; killed when the test ends early.
-struct Server {
-    pid: Pid,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
-    ended: Receiver<ExitStatus>,
-    is_running: bool,
-}
-
-impl Server {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let (tell, ended) = mpsc::channel();
-        let (pid, stdout, stderr) = (Pid::from_child(&child), child.stdout.take(), child.stderr.take());
-        std::thread::spawn(move || tell.send(child.wait().unwrap()));
-        Self { pid, stdout, stderr, ended, is_running: true }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(self.pid, signal).unwrap();
-    }
-
-    /// Waits for the end, as long as patience lasts.
-    fn wait(&mut self) -> ExitStatus {
-        let status = self.ended.recv_timeout(PATIENCE).expect("the server ends");
-        self.is_running = false;
-        status
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if self.is_running {
-            let _ = kill_process(self.pid, Signal::KILL);
-        }
-    }
-}
-
-/// Waits until the server on `data_dir` is ready.
-fn wait_until_ready(data_dir: &Path) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let ready = async {
-        while !health::ask(data_dir).await.is_ok_and(|health| health.ready) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    runtime
-        .block_on(async { tokio::time::timeout(PATIENCE, ready).await })
-        .expect("the server becomes ready");
 }
 
 #[test]
@@ -165,6 +63,12 @@ fn check_config_says_what_would_run_and_starts_nothing() {
         "{summary}"
     );
     assert!(!setup.data_dir().exists());
+    // A variable that is there but empty is not set.
+    let mut empty = oncemail(&["check-config", "--config", &setup.config()]);
+    assert!(empty.env("ONCEMAIL_CONFIG", "").output().unwrap().status.success());
+    let mut nothing = oncemail(&["check-config"]);
+    let output = nothing.env("ONCEMAIL_CONFIG", "").output().unwrap();
+    assert!(text(&output.stderr).contains("no configuration is given"), "{}", text(&output.stderr));
     // The same from the variable.
     let output = oncemail(&["check-config"]).env("ONCEMAIL_CONFIG", setup.config()).output().unwrap();
     assert!(output.status.success());

@@ -138,7 +138,7 @@ fn the_annotated_configuration_is_right_in_every_line_that_is_commented_out() {
         (internal.tls, internal.connections, internal.messages_per_connection),
         (TlsPolicy::Required, 20, 100)
     );
-    assert_eq!(config.submission.users[0].senders, ["@shop.example", "ceo@example.com"]);
+    assert_eq!(config.submission.users[0].senders, ["@shop.example", "ceo@example.com", "<>"]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod dialogs;
 mod idempotency;
 mod kill;
 mod layers;
+mod process;
 mod queue;
 mod relay;
 mod store;

@@ -1,11 +1,16 @@
 //! Starts the parts in order, and stops them in order.
 //!
 //! Start: store (recovers), queue, relay, listeners. A part that cannot start ends the process before any client has
-//! been answered. Stop: listeners take nothing new and let sessions finish, then the relay waits for attempts that are
-//! in doubt (R1), then the store makes a clean end. Each wait is bounded by `shutdown_grace`; what is not finished by
-//! then is found again at the next start, so that an early end loses nothing that was acknowledged (D1).
+//! been answered. Stop: listeners take nothing new and let messages that are being received come to their end, and at
+//! the same time the relay starts no attempt any more and waits for those that are in doubt (R1); then the store makes
+//! a clean end. Both waits together last no longer than `shutdown_grace`; what is not finished by then is found again
+//! at the next start, so that an early end loses nothing that was acknowledged (D1).
+//!
+//! A part that ends while it should run takes the others with it (`parts.rs`): nothing here runs half.
 
 pub mod health;
+mod open_files;
+mod parts;
 pub mod signals;
 
 use std::fs::DirBuilder;
@@ -13,7 +18,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -25,41 +30,87 @@ use crate::store::files::RealFiles;
 use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
 use crate::submission::Server;
 use health::{Health, HealthSocket};
+use parts::Parts;
 
-/// Runs until a signal comes.
+/// Runs until a signal comes, or a part fails.
 ///
 /// # Errors
-/// When a part cannot start, or the store cannot make a clean end.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// When a part cannot start or has failed, or the store cannot make a clean end.
+pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let shutdown = signals::install().context("cannot listen for signals")?;
-    let grace = config.shutdown_grace;
+    fit_open_files(&mut config)?;
     let clock = Clock::system();
-    let queue = Queue::new(config.queue, clock.clone());
+    let queue = Queue::new(config.queue.clone(), clock.clone());
     let (store, recovery) =
         open_store(&config.data_dir, config.min_free, clock.clone(), queue.clone()).await?;
-    tracing::info!("{recovery}");
+    if recovery.set_aside.is_empty() && recovery.missing_segments.is_empty() {
+        tracing::info!("{recovery}");
+    } else {
+        tracing::error!("{recovery}");
+    }
     queue.start(store.clone(), recovery.messages);
+    let socket_gone = CancellationToken::new();
+    let served = serve(config, &store, queue, clock, &shutdown, &socket_gone).await;
+    // Also when a part could not start: the next start is then quicker.
+    let closed = store.close().await.context("the store made no clean end; the next start recovers");
+    socket_gone.cancel();
+    let health = served?;
+    closed?;
+    health.await.context("the health socket ended by a panic")?;
+    tracing::info!("oncemail has stopped");
+    Ok(())
+}
+
+/// Starts everything in front of and behind the store, and waits for the end of it all. Gives back the health socket's
+/// task, which answers until `gone` is cancelled.
+async fn serve(
+    config: Config,
+    store: &Arc<dyn Store>,
+    queue: Arc<Queue>,
+    clock: Clock,
+    shutdown: &CancellationToken,
+    gone: &CancellationToken,
+) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let grace = config.shutdown_grace;
     let relay = Relay::new(config.relay, queue, clock.clone()).context("cannot set up the relay")?;
     let intake = Arc::new(Intake::new(store.clone(), config.intake, clock.clone()));
     let server = Server::bind(config.submission, intake, clock).await?;
-    let health = HealthSocket::bind(&config.data_dir).await?;
+    let socket = HealthSocket::bind(&config.data_dir).await?;
     for (listener, address) in server.addresses() {
         tracing::info!(listener, %address, "listening");
     }
 
-    let ended = CancellationToken::new();
-    let asked = store.clone();
-    let health = tokio::spawn(health.serve(move || readiness(&asked.status()), ended.clone()));
-    let stop_relay = CancellationToken::new();
-    let relay = tokio::spawn(relay.run(stop_relay.clone(), grace));
-    server.run(shutdown, grace).await;
-    stop_relay.cancel();
-    let relayed = relay.await.context("the relay ended by a panic");
-    let closed = store.close().await.context("the store made no clean end; the next start recovers");
-    ended.cancel();
-    health.await.context("the health socket ended by a panic")?;
-    relayed.and(closed)?;
-    tracing::info!("oncemail has stopped");
+    let mut parts = Parts::new(shutdown);
+    let state = parts.state();
+    let (stop, asked, told) = (state.stop(), store.clone(), state.clone());
+    let report = move || readiness(&asked.status(), told.stopping());
+    let mut health = tokio::spawn(socket.serve(report, gone.clone()));
+    parts.start("the relay", relay.run(stop.clone(), grace));
+    parts.start("submission", server.run(stop.clone(), grace));
+    tokio::select! {
+        ended = parts.wait() => ended.map(|()| health),
+        _ = &mut health => {
+            stop.cancel();
+            parts.wait().await.and(Err(anyhow!("the health socket has ended")))
+        }
+    }
+}
+
+/// Makes room for all that the configuration allows, or allows less.
+fn fit_open_files(config: &mut Config) -> anyhow::Result<()> {
+    let limit = open_files::raise();
+    let wanted = config.submission.limits.connections;
+    let connections = open_files::fit(wanted, &config.relay.routes, limit).ok_or_else(|| {
+        anyhow!("the system allows {limit} open files, which is too few: raise it (ulimit -n, LimitNOFILE)")
+    })?;
+    if connections < wanted {
+        tracing::warn!(
+            connections,
+            open_files = limit,
+            "limits.connections is lowered: the system allows too few open files (ulimit -n, LimitNOFILE)"
+        );
+        config.submission.limits.connections = connections;
+    }
     Ok(())
 }
 
@@ -84,15 +135,38 @@ async fn open_store(
     Ok((Arc::new(store), recovery))
 }
 
-/// D3: a latched store is not ready.
-fn readiness(status: &Status) -> Health {
-    let reason = match status {
-        Status::Ready => return Health { ready: true, reasons: Vec::new() },
+/// D3: a latched store is not ready; nor is anything that is about to stop.
+fn readiness(status: &Status, stopping: Option<String>) -> Health {
+    let store = match status {
+        Status::Ready => None,
         Status::LowDisk { free_bytes } => {
-            format!("new mail is refused: only {free_bytes} bytes are free (limits.min_free)")
+            Some(format!("new mail is refused: only {free_bytes} bytes are free (limits.min_free)"))
         }
-        Status::Latched { reason } => format!("the store has stopped writing until a restart: {reason}"),
-        Status::Closed => "the store is closed".to_owned(),
+        Status::Latched { reason } => Some(format!("new mail is refused until a restart: {reason}")),
+        Status::Closed => Some("the store is closed".to_owned()),
     };
-    Health { ready: false, reasons: vec![reason] }
+    let reasons: Vec<_> = stopping.into_iter().chain(store).collect();
+    Health { ready: reasons.is_empty(), reasons }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d3_whatever_keeps_mail_from_being_taken_is_not_ready_and_said() {
+        assert_eq!(readiness(&Status::Ready, None), Health { ready: true, reasons: Vec::new() });
+        let latched = Status::Latched { reason: "the disk is gone".to_owned() };
+        let stopping = || Some("oncemail is stopping: the relay ended by a panic".to_owned());
+        for (status, stopping, said) in [
+            (Status::LowDisk { free_bytes: 17 }, None, "only 17 bytes are free"),
+            (latched.clone(), None, "the disk is gone"),
+            (Status::Closed, None, "closed"),
+            (Status::Ready, stopping(), "the relay ended"),
+            (latched, stopping(), "the relay ended"),
+        ] {
+            let health = readiness(&status, stopping);
+            assert!(!health.ready && health.reasons.concat().contains(said), "{health:?}");
+        }
+    }
 }

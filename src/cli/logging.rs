@@ -1,6 +1,7 @@
 //! The log: one event a line on standard output, as JSON or for people.
 //!
-//! An output that is closed or full loses lines, never the server: nothing in here panics or stops on a failed write.
+//! An output that is closed or on a full disk loses lines, never the server: nothing in here panics or stops on a
+//! failed write. A pipe that is full because its reader has stopped reading holds the server up until it goes on.
 
 use std::io::{self, IsTerminal};
 
@@ -10,6 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
+use super::text_log::{self, Lines};
 use crate::config::{Log, LogFormat};
 
 /// Crates that tell more than an operator wants; `log.level` may still ask for them by name.
@@ -53,7 +55,13 @@ fn text<W>(writer: W, with_colours: bool) -> BoxedLayer
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    fmt::layer().with_ansi(with_colours).log_internal_errors(false).with_writer(writer).boxed()
+    fmt::layer()
+        .event_format(Lines)
+        .fmt_fields(text_log::fields())
+        .with_ansi(with_colours)
+        .log_internal_errors(false)
+        .with_writer(writer)
+        .boxed()
 }
 
 fn filter(level: &str) -> EnvFilter {
@@ -117,6 +125,24 @@ mod tests {
         assert_eq!(object["queue_id"], "01X");
         assert!(object["target"].as_str().unwrap().contains("logging"));
         assert!(humantime::parse_rfc3339(object["timestamp"].as_str().unwrap()).is_ok(), "{line}");
+    }
+
+    #[test]
+    fn a_text_line_is_short_and_a_client_cannot_forge_another() {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let layer = text(move || writer.clone(), false);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let (key, nothing) = (Some("order-1001"), None::<&str>);
+            tracing::info!(target: "oncemail::relay", key, nothing, empty = "", client = %"\u{1b}[2J\n", "delivery");
+            tracing::warn!(target: "sled", text = "two words", "trouble");
+        });
+        let lines = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<_> = lines.lines().map(|line| line.split_once(' ').unwrap()).collect();
+        let [(time, first), (_, second)] = lines.as_slice() else { panic!("{lines:?}") };
+        assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
+        assert_eq!(*first, r" INFO delivery key=order-1001 client=\u{1b}[2J\n");
+        assert_eq!(*second, r#" WARN sled: trouble text="two words""#);
     }
 
     #[test]

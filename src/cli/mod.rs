@@ -9,11 +9,13 @@ mod hash_password;
 mod health;
 mod logging;
 mod serve;
+mod text_log;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
 use crate::config::Errors;
@@ -29,7 +31,9 @@ const USAGE: u8 = 2;
 #[command(name = "oncemail", version, arg_required_else_help = true, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// The configuration file; without one, the configuration comes from ONCEMAIL_… variables alone
-    #[arg(long, short, global = true, env = "ONCEMAIL_CONFIG", value_name = "FILE")]
+    // clap's own parser of paths would refuse an empty one.
+    #[arg(long, short, global = true, env = "ONCEMAIL_CONFIG", value_name = "FILE",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     config: Option<PathBuf>,
 
     #[command(subcommand)]

@@ -59,15 +59,15 @@ fn user(section: &Section<'_>) -> Option<User> {
     })
 }
 
-/// `user@domain`, or `@domain` for all of a domain.
+/// `user@domain`, `@domain` for all of a domain, or `<>` for the null reverse-path.
 fn sender(text: &str) -> Result<String, String> {
     let is_sender = match text.strip_prefix('@') {
         Some(domain) => units::domain(domain).is_ok(),
-        None => Address::parse(text).is_ok(),
+        None => text == "<>" || Address::parse(text).is_ok(),
     };
-    is_sender
-        .then(|| text.to_owned())
-        .ok_or_else(|| "an address or a domain: \"a@b.example\", \"@b.example\"".into())
+    is_sender.then(|| text.to_owned()).ok_or_else(|| {
+        "an address, a domain, or the null sender: \"a@b.example\", \"@b.example\", \"<>\"".into()
+    })
 }
 
 /// The hash, if it is one that can be verified. What is no hash may be a password: it is never quoted.

@@ -80,7 +80,7 @@ pub struct User {
     pub name: String,
     /// PHC string of argon2id, or a bcrypt hash.
     pub password_hash: String,
-    /// Reverse-paths it may use: `user@domain`, or `@domain` for all of a domain; empty: any.
+    /// Reverse-paths it may use: `user@domain`, `@domain` for all of a domain, `<>` for the null one; empty: any.
     pub senders: Vec<String>,
     /// Whose keys it uses.
     pub scope: Scope,

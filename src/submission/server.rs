@@ -109,21 +109,40 @@ impl Server {
     }
 
     /// Serves until `shutdown`, then lets messages that are being received come to their end, no longer than `grace`.
-    /// Gives back when every session has ended.
+    /// Gives back when every session has ended; earlier only when a listener has broken down.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
+        // A child, so that one listener's end can end the others.
+        let shutdown = shutdown.child_token();
         let cut = CancellationToken::new();
         let mut running = JoinSet::new();
         for (socket, _, entrance) in self.listeners {
             let port = Port { socket, entrance, shared: self.shared.clone() };
             running.spawn(port.run(shutdown.clone(), cut.clone()));
         }
-        shutdown.cancelled().await;
-        let all_ended = async { while running.join_next().await.is_some() {} };
-        if timeout(grace, all_ended).await.is_err() {
-            tracing::warn!("sessions that did not end in time are cut off");
-            cut.cancel();
-            while running.join_next().await.is_some() {}
+        watch_over(running, shutdown, cut, grace).await;
+    }
+}
+
+/// Waits for the end of every listener. One that ends before `shutdown` ends all: whoever runs the server must hear of
+/// it, instead of serving on with a part of what was configured.
+async fn watch_over(
+    mut running: JoinSet<()>,
+    shutdown: CancellationToken,
+    cut: CancellationToken,
+    grace: Duration,
+) {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        Some(_) = running.join_next() => {
+            tracing::error!("a listener broke down");
+            shutdown.cancel();
         }
+    }
+    let all_ended = async { while running.join_next().await.is_some() {} };
+    if timeout(grace, all_ended).await.is_err() {
+        tracing::warn!("sessions that did not end in time are cut off");
+        cut.cancel();
+        while running.join_next().await.is_some() {}
     }
 }
 
@@ -267,4 +286,20 @@ fn note_end(ended: Result<(), JoinError>) {
 /// The client was gone before it was let in.
 fn is_clients_fault(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_that_panics_ends_the_others_and_the_server() {
+        let (shutdown, cut) = (CancellationToken::new(), CancellationToken::new());
+        let mut running = JoinSet::new();
+        let stop = shutdown.clone();
+        running.spawn(async move { stop.cancelled().await });
+        running.spawn(async { panic!("for the test") });
+        watch_over(running, shutdown.clone(), cut.clone(), Duration::from_secs(60)).await;
+        assert!(shutdown.is_cancelled() && !cut.is_cancelled());
+    }
 }

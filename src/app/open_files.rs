@@ -1,0 +1,69 @@
+//! How many files and connections the system lets this process have open.
+//!
+//! A store that cannot open its next segment stops writing (D3), so clients must not be able to use up what it needs:
+//! the limit is raised as far as the system allows, and `limits.connections` is lowered when even that is too little.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::relay::options::{Route, Transport};
+
+/// For the store, the log, and the threads that read messages back, each with one file open at a time: tokio has up to
+/// 512 of them.
+const KEPT: u64 = 640;
+
+/// Raises the limit as far as the system allows, and gives it back; `u64::MAX` when there is none.
+pub(super) fn raise() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+    let limit = match setrlimit(Resource::Nofile, raised.clone()) {
+        Ok(()) => raised,
+        // The old limit still holds, and is what counts.
+        Err(_) => limit,
+    };
+    limit.current.unwrap_or(u64::MAX)
+}
+
+/// What of `connections` clients may have under `limit`; `None` when not even one.
+pub(super) fn fit(connections: usize, routes: &[Route], limit: u64) -> Option<usize> {
+    let outward: u64 = routes.iter().map(outward).sum();
+    let room = usize::try_from(limit.saturating_sub(KEPT).saturating_sub(outward)).unwrap_or(usize::MAX);
+    Some(connections.min(room)).filter(|connections| *connections > 0)
+}
+
+/// Connections of a route; the files that a directory route writes are among the kept ones.
+fn outward(route: &Route) -> u64 {
+    match &route.transport {
+        Transport::Smarthost(smarthost) => u64::try_from(smarthost.connections).unwrap_or(u64::MAX),
+        Transport::Directory(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::options::{Matches, Smarthost, TlsPolicy};
+
+    #[test]
+    fn clients_get_what_the_store_and_the_routes_leave() {
+        let smarthost = Smarthost {
+            hosts: Vec::new(),
+            tls: TlsPolicy::Required,
+            ca_file: None,
+            credentials: None,
+            connections: 20,
+            messages_per_connection: 1,
+            idle_timeout: std::time::Duration::ZERO,
+            rate: None,
+            recipients_per_transaction: 1,
+        };
+        let route = Route {
+            name: "out".to_owned(),
+            matches: Matches::default(),
+            transport: Transport::Smarthost(smarthost),
+        };
+        assert_eq!(fit(2_000, &[], u64::MAX), Some(2_000));
+        assert_eq!(fit(2_000, &[route.clone()], 1_024), Some(1_024 - 640 - 20));
+        assert_eq!(fit(2_000, &[route.clone()], 660), None);
+        assert_eq!(fit(2_000, &[route], 256), None);
+    }
+}

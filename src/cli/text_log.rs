@@ -1,0 +1,69 @@
+//! The log for people: time, level, what happened, and the fields that say something.
+
+use std::fmt;
+
+use tracing::field::Field;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer, debug_fn};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::clock::Clock;
+
+/// One line an event.
+pub(super) struct Lines;
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let (level, target) = (event.metadata().level(), event.metadata().target());
+        let (colour, plain) = if writer.has_ansi_escapes() { (colour(*level), "\x1b[0m") } else { ("", "") };
+        write!(writer, "{} {colour}{level:>5}{plain}", Clock::system().now())?;
+        // Where our own events come from, their words say.
+        if !target.starts_with("oncemail") {
+            write!(writer, " {target}:")?;
+        }
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+fn colour(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\x1b[31m",
+        Level::WARN => "\x1b[33m",
+        Level::INFO => "\x1b[32m",
+        _ => "\x1b[34m",
+    }
+}
+
+/// ` name=value`, without quotes where they are not needed, and nothing for a field that is empty.
+pub(super) fn fields() -> impl for<'a> FormatFields<'a> + 'static {
+    debug_fn(|writer, field: &Field, value| write_field(writer, field.name(), &format!("{value:?}")))
+}
+
+fn write_field(writer: &mut Writer<'_>, name: &str, value: &str) -> fmt::Result {
+    if value == "\"\"" {
+        return Ok(());
+    }
+    let bare = value.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(value);
+    let value = if bare.contains([' ', '"', '\\']) { value } else { bare };
+    match name {
+        "message" => writer.write_char(' ')?,
+        _ if writer.has_ansi_escapes() => write!(writer, " \x1b[2m{name}=\x1b[0m")?,
+        _ => write!(writer, " {name}=")?,
+    }
+    // What comes from outside must neither make a line of its own nor speak to the terminal.
+    for c in value.chars() {
+        if c.is_control() { write!(writer, "{}", c.escape_default())? } else { writer.write_char(c)? }
+    }
+    Ok(())
+}
