@@ -139,6 +139,7 @@ fn serve_prints_nothing_but_json_lines_and_ends_with_0_on_either_signal() {
             assert!(
                 event["timestamp"].is_string() && event["level"].is_string() && event["message"].is_string()
             );
+            assert_eq!(event["level"], "INFO", "nothing is wrong with a start and a stop: {event}");
         }
         let mut stderr = String::new();
         server.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();

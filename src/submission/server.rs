@@ -132,10 +132,14 @@ async fn watch_over(
     grace: Duration,
 ) {
     tokio::select! {
+        // First, because listeners end as soon as it is so.
+        biased;
         () = shutdown.cancelled() => {}
         Some(_) = running.join_next() => {
-            tracing::error!("a listener broke down");
-            shutdown.cancel();
+            if !shutdown.is_cancelled() {
+                tracing::error!("a listener broke down");
+                shutdown.cancel();
+            }
         }
     }
     let all_ended = async { while running.join_next().await.is_some() {} };
