@@ -1,5 +1,6 @@
 //! A configuration is taken whole, or refused with everything that is wrong with it.
 
+mod effects;
 mod environment;
 
 use std::fs;

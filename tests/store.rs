@@ -410,3 +410,38 @@ async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> bool {
     })
     .await
 }
+
+#[tokio::test]
+async fn d3_a_panic_in_the_commit_thread_latches_and_a_restart_recovers() {
+    struct Panics;
+    impl Arrivals for Panics {
+        fn arrived(&self, _messages: Vec<Arc<Message>>) {
+            panic!("for the test");
+        }
+    }
+    let bed = Bed::new();
+    let files = Arc::new(RealFiles);
+    let (store, _) =
+        EmbeddedStore::open(options(bed.dir.path()), files, bed.clock.clone(), Arc::new(Panics)).unwrap();
+    let first = message(bed.clock.now(), Some("k"), 700);
+    assert!(
+        accept(&store, &first).await.is_err(),
+        "nobody hears of a message that the queue has not heard of"
+    );
+    while !matches!(store.status(), Status::Latched { .. }) {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(
+        accept(&store, &message(bed.clock.now(), None, 700)).await,
+        Err(StoreError::Latched(_))
+    ));
+    assert!(store.close().await.is_err());
+    drop(store);
+    // It was durable, so its retry is a replay, and it is sent.
+    let (store, recovery) = bed.open();
+    assert_eq!(recovery.messages.iter().map(|message| message.id).collect::<Vec<_>>(), [first.id]);
+    let retry = message(bed.clock.now(), Some("k"), 700);
+    assert!(
+        matches!(accept(&store, &retry).await, Ok(Acceptance::Existing(record)) if record.id == first.id)
+    );
+}

@@ -404,4 +404,5 @@ async fn each_submission_is_one_line_in_the_log_without_content_or_password() {
     assert!(fields["duration_ms"].is_u64());
     let fields = &refused["fields"];
     assert_eq!((&fields["result"], &fields["code"]), (&"refused".into(), &550.into()));
+    assert_eq!(fields["reply"], "5.6.11 Bare CR or LF in the message");
 }

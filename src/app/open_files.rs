@@ -14,8 +14,8 @@ const KEPT: u64 = 640;
 /// Raises the limit as far as the system allows, and gives it back; `u64::MAX` when there is none.
 pub(super) fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
-    let limit = match setrlimit(Resource::Nofile, raised.clone()) {
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let limit = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => raised,
         // The old limit still holds, and is what counts.
         Err(_) => limit,
@@ -62,8 +62,8 @@ mod tests {
             transport: Transport::Smarthost(smarthost),
         };
         assert_eq!(fit(2_000, &[], u64::MAX), Some(2_000));
-        assert_eq!(fit(2_000, &[route.clone()], 1_024), Some(1_024 - 640 - 20));
-        assert_eq!(fit(2_000, &[route.clone()], 660), None);
+        assert_eq!(fit(2_000, std::slice::from_ref(&route), 1_024), Some(1_024 - 640 - 20));
+        assert_eq!(fit(2_000, std::slice::from_ref(&route), 660), None);
         assert_eq!(fit(2_000, &[route], 256), None);
     }
 }

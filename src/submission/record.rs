@@ -62,6 +62,8 @@ impl Record {
             target: "oncemail::submission",
             result,
             code = reply.code,
+            // Of a yes it says nothing new.
+            reply = (!reply.is_positive()).then(|| reply.text()),
             queue_id,
             key,
             message_id,
