@@ -193,6 +193,23 @@ fn s2_clients_cannot_use_up_the_open_files_that_the_store_needs() {
     assert_fails(limited("-n 256"), "open files");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_nearly_full_is_not_ready_and_new_mail_has_to_wait() {
+    let setup = Setup::new();
+    let mut command = oncemail(&["serve", "--config", &setup.config()]);
+    command.env("ONCEMAIL__LIMITS__MIN_FREE", "1000000GB");
+    let mut server = Server::start(command);
+    let (mut client, _) = Client::greeted(server.address()).await;
+    let refusal = client.ask("MAIL FROM:<app@shop.example>").await;
+    assert!(refusal.starts_with("452 4.3.1 "), "{refusal}");
+    let health = oncemail(&["health", "--config", &setup.config()]).output().unwrap();
+    assert_eq!(health.status.code(), Some(1));
+    let reason = String::from_utf8(health.stderr).unwrap();
+    assert!(reason.starts_with("not ready: new mail is refused: only "), "{reason}");
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
 #[test]
 fn nobody_else_can_read_mail_whoever_made_the_data_directory() {
     let setup = Setup::new();

@@ -81,7 +81,7 @@ pub(super) fn intake(root: &Table, problems: &Problems, hostname: String) -> int
     let section = Section::once(root, "idempotency", problems);
     let options = intake::Options {
         hostname,
-        header: section.parsed("header", field_name).unwrap_or_else(|| "X-Idempotency-Key".to_owned()),
+        header: section.parsed("header", key_field).unwrap_or_else(|| "X-Idempotency-Key".to_owned()),
         ttl: section.duration("ttl", DAY, &(SECOND..=366 * DAY)),
         fingerprint: section.choice(
             "fingerprint",
@@ -109,6 +109,34 @@ fn field_name(text: &str) -> Result<String, String> {
     let is_name =
         !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic() && b != b':');
     is_name.then(|| text.to_owned()).ok_or_else(|| "a header field's name without the colon".to_owned())
+}
+
+/// Fields that a mail cannot do without: the key's field is taken out of every message.
+const NEEDED_FIELDS: [&str; 12] = [
+    "From",
+    "Sender",
+    "Reply-To",
+    "To",
+    "Cc",
+    "Bcc",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Received",
+    "Return-Path",
+    "MIME-Version",
+];
+
+/// The name of a field that may be taken out of a message.
+fn key_field(text: &str) -> Result<String, String> {
+    let name = field_name(text)?;
+    let is_content = name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("Content-"));
+    if is_content || NEEDED_FIELDS.iter().any(|needed| name.eq_ignore_ascii_case(needed)) {
+        return Err("a field that carries nothing but the key, because it is taken out of every message; \
+                    fallback_key = \"message-id\" uses the Message-ID and leaves it in"
+            .to_owned());
+    }
+    Ok(name)
 }
 
 /// Reads `[retry]`.
