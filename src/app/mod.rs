@@ -5,6 +5,7 @@
 //! in doubt (R1), then the store makes a clean end. Each wait is bounded by `shutdown_grace`; what is not finished by
 //! then is found again at the next start, so that an early end loses nothing that was acknowledged (D1).
 
+mod descriptors;
 pub mod health;
 pub mod signals;
 
@@ -30,7 +31,9 @@ use health::{Health, HealthSocket};
 ///
 /// # Errors
 /// When a part cannot start, or the store cannot make a clean end.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: Config) -> anyhow::Result<()> {
+    let connections = &mut config.submission.limits.connections;
+    *connections = descriptors::make_room(*connections);
     let shutdown = signals::install().context("cannot listen for signals")?;
     let grace = config.shutdown_grace;
     let clock = Clock::system();
