@@ -7,6 +7,7 @@ pub mod gated;
 pub mod history;
 pub mod intake;
 pub mod listener;
+pub mod log;
 pub mod recording_files;
 pub mod relay_rig;
 pub mod watched_store;
