@@ -1,5 +1,6 @@
 //! Parts that several promises share.
 
+pub mod child;
 pub mod client;
 pub mod far_side;
 pub mod faulty_files;
