@@ -1,9 +1,8 @@
-//! What a submission server promises beyond the words of a dialogue: TLS, time, limits, shutdown, the log.
+//! What a submission server promises beyond the words of a dialogue: time, limits, users, the log.
 
-use std::io::{self, Write};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use governor::Quota;
@@ -13,25 +12,16 @@ use oncemail::store::memory::MemoryStore;
 use oncemail::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
 use oncemail::submission::options::{AuthMode, TlsMode};
 use oncemail::submission::{BindError, Server};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::client::Client;
+use crate::common::client::{AUTH, Client};
 use crate::common::listener::{Running, options, serve, user, write, write_certificate};
+use crate::common::log::Log;
 
 const SHORT: Duration = Duration::from_millis(150);
-/// `\0ann\0secret`.
-const AUTH: &str = "AUTH PLAIN AGFubgBzZWNyZXQ=";
-
-/// MAIL, RCPT and DATA, up to the go-ahead.
-async fn begin(client: &mut Client) {
-    client.send("MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n").await;
-    assert!(client.reply().await.starts_with("250 2.1.0"));
-    assert!(client.reply().await.starts_with("250 2.1.5"));
-    assert!(client.reply().await.starts_with("354"));
-}
 
 #[tokio::test]
 async fn a_message_is_handed_over_as_it_was_sent() {
@@ -61,97 +51,6 @@ async fn a_message_is_handed_over_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn starttls_begins_the_session_anew() {
-    let directory = tempfile::tempdir().unwrap();
-    let (tls, root) = write_certificate(directory.path());
-    let server = Running::start(|options| {
-        options.listeners[0].tls = TlsMode::StartTls;
-        options.listeners[0].auth = AuthMode::Required;
-        options.users = vec![user("ann")];
-        options.tls = Some(tls);
-    })
-    .await;
-    let (mut client, ehlo) = Client::greeted(server.address).await;
-    assert!(ehlo.contains("STARTTLS"));
-    // From loopback AUTH is offered in plain text too; TLS makes the server forget it.
-    assert!(client.ask(AUTH).await.starts_with("235"));
-    assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("250"));
-    assert!(client.ask("STARTTLS").await.starts_with("220 2.0.0"));
-    let mut client = client.encrypt(&root).await.unwrap();
-    assert!(client.ask("RCPT TO:<b@example.org>").await.starts_with("503 5.5.1"));
-    assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("503 5.5.1"));
-    let ehlo = client.ask("EHLO client.example").await;
-    assert!(!ehlo.contains("STARTTLS") && ehlo.contains("AUTH PLAIN LOGIN"));
-    assert!(client.ask("STARTTLS").await.starts_with("503 5.5.1"));
-    assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("530 5.7.0"));
-    assert!(client.ask(AUTH).await.starts_with("235"));
-    begin(&mut client).await;
-    assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0"));
-    assert_eq!(server.messages()[0].origin.user.as_deref(), Some("ann"));
-    assert!(client.ask("QUIT").await.starts_with("221"));
-    assert!(client.is_closed().await);
-}
-
-#[tokio::test]
-async fn s1_nothing_from_before_the_handshake_is_read_after_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let (tls, root) = write_certificate(directory.path());
-    let server = Running::start(|options| {
-        options.listeners[0].tls = TlsMode::StartTls;
-        options.tls = Some(tls);
-    })
-    .await;
-    // Behind STARTTLS in the same packet: refused, and the connection ends.
-    let mut client = server.client().await;
-    client.send("STARTTLS\r\nEHLO injected.example\r\nMAIL FROM:<evil@example.com>\r\n").await;
-    assert!(client.reply().await.starts_with("503 5.5.1"));
-    assert!(client.is_closed().await);
-    // A moment later: the handshake reads it, and it is no handshake.
-    let mut client = server.client().await;
-    assert!(client.ask("STARTTLS").await.starts_with("220"));
-    client.send("EHLO injected.example\r\n").await;
-    assert!(client.encrypt(&root).await.is_err());
-}
-
-#[tokio::test]
-async fn implicit_tls_greets_inside_tls() {
-    let directory = tempfile::tempdir().unwrap();
-    let (tls, root) = write_certificate(directory.path());
-    let server = Running::start(|options| {
-        options.listeners[0].tls = TlsMode::Implicit;
-        options.tls = Some(tls);
-    })
-    .await;
-    let mut client = Client::connect(server.address).await.encrypt(&root).await.unwrap();
-    assert!(client.reply().await.starts_with("220 relay.example"));
-    assert!(!client.ask("EHLO client.example").await.contains("STARTTLS"));
-    begin(&mut client).await;
-    assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0"));
-}
-
-#[tokio::test]
-async fn a_changed_certificate_is_used_and_a_broken_one_is_not() {
-    let directory = tempfile::tempdir().unwrap();
-    let (tls, first) = write_certificate(directory.path());
-    let certificate_file = tls.certificate_file.clone();
-    let server = Running::start(|options| {
-        options.listeners[0].tls = TlsMode::Implicit;
-        options.tls = Some(tls);
-    })
-    .await;
-    let is_served = async |root: &_| {
-        server.clock.advance(Duration::from_secs(10));
-        Client::connect(server.address).await.encrypt(root).await.is_ok()
-    };
-    assert!(is_served(&first).await);
-    write(&certificate_file, "no certificate at all");
-    assert!(is_served(&first).await, "a broken file took the old certificate away");
-    let (_, second) = write_certificate(directory.path());
-    assert!(is_served(&second).await);
-    assert!(!is_served(&first).await);
-}
-
-#[tokio::test]
 async fn every_wait_for_the_client_ends() {
     let server = Running::start(|options| options.limits.command_timeout = SHORT).await;
     let mut client = Client::connect(server.address).await;
@@ -161,7 +60,7 @@ async fn every_wait_for_the_client_ends() {
 
     let server = Running::start(|options| options.limits.data_block_timeout = SHORT).await;
     let mut client = server.client().await;
-    begin(&mut client).await;
+    client.begin().await;
     assert!(client.reply().await.starts_with("421 4.4.2"));
     assert!(client.is_closed().await);
 
@@ -175,6 +74,73 @@ async fn every_wait_for_the_client_ends() {
     assert!(client.reply().await.starts_with("421 4.4.2"));
     assert!(client.is_closed().await);
     assert!(server.messages().is_empty());
+}
+
+/// Sends `octet` again and again, never long after the last one, and gives back what the server says until it closes.
+async fn trickle(client: Client, octet: u8) -> String {
+    let (mut reader, mut writer) = tokio::io::split(client.into_stream());
+    let trickling = tokio::spawn(async move {
+        while writer.write_all(&[octet]).await.is_ok() {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    });
+    let mut said = Vec::new();
+    // The end may be a reset: the client is still talking.
+    let _ = timeout(Duration::from_secs(20), reader.read_to_end(&mut said)).await.expect("an end");
+    trickling.abort();
+    String::from_utf8(said).unwrap()
+}
+
+#[tokio::test]
+async fn s2_a_client_that_sends_an_octet_now_and_then_is_given_up() {
+    // In time for each block of DATA, but not for the whole.
+    let server = Running::start(|options| options.limits.data_timeout = 2 * SHORT).await;
+    let mut client = server.client().await;
+    client.begin().await;
+    assert!(trickle(client, b'x').await.starts_with("421 4.4.2"));
+    // A chunk that nobody asked for.
+    let mut client = server.client().await;
+    client.send("BDAT 18446744073709551615\r\n").await;
+    assert!(trickle(client, b'x').await.starts_with("421 4.4.2"));
+    // A command has one time for all of its octets, and so has the rest of a line that was refused.
+    let server = Running::start(|options| options.limits.command_timeout = 2 * SHORT).await;
+    assert!(trickle(server.client().await, b'x').await.starts_with("421 4.4.2"));
+    let mut client = server.client().await;
+    client.send("x\n").await;
+    assert!(client.reply().await.starts_with("500 5.5.2"));
+    assert!(trickle(client, b'x').await.starts_with("421 4.4.2"));
+    assert!(server.messages().is_empty());
+}
+
+#[tokio::test]
+async fn fifty_new_connections_with_auth_cost_one_password_hash() {
+    let (log, _guard) = Log::start();
+    let server = Running::start(|options| {
+        options.listeners[0].auth = AuthMode::Required;
+        options.users = vec![user("ann")];
+    })
+    .await;
+    let hashed =
+        || log.events().iter().filter(|e| e["fields"]["message"] == "a password is being hashed").count();
+    // All at once, before anything is remembered.
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        let mut client = server.client().await;
+        client.send(format!("{AUTH}\r\n")).await;
+        clients.push(client);
+    }
+    for mut client in clients {
+        assert!(client.reply().await.starts_with("235"));
+    }
+    assert_eq!(hashed(), 1);
+    // And one after the other.
+    for _ in 0..50 {
+        assert!(server.client().await.ask(AUTH).await.starts_with("235"));
+    }
+    assert_eq!(hashed(), 1);
+    // A wrong password is not remembered as anything.
+    assert!(server.client().await.ask("AUTH PLAIN AGFubgB3cm9uZw==").await.starts_with("535"));
+    assert_eq!(hashed(), 2);
 }
 
 #[tokio::test]
@@ -191,41 +157,6 @@ async fn s2_a_client_that_never_reads_is_given_up() {
 }
 
 #[tokio::test]
-async fn shutdown_ends_idle_sessions_and_lets_a_message_come_to_its_end() {
-    let server = Running::start(|_| ()).await;
-    let (mut idle, mut busy, mut chunks) =
-        (server.client().await, server.client().await, server.client().await);
-    begin(&mut busy).await;
-    chunks.send("MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nBDAT 3\r\nabc").await;
-    for _ in 0..3 {
-        assert!(chunks.reply().await.starts_with("250"));
-    }
-    server.shutdown.cancel();
-    assert!(idle.reply().await.starts_with("421 4.3.2"));
-    assert!(idle.is_closed().await);
-    assert!(busy.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0 OK Message queued"));
-    assert!(busy.reply().await.starts_with("421 4.3.2"));
-    assert!(chunks.ask("BDAT 2 LAST\r\n").await.starts_with("250 2.0.0 OK Message queued"));
-    assert!(chunks.reply().await.starts_with("421 4.3.2"));
-    assert!(TcpStream::connect(server.address).await.is_err());
-    drop((busy, chunks));
-    let mut server = server;
-    (&mut server.ended).await.unwrap();
-    assert_eq!(server.messages().len(), 2);
-}
-
-#[tokio::test]
-async fn shutdown_waits_no_longer_than_the_grace() {
-    let mut server = Running::start_with_grace(SHORT, |_| ()).await;
-    let mut client = server.client().await;
-    begin(&mut client).await;
-    server.shutdown.cancel();
-    (&mut server.ended).await.unwrap();
-    assert!(client.is_closed().await);
-    assert!(server.messages().is_empty());
-}
-
-#[tokio::test]
 async fn s2_the_place_and_memory_of_a_lost_client_are_free_again() {
     let server = Running::start(|options| {
         options.limits.receive_memory = 20_000;
@@ -233,7 +164,7 @@ async fn s2_the_place_and_memory_of_a_lost_client_are_free_again() {
     })
     .await;
     let mut lost = server.client().await;
-    begin(&mut lost).await;
+    lost.begin().await;
     lost.send("x".repeat(15_000)).await;
     let mut turned_away = Client::connect(server.address).await;
     assert!(turned_away.reply().await.starts_with("421 4.3.2"));
@@ -242,7 +173,7 @@ async fn s2_the_place_and_memory_of_a_lost_client_are_free_again() {
         let mut next = Client::connect(server.address).await;
         if next.reply().await.starts_with("220") {
             next.ask("EHLO client.example").await;
-            begin(&mut next).await;
+            next.begin().await;
             next.send("x".repeat(15_000)).await;
             assert!(next.ask("\r\n.").await.starts_with("250 2.0.0"));
             return;
@@ -316,14 +247,14 @@ async fn a_user_over_its_rate_is_told_to_wait() {
 async fn d1_a_store_that_cannot_write_is_never_answered_with_250() {
     let server = Running::start(|_| ()).await;
     let mut client = server.client().await;
-    begin(&mut client).await;
+    client.begin().await;
     server.store.fail_with(Some(StoreError::Latched("sync failed".into())));
     assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("451 4.3.0"));
     assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("451 4.3.0"));
     server.store.fail_with(Some(StoreError::LowDisk { free_bytes: 1 }));
     assert!(client.ask("MAIL FROM:<a@example.com>").await.starts_with("452 4.3.1"));
     server.store.fail_with(None);
-    begin(&mut client).await;
+    client.begin().await;
     assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0"));
 }
 
@@ -349,6 +280,15 @@ async fn a_listener_that_cannot_be_set_up_is_named() {
     write(&tls.key_file, "not a key");
     let text = problem(&|options| options.tls = Some(tls.clone())).await;
     assert!(text.contains("key.pem"), "{text}");
+    let (other, _) = write_certificate(tempfile::tempdir().unwrap().path());
+    let text = problem(&|options| options.tls = Some(other.clone())).await;
+    assert!(text.contains("certificate.pem: ") && text.contains("No such file"), "{text}");
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [(mut one, _), (two, _)] =
+        directories.each_ref().map(|directory| write_certificate(directory.path()));
+    one.key_file = two.key_file;
+    let text = problem(&|options| options.tls = Some(one.clone())).await;
+    assert!(text.contains("certificate.pem with ") && text.contains("key.pem: "), "{text}");
     let text = problem(&|options| {
         options.users = vec![user("ann")];
         options.users[0].password_hash = "secret".into();
@@ -358,25 +298,7 @@ async fn a_listener_that_cannot_be_set_up_is_named() {
 
 #[tokio::test]
 async fn each_submission_is_one_line_in_the_log_without_content_or_password() {
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-    impl Write for Log {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            Write::write(&mut *self.0.lock().unwrap(), octets)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    // All tasks of this test run on this thread.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::start();
     let server = Running::start(|options| {
         options.listeners[0].auth = AuthMode::Required;
         options.users = vec![user("ann")];
@@ -384,14 +306,13 @@ async fn each_submission_is_one_line_in_the_log_without_content_or_password() {
     .await;
     let mut client = server.client().await;
     client.ask(AUTH).await;
-    begin(&mut client).await;
+    client.begin().await;
     client.ask("Subject: private\r\n\r\nprivate\r\n.").await;
-    begin(&mut client).await;
+    client.begin().await;
     client.ask("private\n\r\n.").await;
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     assert!(!text.contains("secret") && !text.contains("private") && !text.contains("AGFubg"), "{text}");
-    let lines: Vec<serde_json::Value> =
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines = log.events();
     let lines: Vec<_> = lines.iter().filter(|line| line["target"] == "oncemail::submission").collect();
     let [queued, refused] = lines.as_slice() else { panic!("{text}") };
     let fields = &queued["fields"];

@@ -10,7 +10,7 @@ use super::section::Section;
 use super::tree::Table;
 use super::units;
 use crate::mail::{Address, Scope};
-use crate::submission::options::User;
+use crate::submission::options::{NULL_SENDER, User};
 
 /// More memory for one verification would let a few logins fill the machine, in KiB (1 GiB).
 const MAX_ARGON2_MEMORY: u32 = 1 << 20;
@@ -59,15 +59,14 @@ fn user(section: &Section<'_>) -> Option<User> {
     })
 }
 
-/// `user@domain`, `@domain` for all of a domain, or `<>` for the null reverse-path.
+/// `user@domain`, `@domain` for all of a domain, or `<>` for the null sender.
 fn sender(text: &str) -> Result<String, String> {
     let is_sender = match text.strip_prefix('@') {
         Some(domain) => units::domain(domain).is_ok(),
-        None => text == "<>" || Address::parse(text).is_ok(),
+        None => text == NULL_SENDER || Address::parse(text).is_ok(),
     };
-    is_sender.then(|| text.to_owned()).ok_or_else(|| {
-        "an address, a domain, or the null sender: \"a@b.example\", \"@b.example\", \"<>\"".into()
-    })
+    let expected = "an address, a domain or the null sender: \"a@b.example\", \"@b.example\", \"<>\"";
+    is_sender.then(|| text.to_owned()).ok_or_else(|| expected.into())
 }
 
 /// The hash, if it is one that can be verified. What is no hash may be a password: it is never quoted.
@@ -117,6 +116,16 @@ fn check_hash(text: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn senders_are_addresses_domains_or_the_null_sender() {
+        for good in ["a@b.example", "@b.example", "<>"] {
+            assert_eq!(sender(good), Ok(good.to_owned()));
+        }
+        for bad in ["", "b.example", "<a@b.example>", "@", "<", "postmaster@"] {
+            assert!(sender(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn hashes_are_taken_only_when_they_can_be_verified() {

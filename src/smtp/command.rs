@@ -96,6 +96,8 @@ pub enum CommandError {
     NeedsSmtpUtf8,
     /// What follows the path.
     Parameter(parameters::ParameterError),
+    /// HTTP, such as from a browser that a web page has sent here: what follows may hold commands of its choice.
+    OtherProtocol,
     /// BDAT without a size: nobody knows where the next command starts, so the connection must end.
     ChunkSize,
 }
@@ -135,6 +137,7 @@ impl<'a> Command<'a> {
             }
             () if is("VRFY") => Ok(Command::Vrfy),
             () if is("EXPN") => Err(CommandError::NotImplemented),
+            () if is("Host:") || is_http_request(line) => Err(CommandError::OtherProtocol),
             () => Err(CommandError::Unknown),
         }
     }
@@ -153,6 +156,7 @@ impl CommandError {
         match self {
             Self::NotText => Reply::new(500, (5, 5, 2), "A command is one line of text"),
             Self::Unknown => Reply::new(500, (5, 5, 1), "Command not recognized"),
+            Self::OtherProtocol => Reply::new(421, (4, 7, 0), "This is SMTP, not HTTP"),
             Self::NotImplemented => Reply::new(502, (5, 5, 1), "Command not implemented"),
             Self::Arguments(expected) => Reply::new(501, (5, 5, 4), *expected),
             Self::ReversePath(error) => Reply::new(501, (5, 1, 7), format!("Bad sender address: {error}")),
@@ -164,6 +168,11 @@ impl CommandError {
             Self::ChunkSize => Reply::new(501, (5, 5, 4), "Expected BDAT <size> [LAST]"),
         }
     }
+}
+
+/// `GET / HTTP/1.1`. A request too long for a command line is known by its `Host:` field.
+fn is_http_request(line: &str) -> bool {
+    line.rsplit_once(' ').is_some_and(|(_, last)| last.starts_with("HTTP/"))
 }
 
 /// EHLO and HELO: RFC 5321 wants a domain or literal, real clients send all kinds of names; taken is what can stand in

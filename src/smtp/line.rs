@@ -7,7 +7,8 @@
 /// The longest command line, CRLF included. RFC 5321 §4.5.3.1.4 asks for 512, and parameters add to it.
 pub const MAX_COMMAND_LINE: usize = 4_096;
 
-/// The longest answer to an AUTH challenge, CRLF included (RFC 4954 §4).
+/// The longest answer to an AUTH challenge, CRLF included, and the longest AUTH command, which may hold one
+/// (RFC 4954 §4).
 pub const MAX_AUTH_LINE: usize = 12_288;
 
 /// A client that sends more than this without a CRLF, after it was told so, is not a mail client.
@@ -44,7 +45,7 @@ impl LineReader {
     /// Looks for a line at the start of `input`, which holds all octets not yet consumed.
     ///
     /// Gives back how many octets the caller must drop, and the line without its CRLF or what is wrong with it;
-    /// `None` asks for more input.
+    /// `None` asks for more input. `max_line` is for all lines but AUTH commands.
     pub fn read<'a>(
         &mut self,
         input: &'a [u8],
@@ -65,6 +66,8 @@ impl LineReader {
 
     fn find<'a>(&mut self, input: &'a [u8], max_line: usize) -> (usize, Option<Result<&'a [u8], LineFault>>) {
         let unsearched = input.get(self.searched..).unwrap_or_default();
+        // Whichever limit is reached, the verb is there by then: it does not depend on packet sizes.
+        let max_line = if is_auth(input) { max_line.max(MAX_AUTH_LINE) } else { max_line };
         let Some(lf) = memchr::memchr(b'\n', unsearched).map(|at| at + self.searched) else {
             if input.len() > max_line {
                 self.start_skipping(input.ends_with(b"\r"));
@@ -124,6 +127,11 @@ impl LineReader {
     }
 }
 
+/// Whether a line is, or is becoming, an AUTH command, which may hold a password.
+pub fn is_auth(line: &[u8]) -> bool {
+    line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +168,31 @@ mod tests {
         assert_eq!(all(b"0123456789abcdefghi\nQUIT\r\nRSET\r\n"), [Err(TooLong), Ok(b"RSET".to_vec())]);
         assert_eq!(all(b"0123456789abcd\r\nX\r\n"), [Ok(b"0123456789abcd".to_vec()), Ok(b"X".to_vec())]);
         assert_eq!(all(b"0123456789abcde\r\nX\r\n"), [Err(TooLong), Ok(b"X".to_vec())]);
+    }
+
+    #[test]
+    fn an_auth_command_may_be_as_long_as_an_answer_to_a_challenge() {
+        let line = |verb: &str, len: usize| format!("{verb}{}\r\n", "A".repeat(len - verb.len() - 2));
+        for (stream, is_taken) in [
+            (line("auth PLAIN ", MAX_AUTH_LINE), true),
+            (line("AUTH PLAIN ", MAX_AUTH_LINE + 1), false),
+            (line("AUTHPLAIN ", MAX_COMMAND_LINE + 1), false),
+            (line("NOOP AUTH ", MAX_COMMAND_LINE + 1), false),
+        ] {
+            for size in [1, 1_000, usize::MAX] {
+                let (mut reader, mut end, mut event) = (LineReader::default(), 0_usize, None);
+                while event.is_none() {
+                    end = stream.len().min(end.saturating_add(size));
+                    event = reader.read(&stream.as_bytes()[..end], MAX_COMMAND_LINE).1;
+                }
+                let expected = if is_taken {
+                    Ok(&stream.as_bytes()[..stream.len() - 2])
+                } else {
+                    Err(LineFault::TooLong)
+                };
+                assert_eq!(event, Some(expected), "{size}: {}", &stream[..12]);
+            }
+        }
     }
 
     #[test]

@@ -290,6 +290,8 @@ impl Session {
             Ok(command) => command,
             // Nobody knows how many octets follow; to read on would execute a message as commands (S1).
             Err(error @ CommandError::ChunkSize) => return close(error.reply()),
+            // A form posted by a browser carries our commands behind a dozen lines that are none.
+            Err(error @ CommandError::OtherProtocol) => return close(error.reply()),
             Err(error) => return self.error(state, error.reply()),
         };
         match command {

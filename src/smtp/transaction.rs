@@ -1,5 +1,7 @@
 //! A mail transaction between MAIL and the end of its message (RFC 5321 §3.3).
 
+use std::collections::HashSet;
+
 use super::command::{Mail, Rcpt};
 use super::content::{Budget, Reservation};
 use super::reply::Reply;
@@ -35,8 +37,11 @@ impl Transaction {
         &self.envelope
     }
 
-    /// The envelope alone, when the message has been received.
-    pub fn into_envelope(self) -> Envelope {
+    /// The envelope alone, when the message has been received. A recipient that was named twice is there once, as it
+    /// came first: it is to get one copy.
+    pub fn into_envelope(mut self) -> Envelope {
+        let mut seen = HashSet::with_capacity(self.envelope.recipients.len());
+        self.envelope.recipients.retain(|recipient| seen.insert(recipient.forward_path.canonical()));
         self.envelope
     }
 

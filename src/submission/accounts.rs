@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use governor::{DefaultDirectRateLimiter, RateLimiter};
 
 use super::failures::Failures;
-use super::options::{Limits, User};
+use super::options::{Limits, NULL_SENDER, User};
 use super::passwords::{BadHash, Finding, Passwords};
 use crate::clock::Clock;
 use crate::mail::{Address, ReversePath, Scope};
@@ -105,7 +105,7 @@ impl Account {
 impl Senders {
     fn contain(&self, reverse_path: &ReversePath) -> bool {
         let Self::Only(senders) = self else { return true };
-        let Some(address) = reverse_path.mailbox() else { return senders.iter().any(|s| s == "<>") };
+        let Some(address) = reverse_path.mailbox() else { return senders.iter().any(|s| s == NULL_SENDER) };
         let (mailbox, domain) =
             (address.canonical(), address.domain().map(|d| format!("@{}", d.to_lowercase())));
         senders.iter().any(|sender| *sender == mailbox || Some(sender) == domain.as_ref())

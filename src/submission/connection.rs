@@ -19,7 +19,7 @@ use crate::intake::{Submission, Trace};
 use crate::mail::Origin;
 use crate::smtp::Reply;
 use crate::smtp::data::Receiver;
-use crate::smtp::line::LineReader;
+use crate::smtp::line::{LineReader, is_auth};
 use crate::smtp::session::{Action, Incoming, Input, Refusal, Session};
 
 /// Read at a time between messages: all that an idle connection holds.
@@ -30,9 +30,11 @@ const FIRST_BLOCK: usize = 16 * 1024;
 const NEXT_BLOCK: usize = 32 * 1024;
 /// Replies are written out when they have become this many octets, even if more input is there.
 const REPLIES_HELD: usize = 8 * 1024;
-/// After our last reply what still comes is read and dropped for this long: closing with unread input would make the
-/// system send RST, and the reply could be lost.
+/// After our last reply what still comes from a client in the middle of something is read and dropped for this long:
+/// closing with unread input would make the system send RST, and the reply could be lost.
 const LINGER: Duration = Duration::from_secs(2);
+/// From a client that says nothing, only what is there already.
+const NO_LINGER: Duration = Duration::ZERO;
 /// And no more than this much of it.
 const LINGER_OCTETS: usize = 256 * 1024;
 
@@ -147,13 +149,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Ok(Next::Read)
             }
             Action::Close(reply) => {
-                let linger = if reply.is_positive() { 0 } else { LINGER_OCTETS };
+                let linger = if reply.is_positive() { NO_LINGER } else { LINGER };
                 self.close(&reply, linger).await
             }
             Action::StartTls(reply) => self.start_tls(&reply).await,
             Action::Verify(credentials) => {
                 let verdict = self.visit.shared.accounts.verify(self.visit.client, credentials).await;
                 Ok(Next::Answer(Input::Verified(verdict)))
+            }
+            // Clients may send message after message without waiting for replies (BDAT), so that no wait for input
+            // would ever notice the shutdown.
+            Action::MaySend(_) if self.visit.shutdown.is_cancelled() => {
+                self.close(&shutting_down(), LINGER).await
             }
             Action::MaySend(reverse_path) => {
                 self.mail_at = Some(Instant::now());
@@ -180,10 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Waits for more of a command; gives back the end if there is one instead.
     async fn await_command(&mut self, session: &Session, deadline: Instant) -> io::Result<Option<End>> {
         self.flush().await?;
-        if self.received.is_empty() && self.received.capacity() > 2 * COMMAND_BLOCK {
-            self.received = BytesMut::new();
-        }
-        self.received.reserve(COMMAND_BLOCK);
+        make_room(&mut self.received);
         // A client between two chunks is in the middle of a message, and may finish it.
         let heed_shutdown = !session.is_receiving();
         let deadline = self.message_deadline.map_or(deadline, |end| end.min(deadline));
@@ -191,9 +195,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Woken::Input => return Ok(None),
             Woken::Gone => return Ok(Some(End::Closed)),
             Woken::Late => timed_out(),
-            Woken::ShuttingDown => Reply::new(421, (4, 3, 2), "Shutting down; retry later"),
+            Woken::ShuttingDown => shutting_down(),
         };
-        self.close(&reply, 0).await?;
+        self.close(&reply, NO_LINGER).await?;
         Ok(Some(End::Closed))
     }
 
@@ -214,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             next_read = NEXT_BLOCK;
             match self.wait(end.min(Instant::now() + block), false).await? {
                 Woken::Input => {}
-                Woken::Late => return self.close(&timed_out(), 0).await,
+                Woken::Late => return self.close(&timed_out(), NO_LINGER).await,
                 Woken::Gone | Woken::ShuttingDown => return Ok(Next::End(EndKind::Closed)),
             }
         }
@@ -259,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn start_tls(&mut self, reply: &Reply) -> io::Result<Next> {
         if !self.received.is_empty() {
             let reply = Reply::new(503, (5, 5, 1), "Nothing may follow STARTTLS before TLS");
-            return self.close(&reply, LINGER_OCTETS).await;
+            return self.close(&reply, LINGER).await;
         }
         self.say(reply).await?;
         self.flush().await?;
@@ -290,13 +294,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Says the last words, and takes up to `linger` octets more from a client that is still talking.
-    async fn close(&mut self, reply: &Reply, linger: usize) -> io::Result<Next> {
+    /// Says the last words, and for as long as `linger` drops what the client still sends.
+    async fn close(&mut self, reply: &Reply, linger: Duration) -> io::Result<Next> {
         reply.write_to(&mut self.replies);
         self.flush().await?;
         let farewell = async {
             self.stream.shutdown().await?;
-            let mut left = linger;
+            let mut left = LINGER_OCTETS;
             while left > 0 {
                 self.received.clear();
                 self.received.reserve(COMMAND_BLOCK);
@@ -308,7 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             io::Result::Ok(())
         };
         // It is over either way; how the client takes it does not matter.
-        let _ = timeout(LINGER, farewell).await;
+        let _ = timeout(linger, farewell).await;
         Ok(Next::End(EndKind::Closed))
     }
 
@@ -333,10 +337,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-fn is_auth(line: &[u8]) -> bool {
-    line.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH"))
+/// Room for the next read between messages, and no more than that where nothing waits to be used. The buffer of a
+/// message shows its whole size only when room is asked for.
+fn make_room(received: &mut BytesMut) {
+    received.reserve(COMMAND_BLOCK);
+    if received.is_empty() && received.capacity() > 2 * COMMAND_BLOCK {
+        *received = BytesMut::with_capacity(COMMAND_BLOCK);
+    }
+}
+
+fn shutting_down() -> Reply {
+    Reply::new(421, (4, 3, 2), "Shutting down; retry later")
 }
 
 fn timed_out() -> Reply {
     Reply::new(421, (4, 4, 2), "Timed out")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s2_an_idle_connection_does_not_keep_the_buffer_of_a_message() {
+        let mut received = BytesMut::new();
+        received.reserve(NEXT_BLOCK);
+        received.extend_from_slice(&[b'x'; NEXT_BLOCK]);
+        // The message's end, and then the commands behind it.
+        received.advance(NEXT_BLOCK - 10);
+        received.advance(10);
+        make_room(&mut received);
+        assert!(
+            (COMMAND_BLOCK..=2 * COMMAND_BLOCK).contains(&received.capacity()),
+            "{}",
+            received.capacity()
+        );
+        // What waits to be used stays.
+        received.extend_from_slice(b"MAIL");
+        make_room(&mut received);
+        assert_eq!(&received[..], b"MAIL");
+    }
 }

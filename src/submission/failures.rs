@@ -36,7 +36,9 @@ impl Failures {
     /// Whether this client has to wait before it may try again.
     pub(super) fn are_too_many(&self, client: IpAddr) -> bool {
         let forgiven_at = self.table().get(&network(client)).copied().unwrap_or_default();
-        forgiven_at.since(self.clock.now()) > self.interval * (self.burst.saturating_sub(1))
+        let left = forgiven_at.since(self.clock.now());
+        // More than all of it is left only when the clock was set back; nobody is kept out by that.
+        left > self.interval * self.burst.saturating_sub(1) && left <= self.interval * self.burst
     }
 
     /// Counts one failure.
@@ -47,7 +49,7 @@ impl Failures {
             make_room(&mut table, now);
         }
         let forgiven_at = table.entry(network(client)).or_default();
-        *forgiven_at = (*forgiven_at).max(now).plus(self.interval);
+        *forgiven_at = (*forgiven_at).max(now).plus(self.interval).min(now.plus(self.interval * self.burst));
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<IpAddr, Timestamp>> {
@@ -92,6 +94,21 @@ mod tests {
         assert!(!failures.are_too_many(client));
         failures.note(client);
         assert!(failures.are_too_many(client));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_nobody_out() {
+        let clock = Clock::manual(Timestamp::from_millis(100_000_000));
+        let failures = Failures::new(Quota::per_minute(const { NonZeroU32::new(2).unwrap() }), clock.clone());
+        let client = IpAddr::from([192, 0, 2, 1]);
+        (0..5).for_each(|_| failures.note(client));
+        assert!(failures.are_too_many(client));
+        clock.set(Timestamp::from_millis(1_000_000));
+        assert!(!failures.are_too_many(client));
+        (0..2).for_each(|_| failures.note(client));
+        assert!(failures.are_too_many(client));
+        clock.advance(Duration::from_secs(30));
+        assert!(!failures.are_too_many(client));
     }
 
     #[test]

@@ -73,6 +73,10 @@ pub struct Tls {
     pub only_tls13: bool,
 }
 
+/// Among `senders`: the null reverse-path, which bounces and automatic answers have. It is nobody's domain, so a user
+/// with `senders` may use it only when it is named.
+pub const NULL_SENDER: &str = "<>";
+
 /// One `[[user]]`.
 #[derive(Clone)]
 pub struct User {
@@ -80,7 +84,7 @@ pub struct User {
     pub name: String,
     /// PHC string of argon2id, or a bcrypt hash.
     pub password_hash: String,
-    /// Reverse-paths it may use: `user@domain`, `@domain` for all of a domain, `<>` for the null one; empty: any.
+    /// Reverse-paths it may use: `user@domain`, `@domain` for all of a domain, or [`NULL_SENDER`]; empty: any.
     pub senders: Vec<String>,
     /// Whose keys it uses.
     pub scope: Scope,

@@ -120,6 +120,7 @@ impl Passwords {
     async fn compute(&self, credentials: &Credentials) -> Option<bool> {
         let known = self.hashes.get(&credentials.user);
         let Some(hash) = known.or(self.decoy.as_ref()).cloned() else { return Some(false) };
+        tracing::debug!("a password is being hashed");
         let password = credentials.password.clone();
         let is_equal = tokio::task::spawn_blocking(move || matches(&password, &hash)).await;
         match is_equal {
@@ -188,7 +189,8 @@ fn check(hash: &str) -> Result<(), BadHash> {
     let is_usable = if is_bcrypt(hash) {
         hash.parse::<bcrypt::HashParts>().is_ok()
     } else {
-        hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok()
+        let is_whole = |hash: PasswordHash| hash.salt.is_some() && hash.hash.is_some();
+        hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok_and(is_whole)
     };
     if is_usable { Ok(()) } else { Err(BadHash) }
 }
@@ -271,9 +273,14 @@ mod tests {
 
     #[test]
     fn a_hash_that_nobody_can_verify_is_named() {
-        for hash in
-            ["", "plain", "$2b$04$short", "$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA", "$6$salt$hash"]
-        {
+        for hash in [
+            "",
+            "plain",
+            "$2b$04$short",
+            "$argon2i$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA",
+            "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ",
+            "$6$salt$hash",
+        ] {
             let users = [("ann", hash)].into_iter();
             assert!(Passwords::new(users, Clock::system()).is_err(), "{hash}");
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,8 @@ use crate::smtp::session::{Input, Session};
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// After a failed accept, such as for want of file descriptors, the next is tried this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// And the log says so no more often than this.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Listeners that are bound and wait to be run.
 pub struct Server {
@@ -160,6 +162,7 @@ struct Port {
 impl Port {
     async fn run(self, shutdown: CancellationToken, cut: CancellationToken) {
         let mut sessions = JoinSet::new();
+        let mut warned_at: Option<Instant> = None;
         loop {
             tokio::select! {
                 biased;
@@ -167,11 +170,13 @@ impl Port {
                 Some(ended) = sessions.join_next() => note_end(ended),
                 accepted = self.socket.accept() => match accepted {
                     Ok((stream, peer)) => self.admit(stream, peer, &shutdown, &mut sessions),
+                    Err(error) if is_clients_fault(&error) => {}
                     Err(error) => {
-                        if !is_clients_fault(&error) {
+                        if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                            warned_at = Some(Instant::now());
                             tracing::warn!(listener = self.entrance.listener.name, %error, "accept failed");
-                            let _ = timeout(ACCEPT_PAUSE, shutdown.cancelled()).await;
                         }
+                        let _ = timeout(ACCEPT_PAUSE, shutdown.cancelled()).await;
                     }
                 },
             }
@@ -196,7 +201,7 @@ impl Port {
         shutdown: &CancellationToken,
         sessions: &mut JoinSet<()>,
     ) {
-        let client = peer.ip().to_canonical();
+        let client = canonical(peer);
         let refusal = match self.shared.door.enter(client) {
             _ if !self.is_allowed(client) => "554 This client may not connect here\r\n",
             Err(Full::Total) => "421 4.3.2 Too many connections; retry later\r\n",
@@ -279,6 +284,12 @@ async fn handshake(stream: TcpStream, visit: &Visit) -> io::Result<TlsStream<Tcp
     }
 }
 
+/// `allow`, the limits of an address and the question whether it is loopback all mean the IPv4 address of a client that
+/// comes over IPv4 to a socket for both.
+fn canonical(peer: SocketAddr) -> IpAddr {
+    peer.ip().to_canonical()
+}
+
 fn note_end(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
@@ -294,7 +305,107 @@ fn is_clients_fault(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
+    use governor::Quota;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::intake;
+    use crate::mail::FingerprintMode;
+    use crate::store::memory::MemoryStore;
+    use crate::submission::options::{AuthMode, Limits, Listener};
+
+    fn options() -> Options {
+        let minute = Duration::from_secs(60);
+        Options {
+            hostname: "relay.example".into(),
+            listeners: vec![Listener {
+                name: "test".into(),
+                address: SocketAddr::from(([127, 0, 0, 1], 0)),
+                tls: TlsMode::None,
+                auth: AuthMode::Optional,
+                allow: vec!["192.0.2.0/24".parse().unwrap(), "127.0.0.0/8".parse().unwrap()],
+            }],
+            tls: None,
+            users: Vec::new(),
+            limits: Limits {
+                message_size: 1_000,
+                recipients: 10,
+                messages_per_connection: 10,
+                connections: 10,
+                connections_per_ip: 1,
+                receive_memory: 10_000,
+                auth_failures: Quota::per_minute(NonZeroU32::MIN),
+                command_timeout: minute,
+                data_timeout: minute,
+                data_block_timeout: minute,
+            },
+        }
+    }
+
+    async fn port() -> Port {
+        let clock = Clock::manual(Timestamp::from_millis(1));
+        let intake = intake::Options {
+            hostname: "relay.example".into(),
+            header: "X-Idempotency-Key".into(),
+            ttl: Duration::from_secs(60),
+            fingerprint: FingerprintMode::Content,
+            ignore_headers: Vec::new(),
+            fallback: intake::Fallback::None,
+            observe: false,
+            drop_bcc: false,
+        };
+        let store = Arc::new(MemoryStore::new(clock.clone(), None));
+        let intake = Arc::new(Intake::new(store, intake, clock.clone()));
+        let mut server = Server::bind(options(), intake, clock).await.unwrap();
+        let (socket, _, entrance) = server.listeners.remove(0);
+        Port { socket, entrance, shared: server.shared }
+    }
+
+    /// A dual-stack socket reports IPv4 clients as `::ffff:192.0.2.7`.
+    #[tokio::test]
+    async fn an_ipv4_client_of_an_ipv6_socket_is_an_ipv4_client() {
+        let (port, shutdown, mut sessions) = (port().await, CancellationToken::new(), JoinSet::new());
+        let mut admit = async |peer: &str| {
+            let (ours, theirs) =
+                tokio::join!(port.socket.accept(), TcpStream::connect(port.socket.local_addr().unwrap()));
+            port.admit(ours.unwrap().0, peer.parse().unwrap(), &shutdown, &mut sessions);
+            let mut theirs = theirs.unwrap();
+            theirs.write_all(b"EHLO c\r\nQUIT\r\n").await.unwrap();
+            let mut said = vec![0; 1_000];
+            let read = theirs.read(&mut said).await.unwrap();
+            (theirs, String::from_utf8_lossy(&said[..read]).into_owned())
+        };
+        // `allow`, and then the limit of each address.
+        let (_open, first) = admit("[::ffff:192.0.2.7]:1").await;
+        assert!(first.starts_with("220 "), "{first}");
+        let (_, second) = admit("192.0.2.7:2").await;
+        assert!(second.starts_with("421 4.7.0 "), "{second}");
+        let (_, stranger) = admit("[::ffff:198.51.100.1]:3").await;
+        assert!(stranger.starts_with("554 "), "{stranger}");
+        let (_, stranger) = admit("[2001:db8::1]:3").await;
+        assert!(stranger.starts_with("554 "), "{stranger}");
+    }
+
+    #[tokio::test]
+    async fn a_mapped_loopback_address_is_loopback() {
+        let port = port().await;
+        let is_offered = |client: &str| {
+            let client = canonical(client.parse().unwrap());
+            let visit = Visit {
+                shared: port.shared.clone(),
+                entrance: port.entrance.clone(),
+                client,
+                shutdown: CancellationToken::new(),
+            };
+            let (_, action) = visit.session(None).step(Input::Line(b"EHLO c"));
+            format!("{action:?}").contains("AUTH PLAIN LOGIN")
+        };
+        assert!(is_offered("[::ffff:127.0.0.1]:1") && is_offered("[::1]:1") && is_offered("127.0.0.2:1"));
+        assert!(!is_offered("[::ffff:192.0.2.7]:1") && !is_offered("[2001:db8::1]:1"));
+    }
 
     #[tokio::test]
     async fn a_listener_that_panics_ends_the_others_and_the_server() {

@@ -3,7 +3,7 @@
 //! A new certificate that cannot be used never replaces one that can: it is logged, and the old one stays.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -54,7 +54,10 @@ pub(super) struct Certificate {
 #[derive(Debug)]
 struct Watch {
     looked_at: Timestamp,
+    /// Of the files in use.
     stamps: [Option<Stamp>; 2],
+    /// Why the files that are there now cannot be used; it is logged once.
+    problem: Option<TlsError>,
 }
 
 /// Changes when a file does: when it was written, and its length.
@@ -67,7 +70,7 @@ impl Certificate {
     /// Names the file and what is wrong with it.
     pub(super) fn load(options: Tls, clock: Clock) -> Result<Self, TlsError> {
         // Stamped before they are read: a change in between is seen later rather than never.
-        let watch = Watch { looked_at: clock.now(), stamps: stamps(&options) };
+        let watch = Watch { looked_at: clock.now(), stamps: stamps(&options), problem: None };
         let current = ArcSwap::new(Arc::new(config(&options)?));
         Ok(Self { options, clock, current, watch: Mutex::new(watch) })
     }
@@ -85,7 +88,7 @@ impl Certificate {
 
     fn is_time_to_look(&self) -> bool {
         let now = self.clock.now();
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch = self.watch();
         let is_time = now.since(watch.looked_at) >= CHECK_EVERY || now < watch.looked_at;
         if is_time {
             watch.looked_at = now;
@@ -95,22 +98,29 @@ impl Certificate {
 
     fn look(&self) {
         let stamps = stamps(&self.options);
-        {
-            let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-            if watch.stamps == stamps {
-                return;
-            }
-            watch.stamps = stamps;
+        if self.watch().stamps == stamps {
+            return;
         }
-        match config(&self.options) {
+        let config = config(&self.options);
+        let mut watch = self.watch();
+        match config {
             Ok(config) => {
                 self.current.store(Arc::new(config));
+                (watch.stamps, watch.problem) = (stamps, None);
                 tracing::info!(file = %self.options.certificate_file.display(), "the TLS certificate was read again");
             }
-            Err(error) => {
+            // The stamps stay those of the files in use, so that it is tried again: a file that could not be read
+            // just now, for want of a descriptor or a permission, will not change when it can be.
+            Err(error) if watch.problem.as_ref() != Some(&error) => {
                 tracing::error!(%error, "the changed TLS certificate cannot be used; the old one stays");
+                watch.problem = Some(error);
             }
+            Err(_) => {}
         }
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

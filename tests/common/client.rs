@@ -9,10 +9,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_rustls::rustls::{ALL_VERSIONS, ClientConfig, RootCertStore, SupportedProtocolVersion, crypto};
 
 /// A reply that takes longer never comes.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `\0ann\0secret`.
+pub const AUTH: &str = "AUTH PLAIN AGFubgBzZWNyZXQ=";
 
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -36,6 +39,19 @@ impl Client {
         assert_eq!(client.reply().await.get(..4), Some("220 "));
         let ehlo = client.ask("EHLO client.example").await;
         (client, ehlo)
+    }
+
+    /// MAIL, RCPT and DATA, up to the go-ahead.
+    pub async fn begin(&mut self) {
+        self.send("MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n").await;
+        assert!(self.reply().await.starts_with("250 2.1.0"));
+        assert!(self.reply().await.starts_with("250 2.1.5"));
+        assert!(self.reply().await.starts_with("354"));
+    }
+
+    /// The bare stream, without what was read from it.
+    pub fn into_stream(self) -> Box<dyn Stream> {
+        self.stream
     }
 
     /// Sends octets as they are.
@@ -95,10 +111,19 @@ impl Client {
 
     /// Does a TLS handshake now, trusting `root`.
     pub async fn encrypt(self, root: &CertificateDer<'static>) -> std::io::Result<Self> {
+        self.encrypt_with(root, ALL_VERSIONS).await
+    }
+
+    /// The same, with these versions of TLS only.
+    pub async fn encrypt_with(
+        self,
+        root: &CertificateDer<'static>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> std::io::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(root.clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();

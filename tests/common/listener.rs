@@ -35,6 +35,8 @@ pub static PASSWORD_HASH: LazyLock<String> = LazyLock::new(|| {
 /// A running server. Dropping it cuts it off.
 pub struct Running {
     pub address: SocketAddr,
+    /// Of every listener, by name.
+    pub addresses: Vec<(String, SocketAddr)>,
     pub store: Arc<MemoryStore>,
     pub clock: Clock,
     pub shutdown: CancellationToken,
@@ -53,8 +55,8 @@ impl Running {
         let clock = Clock::manual(Timestamp::from_millis(1_795_343_400_000));
         let store = Arc::new(MemoryStore::new(clock.clone(), None));
         let shutdown = CancellationToken::new();
-        let (address, ended) = serve(options, store.clone(), &clock, &shutdown, grace).await;
-        Self { address, store, clock, shutdown, ended }
+        let (addresses, ended) = serve_all(options, store.clone(), &clock, &shutdown, grace).await;
+        Self { address: addresses[0].1, addresses, store, clock, shutdown, ended }
     }
 
     pub async fn client(&self) -> Client {
@@ -81,10 +83,20 @@ pub async fn serve(
     shutdown: &CancellationToken,
     grace: Duration,
 ) -> (SocketAddr, JoinHandle<()>) {
+    let (addresses, ended) = serve_all(options, store, clock, shutdown, grace).await;
+    (addresses[0].1, ended)
+}
+
+async fn serve_all(
+    options: Options,
+    store: Arc<dyn Store>,
+    clock: &Clock,
+    shutdown: &CancellationToken,
+    grace: Duration,
+) -> (Vec<(String, SocketAddr)>, JoinHandle<()>) {
     let intake = Arc::new(Intake::new(store, intake_options(), clock.clone()));
     let server = Server::bind(options, intake, clock.clone()).await.unwrap();
-    let address = server.addresses().first().unwrap().1;
-    (address, tokio::spawn(server.run(shutdown.clone(), grace)))
+    (server.addresses(), tokio::spawn(server.run(shutdown.clone(), grace)))
 }
 
 pub fn options() -> Options {

@@ -1,6 +1,7 @@
 //! Parts that several promises share.
 
 pub mod binary;
+pub mod child;
 pub mod client;
 pub mod far_side;
 pub mod faulty_files;
@@ -8,6 +9,7 @@ pub mod gated;
 pub mod history;
 pub mod intake;
 pub mod listener;
+pub mod log;
 pub mod recording_files;
 pub mod relay_rig;
 pub mod watched_store;

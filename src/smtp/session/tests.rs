@@ -142,6 +142,17 @@ fn the_received_keyword_says_how_a_message_came() {
 }
 
 #[test]
+fn a_recipient_that_is_named_twice_gets_one_copy() {
+    let rcpt = |path: &str| format!("RCPT TO:<{path}>\r\n");
+    let named = ["c@d.example", "C@d.example", "c@D.Example"].map(rcpt).concat();
+    let heard = hear(&format!("EHLO c\r\nMAIL FROM:<a@b.example>\r\n{named}DATA\r\n.\r\n"));
+    assert!(heard.replies[2..5].iter().all(|reply| reply.starts_with("250 2.1.5")), "{heard:?}");
+    let [(envelope, ..)] = heard.messages.as_slice() else { panic!("{heard:?}") };
+    let paths: Vec<_> = envelope.recipients.iter().map(|r| r.forward_path.as_str()).collect();
+    assert_eq!(paths, ["c@d.example", "C@d.example"]);
+}
+
+#[test]
 fn auth_is_offered_only_where_nobody_can_listen() {
     let remote = |auth, stream: &str| {
         let settings = Settings { auth, ..settings() };
