@@ -1,6 +1,7 @@
 //! What the relay promises of its destinations: hosts in order, TLS and AUTH as required, connections that are reused,
 //! breakers, and routes that do not hold back each other.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use oncemail::clock::Clock;
@@ -8,11 +9,13 @@ use oncemail::mail::RecipientState;
 use oncemail::queue::Queue;
 use oncemail::relay::Relay;
 use oncemail::relay::options::{Breaker, Credentials, Host, TlsPolicy, Transport};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::common::far_side::{Act, FarSide, Tls, say};
 use crate::common::relay_rig::{
-    DELIVERED, FAILED, Rig, changed, directory, nobody, queue_options, relay_options, replies, route,
-    smarthost, to, to_hosts,
+    DELIVERED, FAILED, Rig, changed, directory, message, nobody, queue_options, relay_options, replies,
+    route, smarthost, to, to_hosts,
 };
 
 #[tokio::test]
@@ -315,5 +318,119 @@ async fn a_ca_file_that_is_none_stops_the_start_and_is_named() {
             error.starts_with("route hosts: ca_file: ") && error.contains(file.to_str().unwrap()),
             "{error}"
         );
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_is_saved_before_the_goodbye_is_answered() {
+    let far = FarSide::new().on("QUIT", Act::Silence).start().await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.messages_per_connection = 1));
+    rig.send(&["b@x.example"], "x").await;
+    far.wait(|log| log.said("QUIT") == 1).await;
+    assert_eq!(rig.store.seen().saves.len(), 1);
+}
+
+/// Takes one message, without any extension.
+async fn take_one(stream: &mut TcpStream) {
+    let mut input = BufReader::new(stream);
+    input.write_all(b"220 far\r\n").await.unwrap();
+    for reply in ["250 far", "250 ok", "250 ok", "354 go", "250 2.0.0 taken"] {
+        let mut line = String::new();
+        input.read_line(&mut line).await.unwrap();
+        while reply.ends_with("taken") && line != ".\r\n" {
+            line.clear();
+            input.read_line(&mut line).await.unwrap();
+        }
+        input.write_all(format!("{reply}\r\n").as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_far_side_says_to_an_idle_connection_is_no_reply_to_the_next_message() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let rig = Rig::start(changed(&[address], |smarthost| smarthost.connections = 1));
+    let first = rig.send(&["b@x.example"], "first").await;
+    let (mut idle, _) = listener.accept().await.unwrap();
+    idle.set_nodelay(true).unwrap();
+    take_one(&mut idle).await;
+    rig.store.saved(first, 1).await;
+    idle.write_all(b"550 4.4.2 you were idle for too long\r\n").await.unwrap();
+    // A round of network events, so that the relay's side has been told.
+    let (_connected, _accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let second = rig.send(&["b@x.example"], "second").await;
+    let (mut fresh, _) = listener.accept().await.unwrap();
+    take_one(&mut fresh).await;
+    let progress = rig.store.saved(second, 1).await;
+    assert_eq!((progress.is_finished(), replies(&progress).len()), (true, 1), "{progress:?}");
+}
+
+#[tokio::test]
+async fn nobody_else_reads_what_is_delivered_into_a_directory() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("mail");
+    let rig = Rig::start(relay_options(vec![directory("dir", &path)]));
+    let id = rig.send(&["b@x.example"], "x").await;
+    rig.store.saved(id, 1).await;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let modes = [mode(&path), mode(&path.join(format!("{id}.eml"))), mode(&path.join(format!("{id}.json")))];
+    assert_eq!(modes, [0o700, 0o600, 0o600]);
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_defers_and_leaves_nothing_half_made() {
+    let root = tempfile::tempdir().unwrap();
+    let rig = Rig::start(relay_options(vec![directory("dir", root.path())]));
+    let sent = message(&rig.clock, &["b@x.example"], "x");
+    let in_the_way = root.path().join(format!("{}.eml", sent.id));
+    std::fs::create_dir(&in_the_way).unwrap();
+    let id = rig.submit(sent).await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(progress.is_queued() && replies(&progress)[0].starts_with("4.3.0 not saved: "), "{progress:?}");
+    let names: Vec<_> = std::fs::read_dir(root.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    rig.stop().await;
+    let unfinished = format!(".{id}.eml.tmp");
+    assert!(!root.path().join(&unfinished).exists() && names.len() <= 3, "{names:?}");
+}
+
+#[tokio::test]
+async fn two_names_of_one_directory_are_one_destination() {
+    let root = tempfile::tempdir().unwrap();
+    let (path, other) = (root.path().join("mail"), root.path().join("other"));
+    std::fs::create_dir(&path).unwrap();
+    std::os::unix::fs::symlink(&path, &other).unwrap();
+    let rig = Rig::start(relay_options(vec![
+        to(&["a.example"], directory("a", &path)),
+        to(&["b.example"], directory("b", &other)),
+    ]));
+    let id = rig.send(&["x@a.example", "x@b.example"], "x").await;
+    rig.store.wait(|seen| seen.saves.last().is_some_and(|(i, p)| *i == id && p.is_finished())).await;
+    let envelope = std::fs::read(path.join(format!("{id}.json"))).unwrap();
+    let envelope: serde_json::Value = serde_json::from_slice(&envelope).unwrap();
+    assert_eq!(envelope["recipients"], serde_json::json!(["x@a.example", "x@b.example"]));
+}
+
+#[tokio::test]
+async fn a_certificate_must_be_for_the_host_that_is_configured_an_address_included() {
+    // The far side's certificate is for localhost and 127.0.0.1.
+    for (host, is_good) in [("127.0.0.1", true), ("127.0.0.2", false)] {
+        let listener = TcpListener::bind((host, 0)).await.unwrap();
+        let far = FarSide::new().tls(Tls::Upgrade).start_on(listener);
+        let options = changed(&[far.address], |smarthost| {
+            smarthost.tls = TlsPolicy::Required;
+            smarthost.ca_file = Some(far.ca_file.clone());
+        });
+        let rig = Rig::start(options);
+        let id = rig.send(&["b@x.example"], "x").await;
+        let progress = rig.store.saved(id, 1).await;
+        assert_eq!(
+            (progress.is_finished(), far.log().taken.len()),
+            (is_good, usize::from(is_good)),
+            "{host}"
+        );
+        assert!(is_good || replies(&progress)[0].contains("not valid for name"), "{progress:?}");
     }
 }

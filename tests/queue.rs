@@ -11,7 +11,7 @@ use oncemail::relay::options::Breaker;
 use oncemail::store::{Store, StoreError};
 
 use crate::common::far_side::{Act, FarSide, PATIENCE, say};
-use crate::common::relay_rig::{Rig, message, queue_options, to_hosts};
+use crate::common::relay_rig::{Rig, changed, message, queue_options, to_hosts};
 use crate::common::watched_store::WatchedStore;
 
 fn patient() -> Options {
@@ -146,8 +146,8 @@ async fn what_waits_behind_an_open_breaker_costs_no_attempt_and_expires_all_the_
 #[tokio::test]
 async fn s2_fresh_contents_stay_in_memory_only_up_to_the_bound() {
     let clock = Clock::system();
-    let sizes = message(&clock, &["b@x.example"], "x").content.len();
-    let (queue, store) = queue(Options { fresh_bytes: 3 * sizes, ..patient() }, &clock);
+    let size = message(&clock, &["b@x.example"], "x").footprint();
+    let (queue, store) = queue(Options { fresh_bytes: 3 * size, ..patient() }, &clock);
     for _ in 0..10 {
         store.accept(Arc::new(message(&clock, &["b@x.example"], "x")), None).await.unwrap();
     }
@@ -205,4 +205,92 @@ async fn a_message_that_the_store_has_lost_is_let_go_and_holds_up_nothing() {
     lease.give_up(&error);
     drop(lease);
     assert_eq!(queue.depth().queued, 0);
+}
+
+#[tokio::test]
+async fn s2_recipients_count_as_memory_too() {
+    let clock = Clock::system();
+    let (queue, store) = queue(Options { fresh_bytes: 4096, ..patient() }, &clock);
+    let addresses: Vec<_> = (0..100).map(|n| format!("r{n}@x.example")).collect();
+    let list = message(&clock, &addresses.iter().map(String::as_str).collect::<Vec<_>>(), "x");
+    store.accept(Arc::new(list), None).await.unwrap();
+    next(&queue).await.open().await.unwrap();
+    assert_eq!(store.seen().loads, 1);
+}
+
+#[tokio::test]
+async fn d6_an_outcome_that_finds_the_disk_full_is_saved_when_there_is_room() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let far = FarSide::new().on(".", Act::Gate(gate.clone())).start().await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.connections = 1));
+    let mut ids = Vec::new();
+    for n in 0..20 {
+        ids.push(rig.send(&["b@x.example"], &format!("message {n};")).await);
+    }
+    far.wait(|log| log.taken.len() == 1).await;
+    rig.store.fail_with(Some(StoreError::LowDisk { free_bytes: 0 }));
+    gate.add_permits(100);
+    // What is under way ends; nothing else is sent that could not be noted.
+    rig.store.wait(|seen| seen.failed_saves >= 3).await;
+    assert!(far.log().taken.len() <= 3, "{} were sent", far.log().taken.len());
+    rig.store.fail_with(None);
+    for id in ids {
+        assert!(rig.store.saved(id, 1).await.is_finished());
+    }
+    let log = far.log();
+    assert!((0..20).all(|n| log.copies(&format!("message {n};")) == 1));
+    assert_eq!((rig.queue.depth().queued, rig.queue.depth().held), (0, 0));
+}
+
+#[tokio::test]
+async fn d6_nothing_is_sent_once_the_store_has_latched() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let far = FarSide::new().on(".", Act::Gate(gate.clone())).start().await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.connections = 1));
+    for n in 0..20 {
+        rig.send(&["b@x.example"], &n.to_string()).await;
+    }
+    far.wait(|log| log.taken.len() == 1).await;
+    rig.store.fail_with(Some(StoreError::Latched("test".into())));
+    gate.add_permits(100);
+    // After a restart all of it would be sent again.
+    let more = tokio::time::timeout(Duration::from_millis(300), far.wait(|log| log.taken.len() > 1)).await;
+    assert!(more.is_err());
+    assert_eq!(rig.queue.depth().queued, 20);
+    assert_eq!(rig.stop().await.seen().failed_saves, 1);
+}
+
+#[tokio::test]
+async fn d6_a_list_goes_no_further_when_its_first_part_cannot_be_saved() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let far = FarSide::new().on(".", Act::Gate(gate.clone())).start().await;
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.recipients_per_transaction = 1));
+    rig.send(&["a@x.example", "b@x.example", "c@x.example"], "list").await;
+    far.wait(|log| log.taken.len() == 1).await;
+    rig.store.fail_with(Some(StoreError::Latched("test".into())));
+    gate.add_permits(100);
+    rig.store.wait(|seen| seen.failed_saves == 2).await;
+    assert_eq!(far.log().taken.len(), 1);
+}
+
+#[tokio::test]
+async fn d6_a_split_message_that_is_turned_away_everywhere_expires_all_the_same() {
+    let clock = Clock::manual(Timestamp::from_millis(1_795_343_400_000));
+    let (queue, store) = queue(patient(), &clock);
+    let sent = message(&clock, &["a@x.example", "b@y.example"], "x");
+    let id = sent.id;
+    store.accept(Arc::new(sent), None).await.unwrap();
+    drop(next(&queue).await);
+    // From the store, as after a restart.
+    let queue = Queue::new(patient(), clock.clone());
+    let recovered = oncemail::store::Recovered { id, next_attempt: Some(clock.now()) };
+    queue.start(store.clone(), vec![recovered]);
+    let lease = next(&queue).await;
+    lease.split(2);
+    clock.advance(Duration::from_secs(6 * 86_400));
+    assert_eq!(lease.settle(&[], Some(Duration::from_secs(60))).await, None);
+    let settled = lease.settle(&[], Some(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(settled.expired, [0, 1]);
+    assert_eq!(store.saved(id, 1).await.recipients[1].state, RecipientState::Held(HoldCause::Expired));
+    assert_eq!((queue.depth().queued, queue.depth().held), (0, 1));
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncemail::clock::Clock;
-use oncemail::mail::{Address, Notify, RecipientState, Ret, ReversePath};
-use oncemail::queue::Queue;
+use oncemail::mail::{Address, Notify, Progress, RecipientState, Ret, ReversePath};
+use oncemail::queue::{self, Jitter, Queue};
 use oncemail::relay::Relay;
-use oncemail::relay::options::{Options, Timeouts};
+use oncemail::relay::options::{Breaker, Options, Timeouts};
 use oncemail::store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -412,4 +412,86 @@ async fn every_outcome_is_one_line_in_the_log() {
     let last = events.iter().rfind(|event| event["outcome"] == "delivered").unwrap();
     assert_eq!((last["route"].as_str(), last["reply"].as_str()), (Some("hosts"), Some("250 2.0.0 taken")));
     assert_eq!(last["host"], far.address.to_string());
+}
+
+#[tokio::test]
+async fn what_expires_behind_a_breaker_is_one_line_in_the_log_and_nothing_is_told_twice() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber =
+        tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let far = FarSide::new()
+        .on("RCPT TO:<bad@", say("550 5.1.1 no"))
+        .on("RCPT TO:<busy@", say("451 4.3.0 later"))
+        .on_times(1, "MAIL", say("250 2.1.0 ok"))
+        .on("MAIL", say("421 4.3.2 closing"))
+        .start()
+        .await;
+    let mut options = to_hosts(&[far.address]);
+    options.breaker = Breaker { failures: 1, open_for: Duration::from_millis(400), ..Breaker::default() };
+    let clock = Clock::manual(Clock::system().now());
+    let wait = Duration::from_millis(100);
+    let queue_options = queue::Options { base: wait, cap: wait, jitter: Jitter::None, ..queue_options() };
+    let queue = Queue::new(queue_options, clock.clone());
+    let store = WatchedStore::new(clock.clone(), Some(queue.clone()));
+    let rig = Rig::run(options, queue, store, clock.clone(), Vec::new());
+    let id = rig.send(&["bad@x.example", "busy@x.example"], "x").await;
+    rig.store.saved(id, 1).await;
+    // Another message opens the breaker; the first comes back, finds it open, and its time is up.
+    rig.send(&["b@x.example"], "x").await;
+    clock.advance(Duration::from_secs(6 * 86_400));
+    let expired = |p: &Progress| p.recipients.iter().all(|r| matches!(r.state, RecipientState::Held(_)));
+    rig.store.wait(|seen| seen.saves.iter().any(|(i, p)| *i == id && expired(p))).await;
+    rig.stop().await;
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let held = |recipient: &str| {
+        let events = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        events.filter(|e| e["recipient"] == recipient && e["outcome"] == "held").count()
+    };
+    assert_eq!((held("bad@x.example"), held("busy@x.example")), (1, 1), "{text}");
+}
+
+#[tokio::test]
+async fn a_421_amid_pipelined_commands_is_believed_at_once() {
+    for (prefix, act) in [
+        ("RCPT TO:<b@", Act::SayThenClose("421 4.7.0 too many".into())),
+        ("RCPT TO:<b@", say("421 4.7.0 too many")),
+        ("MAIL", say("421 4.7.0 too many")),
+        ("DATA", Act::SayThenClose("421 4.7.0 too many".into())),
+    ] {
+        let far = FarSide::new().on(prefix, act).on("RCPT TO:<c@", Act::Silence).start().await;
+        let hour = Duration::from_secs(3600);
+        let rig = Rig::start_with(
+            to_hosts(&[far.address]),
+            queue::Options { base: hour, cap: hour, ..queue_options() },
+        );
+        let recipients = ["a@x.example", "b@x.example", "c@x.example"];
+        let sent = if prefix == "DATA" { &recipients[..2] } else { &recipients[..] };
+        let id = rig.send(sent, "x").await;
+        let progress = rig.store.saved(id, 1).await;
+        assert_eq!((progress.attempts, far.log().connections), (1, 1), "{prefix}");
+        assert!(replies(&progress)[0].contains("4.7.0 too many"), "{prefix}: {progress:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_recipient_that_needs_smtputf8_does_not_take_the_others_with_it() {
+    let far = FarSide::new().offers(&["PIPELINING"]).on("RCPT TO:<bad@", say("550 5.1.1 no")).start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["a@x.example", "bé@x.example", "bad@x.example", "d@x.example"], "x").await;
+    let progress = rig.store.saved(id, 1).await;
+    let states: Vec<_> = progress.recipients.iter().map(|r| r.state).collect();
+    assert_eq!(states, [DELIVERED, FAILED, FAILED, DELIVERED]);
+    assert!(progress.recipients[1].replies[0].text.starts_with("5.6.7 "), "{progress:?}");
+    assert!(progress.recipients[2].replies[0].text.starts_with("5.1.1 "), "{progress:?}");
+    assert_eq!(far.log().taken[0].rcpts, ["RCPT TO:<a@x.example>", "RCPT TO:<d@x.example>"]);
+}
+
+#[tokio::test]
+async fn a_data_that_was_not_understood_fails_nobodys_mail() {
+    let far = FarSide::new().on_times(1, "DATA", say("503 5.5.1 bad sequence")).start().await;
+    let rig = Rig::start(to_hosts(&[far.address]));
+    let id = rig.send(&["b@x.example"], "x").await;
+    assert_eq!(rig.store.saved(id, 2).await.recipients[0].state, DELIVERED);
 }

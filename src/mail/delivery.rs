@@ -69,6 +69,15 @@ pub struct AttemptReply {
 impl AttemptReply {
     /// Longer texts are cut here (at a character boundary), in bytes.
     pub const MAX_TEXT: usize = 512;
+
+    /// Cuts a text to [`AttemptReply::MAX_TEXT`].
+    pub fn cut(text: &mut String) {
+        let mut end = text.len().min(Self::MAX_TEXT);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
 }
 
 impl RecipientProgress {
@@ -77,11 +86,7 @@ impl RecipientProgress {
 
     /// Notes a reply; one that says the same as the last is only counted.
     pub fn note(&mut self, mut reply: AttemptReply) {
-        let mut end = reply.text.len().min(AttemptReply::MAX_TEXT);
-        while !reply.text.is_char_boundary(end) {
-            end -= 1;
-        }
-        reply.text.truncate(end);
+        AttemptReply::cut(&mut reply.text);
         if let Some(last) = self.replies.last_mut()
             && (last.code, &last.text, &last.host, &last.route)
                 == (reply.code, &reply.text, &reply.host, &reply.route)

@@ -30,6 +30,20 @@ pub struct Message {
     pub content: Bytes,
 }
 
+impl Message {
+    /// What it takes in memory, roughly, in bytes: a thousand recipients weigh more than a short text (S2).
+    pub fn footprint(&self) -> usize {
+        const FIXED: usize = 512;
+        let recipients: usize = self
+            .envelope
+            .recipients
+            .iter()
+            .map(|r| size_of_val(r) + r.forward_path.as_str().len() + r.orcpt.as_ref().map_or(0, String::len))
+            .sum();
+        FIXED + self.content.len() + recipients + self.message_id.len()
+    }
+}
+
 /// How a message came in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {

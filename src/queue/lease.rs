@@ -13,7 +13,7 @@ use super::outcome::Outcome;
 use super::schedule::Ready;
 use super::{Next, Queue, retry};
 use crate::clock::Timestamp;
-use crate::mail::{Message, Progress, QueueId, RecipientState};
+use crate::mail::{HoldCause, Message, Progress, QueueId, RecipientState};
 use crate::store::StoreError;
 
 /// How long a message waits whose attempt was dropped: whatever broke should not break again at once.
@@ -66,6 +66,8 @@ pub struct Settled {
     pub progress: Progress,
     /// Whether it is durable; when not, this process does not try the message again.
     pub saved: Result<(), StoreError>,
+    /// Recipients that are held from now on because `expire_after` went by, by number.
+    pub expired: Vec<usize>,
 }
 
 impl Lease {
@@ -127,14 +129,18 @@ impl Lease {
     /// The recipients that wait for an attempt, by number; empty before [`Lease::open`].
     pub async fn queued(&self) -> Vec<usize> {
         let current = self.progress.lock().await;
-        let recipients = current.progress.iter().flat_map(|progress| progress.recipients.iter().enumerate());
-        recipients.filter(|(_, r)| r.state == RecipientState::Queued).map(|(number, _)| number).collect()
+        current.progress.as_ref().map(numbers_queued).unwrap_or_default()
+    }
+
+    /// Whether it may be sent now: not while its outcome could not be saved.
+    pub fn may_be_tried(&self) -> bool {
+        self.queue.takes_outcomes()
     }
 
     /// Makes outcomes durable while the leg goes on (a list so long that it takes several transactions).
     pub async fn record(&self, outcomes: &[Outcome]) -> Option<Settled> {
         let mut current = self.current(outcomes).await;
-        let settled = current.save(self).await;
+        let settled = current.save(self, Vec::new()).await;
         drop(current);
         settled
     }
@@ -148,7 +154,13 @@ impl Lease {
         current.untried = current.untried.max(untried.unwrap_or_default());
         let is_last = self.legs.fetch_sub(1, Ordering::SeqCst) <= 1;
         if !is_last {
-            return if outcomes.is_empty() { None } else { current.save(self).await };
+            return if outcomes.is_empty() { None } else { current.save(self, Vec::new()).await };
+        }
+        if current.progress.is_none() && self.is_expired() {
+            // Turned away everywhere, unread: it must be read to be held.
+            drop(current);
+            let _ = self.open().await;
+            current = self.progress.lock().await;
         }
         self.close(&mut current).await
     }
@@ -161,7 +173,7 @@ impl Lease {
             return;
         }
         if let Some(message) = self.fresh().take() {
-            self.queue.release(message.content.len());
+            self.queue.release(message.footprint());
         }
         self.forget_if_stored();
     }
@@ -185,10 +197,12 @@ impl Lease {
     pub async fn expire(&self) -> Option<Settled> {
         self.open().await.ok()?;
         let mut current = self.progress.lock().await;
+        let expired = current.progress.as_ref().map(numbers_queued).unwrap_or_default();
         if let Some(progress) = &mut current.progress {
             retry::expire(progress);
         }
-        self.close(&mut current).await
+        let settled = self.close(&mut current).await?;
+        Some(Settled { expired, ..settled })
     }
 
     /// Whether `expire_after` has gone by since the message was accepted.
@@ -218,14 +232,16 @@ impl Lease {
             }
             return None;
         };
+        let was_queued = numbers_queued(progress);
         let accepted_at = current.accepted_at.unwrap_or_else(|| self.id.accepted_at());
         let next = retry::close(progress, accepted_at, now, &self.queue.options, untried);
+        let expired = now_expired(&was_queued, progress);
         if let (Next::Again(wait), Some(_)) = (next, untried) {
             self.closed.store(true, Ordering::SeqCst);
             self.queue.put_back(self.id, wait);
             return None;
         }
-        let settled = current.save(self).await;
+        let settled = current.save(self, expired).await;
         self.closed.store(true, Ordering::SeqCst);
         if !current.unsaved {
             self.queue.conclude(self.id, next);
@@ -262,21 +278,32 @@ impl Current {
         outcomes.iter().for_each(|outcome| outcome.apply(progress));
     }
 
-    async fn save(&mut self, lease: &Lease) -> Option<Settled> {
+    async fn save(&mut self, lease: &Lease, expired: Vec<usize>) -> Option<Settled> {
         let progress = self.progress.clone()?;
-        let saved = match lease.queue.store() {
-            Some(store) => store.save(lease.id, progress.clone()).await,
-            None => Err(StoreError::Closed),
-        };
+        let saved = lease.queue.save(lease.id, &progress).await;
         self.unsaved |= saved.is_err();
-        Some(Settled { progress, saved })
+        Some(Settled { progress, saved, expired })
     }
+}
+
+fn numbers_queued(progress: &Progress) -> Vec<usize> {
+    let recipients = progress.recipients.iter().enumerate();
+    recipients.filter(|(_, r)| r.state == RecipientState::Queued).map(|(number, _)| number).collect()
+}
+
+/// Those of `was_queued` that have expired since.
+fn now_expired(was_queued: &[usize], progress: &Progress) -> Vec<usize> {
+    let is_expired = |number: &&usize| {
+        let recipient = progress.recipients.get(**number);
+        recipient.is_some_and(|r| r.state == RecipientState::Held(HoldCause::Expired))
+    };
+    was_queued.iter().filter(is_expired).copied().collect()
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(message) = self.fresh().take() {
-            self.queue.release(message.content.len());
+            self.queue.release(message.footprint());
         }
         if !self.closed.load(Ordering::SeqCst) && !self.progress.get_mut().unsaved {
             self.queue.put_back(self.id, DROPPED_WAIT);

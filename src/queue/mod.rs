@@ -3,7 +3,8 @@
 //! The queue keeps ids and times; contents only of fresh messages, as far as `fresh_bytes` allows (S2): everything
 //! else is read back from the store when it is due. It must never lose a message: one that is neither settled nor
 //! saved is either leased or scheduled (D6). When the store cannot save an outcome, the message stays away from every
-//! further attempt of this process, because a second attempt could send it twice; a restart decides.
+//! further attempt of this process, because a second attempt could send it twice; a restart decides. And while outcomes
+//! cannot be saved, nothing is handed out: everything that was sent then would be sent again.
 
 mod lease;
 pub mod options;
@@ -15,16 +16,22 @@ pub use lease::{Lease, OpenError, Settled};
 pub use options::{Jitter, Options};
 pub use outcome::{End, Outcome};
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
-use crate::mail::{Message, QueueId};
-use crate::store::{Arrivals, Recovered, Store};
+use crate::mail::{Message, Progress, QueueId};
+use crate::store::{Arrivals, Recovered, Status, Store, StoreError};
 use schedule::{Ready, Schedule};
+
+/// The first wait before an outcome is saved again that found the disk full; doubled each time …
+const FULL_DISK_WAIT: Duration = Duration::from_millis(250);
+/// … up to this.
+const FULL_DISK_WAIT_MOST: Duration = Duration::from_secs(30);
 
 /// All messages that wait for an attempt, or are being tried.
 pub struct Queue {
@@ -35,12 +42,17 @@ pub struct Queue {
     origin: OnceLock<Instant>,
     state: Mutex<State>,
     wake: Notify,
+    /// Outcomes that wait until the disk has room for them.
+    unsaved: AtomicUsize,
 }
+
+/// One outcome that waits for room on the disk.
+struct Unsaved<'a>(&'a Queue);
 
 #[derive(Default)]
 struct State {
     schedule: Schedule,
-    /// Octets of contents that are kept in memory.
+    /// Bytes of fresh messages that are kept in memory.
     fresh_bytes: usize,
     depth: Depth,
 }
@@ -75,6 +87,7 @@ impl Queue {
             origin: OnceLock::new(),
             state: Mutex::default(),
             wake: Notify::new(),
+            unsaved: AtomicUsize::new(0),
         })
     }
 
@@ -128,7 +141,7 @@ impl Queue {
 
     /// Leases what is due, or says when something will be.
     fn take_due(self: &Arc<Self>, most: usize) -> Result<Vec<Lease>, Option<Instant>> {
-        if self.store.get().is_none() {
+        if !self.takes_outcomes() {
             return Err(None);
         }
         let now_ms = self.now_ms();
@@ -143,6 +156,32 @@ impl Queue {
             return Err(state.schedule.next_due().map(|due_ms| self.instant(due_ms)));
         }
         Ok(leases)
+    }
+
+    /// Whether an outcome could be saved now. While none can, nothing must be sent: it would be sent again.
+    fn takes_outcomes(&self) -> bool {
+        let Some(store) = self.store.get() else { return false };
+        let works = !matches!(store.status(), Status::Latched { .. } | Status::Closed);
+        works && self.unsaved.load(Ordering::SeqCst) == 0
+    }
+
+    /// Makes a progress durable. A full disk is waited for, and holds up all attempts meanwhile.
+    async fn save(&self, id: QueueId, progress: &Progress) -> Result<(), StoreError> {
+        let store = self.store().ok_or(StoreError::Closed)?;
+        let first = store.save(id, progress.clone()).await;
+        let Err(StoreError::LowDisk { free_bytes }) = first else { return first };
+        tracing::error!(target: "oncemail::queue", queue_id = %id, free_bytes,
+            "the disk is full: an outcome cannot be saved, and relaying waits until it can");
+        let _unsaved = Unsaved::new(self);
+        let mut wait = FULL_DISK_WAIT;
+        loop {
+            sleep(wait).await;
+            let saved = store.save(id, progress.clone()).await;
+            if !matches!(saved, Err(StoreError::LowDisk { .. })) {
+                return saved;
+            }
+            wait = wait.saturating_mul(2).min(FULL_DISK_WAIT_MOST);
+        }
     }
 
     /// The end of a lease whose outcome is durable.
@@ -164,7 +203,7 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Octets of content that are no longer kept in memory.
+    /// Bytes that are no longer kept in memory.
     fn release(&self, bytes: usize) {
         let mut state = self.state();
         state.fresh_bytes = state.fresh_bytes.saturating_sub(bytes);
@@ -188,12 +227,26 @@ impl Queue {
     }
 }
 
+impl<'a> Unsaved<'a> {
+    fn new(queue: &'a Queue) -> Self {
+        queue.unsaved.fetch_add(1, Ordering::SeqCst);
+        Self(queue)
+    }
+}
+
+impl Drop for Unsaved<'_> {
+    fn drop(&mut self) {
+        self.0.unsaved.fetch_sub(1, Ordering::SeqCst);
+        self.0.wake.notify_one();
+    }
+}
+
 impl Arrivals for Queue {
     fn arrived(&self, messages: Vec<Arc<Message>>) {
         let mut state = self.state();
         for message in messages {
             state.depth.queued += 1;
-            let with_this = state.fresh_bytes.saturating_add(message.content.len());
+            let with_this = state.fresh_bytes.saturating_add(message.footprint());
             // S2: what does not fit is read back when its turn comes.
             let ready = if with_this <= self.options.fresh_bytes {
                 state.fresh_bytes = with_this;

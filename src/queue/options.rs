@@ -13,7 +13,7 @@ pub struct Options {
     pub jitter: Jitter,
     /// From acceptance; what is still queued then is held.
     pub expire_after: Duration,
-    /// Fresh messages are kept in memory up to this many bytes of content; beyond it they are read back when due (S2).
+    /// Fresh messages are kept in memory up to this many bytes; beyond it they are read back when due (S2).
     pub fresh_bytes: usize,
 }
 

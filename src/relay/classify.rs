@@ -51,8 +51,11 @@ pub(super) fn meaning(phase: Phase, reply: &Reply) -> Meaning {
 /// R2. Authentication and command sequence are ours wherever they are refused; a refused MAIL is ours unless the
 /// reply speaks of this message (its sender's address, its size, its content or its parameters).
 fn is_about_us(phase: Phase, reply: &Reply) -> bool {
-    // 503 answers a DATA that follows refused recipients as well: then it says nothing new.
     if matches!(reply.code, 530 | 534 | 535 | 538) || (reply.code == 503 && phase == Phase::Rcpt) {
+        return true;
+    }
+    // After an accepted recipient DATA is neither unknown nor out of sequence.
+    if phase == Phase::Data && matches!(reply.code, 500 | 502 | 503) {
         return true;
     }
     if phase != Phase::Mail {
@@ -109,6 +112,10 @@ mod tests {
         }
         assert_eq!(judged(Phase::Rcpt, "550 5.7.1 no"), Failed);
         assert_eq!(judged(Phase::Rcpt, "530 5.7.0 log in"), AboutUs);
+        for text in ["503 5.5.1 bad sequence", "502 not implemented", "500 what?"] {
+            assert_eq!(judged(Phase::Data, text), AboutUs, "{text}");
+        }
+        assert_eq!(judged(Phase::Data, "554 5.5.1 no valid recipients"), Failed);
         assert_eq!(judged(Phase::FinalDot, "554 5.7.1 spam"), Failed);
     }
 

@@ -6,6 +6,10 @@ use crate::mail::{Message, Notify, Recipient, Ret, ReversePath};
 use crate::smtp::capabilities::{Capabilities, Size};
 use crate::smtp::dot_writer;
 
+/// Why nothing that is not ASCII can be offered to a far side without RFC 6531.
+pub(super) const NEEDS_SMTPUTF8: &str =
+    "5.6.7 the message needs SMTPUTF8, and the next hop does not offer it";
+
 /// What a message asks of a far side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Needs {
@@ -43,7 +47,7 @@ pub(super) fn obstacle(message: &Message, needs: Needs, offered: &Capabilities) 
         );
     }
     if needs.smtputf8 && !offered.smtputf8 {
-        return Some("5.6.7 the message needs SMTPUTF8, and the next hop does not offer it".to_owned());
+        return Some(NEEDS_SMTPUTF8.to_owned());
     }
     match offered.size {
         Size::Limit(limit) if u64::try_from(message.content.len()).is_ok_and(|size| size > limit) => {

@@ -3,8 +3,9 @@
 //! Both are named after the queue id, and appear whole or not at all: a message that comes here a second time, after a
 //! crash in between, replaces itself. The `.eml` appears last, so that who waits for it finds the `.json`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,13 +21,14 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory if it is missing.
+    /// Makes the directory if it is missing. Mail is private: nobody but us reads what is made here.
     ///
     /// # Errors
     /// It cannot be made.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
-        fs::create_dir_all(path)?;
-        Ok(Self { path: path.to_owned() })
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        // Two spellings of one directory must be seen to be one.
+        Ok(Self { path: path.canonicalize()? })
     }
 
     /// Where it is.
@@ -60,10 +62,17 @@ fn write(directory: &Path, message: &Message, recipients: &[usize]) -> io::Resul
 )]
 fn publish(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let unfinished = directory.join(format!(".{name}.tmp"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&unfinished)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&unfinished, directory.join(name))
+    let write = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, directory.join(name))
+    };
+    write().inspect_err(|_| {
+        // A full disk is not helped by half a message.
+        let _ = fs::remove_file(&unfinished);
+    })
 }
 
 fn envelope(message: &Message, recipients: &[usize]) -> serde_json::Value {

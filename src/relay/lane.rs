@@ -14,15 +14,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::directory::Directory;
-use super::report;
 use super::smarthost::{Attempt, Link, PROBES_OUT_WAIT, Smarthost};
 use super::transaction::Answer;
+use super::{SETTLING, report};
 use crate::clock::Clock;
 use crate::mail::{AttemptReply, Message};
 use crate::queue::{Lease, OpenError, Outcome};
 
 /// Messages that a directory is written at a time.
 const DIRECTORY_WRITERS: usize = 4;
+/// How long a lane waits before it looks again whether the store takes outcomes.
+const STORE_WAIT: Duration = Duration::from_secs(2);
+/// Content that counts as one outcome while it is being saved, bytes.
+const CONTENT_UNIT: usize = 64 << 10;
 /// How long a message stays away whose content cannot be read from the store, while its other legs go on.
 const UNREADABLE_WAIT: Duration = Duration::from_secs(300);
 
@@ -36,6 +40,35 @@ pub(super) struct Surroundings {
     pub(super) tasks: TaskTracker,
     /// Bounds the outcomes that are being saved while their connections have gone on.
     pub(super) settling: Arc<Semaphore>,
+}
+
+impl Surroundings {
+    /// Saves the outcomes of a leg's end at once, and comes back when not too many are being saved, so that neither
+    /// outcomes nor the contents they hold pile up before a slow store (S2).
+    pub(super) async fn settle(
+        &self,
+        lease: Arc<Lease>,
+        message: Arc<Message>,
+        outcomes: Vec<Outcome>,
+        untried: Option<Duration>,
+    ) {
+        let weight = (1 + message.content.len() / CONTENT_UNIT).min(SETTLING);
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        // What has been found out is never kept waiting.
+        let permit = self.settling.clone().try_acquire_many_owned(weight).ok();
+        let is_over = permit.is_none();
+        let clock = self.clock.clone();
+        self.tasks.spawn(async move {
+            if let Some(settled) = lease.settle(&outcomes, untried).await {
+                report::outcomes(&message, &outcomes, &settled, clock.now());
+            }
+            drop(permit);
+        });
+        if is_over {
+            // The semaphore is never closed.
+            let _room = self.settling.acquire_many(weight).await;
+        }
+    }
 }
 
 /// Where a lane leads.
@@ -90,9 +123,10 @@ impl Lane {
         Arc::new(Self { route, transport, surroundings, traffic, arrived })
     }
 
-    /// Whether this lane writes into `path`.
-    pub(super) fn writes_into(&self, path: &std::path::Path) -> bool {
-        matches!(&self.transport, Transport::Directory(directory) if directory.path() == path)
+    /// Whether this lane writes into the same directory.
+    pub(super) fn writes_into(&self, other: &Transport) -> bool {
+        matches!((&self.transport, other), (Transport::Directory(mine), Transport::Directory(other))
+            if mine.path() == other.path())
     }
 
     /// Adds a leg, and a connection for it if none is free.
@@ -112,7 +146,15 @@ impl Lane {
     /// Ends a leg untried: a message that is split must not keep its other recipients waiting for this destination.
     fn turn_away(&self, leg: Leg, until: Instant) {
         let wait = until.saturating_duration_since(Instant::now());
-        self.surroundings.tasks.spawn(async move { leg.lease.settle(&[], Some(wait)).await });
+        let clock = self.surroundings.clock.clone();
+        self.surroundings.tasks.spawn(async move {
+            if let Some(settled) = leg.lease.settle(&[], Some(wait)).await
+                && !settled.expired.is_empty()
+                && let Ok(message) = leg.lease.open().await
+            {
+                report::outcomes(&message, &[], &settled, clock.now());
+            }
+        });
     }
 
     /// Starts connections for what waits, as far as the route allows.
@@ -174,6 +216,9 @@ impl Lane {
             }
         }
         for leg in self.reopen() {
+            if self.surroundings.stop.is_cancelled() {
+                return;
+            }
             self.expire(leg).await;
         }
     }
@@ -193,7 +238,7 @@ impl Lane {
     async fn expire(&self, leg: Leg) {
         let Ok(message) = leg.lease.open().await else { return };
         if let Some(settled) = leg.lease.expire().await {
-            report::expired(&message, &settled, self.surroundings.clock.now());
+            report::outcomes(&message, &[], &settled, self.surroundings.clock.now());
         }
     }
 
@@ -227,6 +272,10 @@ impl Worker {
                 let may_take = traffic.paused_until.is_none() && !self.lane.surroundings.stop.is_cancelled();
                 if let Some(leg) = may_take.then(|| traffic.legs.pop_front()).flatten() {
                     traffic.free -= usize::from(std::mem::replace(&mut self.is_free, false));
+                    // One permit may have stood for several legs that came in between.
+                    if traffic.free > 0 && !traffic.legs.is_empty() {
+                        lane.arrived.notify_one();
+                    }
                     return Some(leg);
                 }
                 if Instant::now() >= deadline || self.lane.surroundings.stop.is_cancelled() {
@@ -246,6 +295,9 @@ impl Worker {
 
     /// Takes a leg to its next hop, and has its outcomes saved.
     async fn carry(&self, leg: Leg, link: &mut Option<Link>) {
+        if !leg.lease.may_be_tried() {
+            return self.lane.pause(leg, Instant::now() + STORE_WAIT);
+        }
         if let Transport::Smarthost(smarthost) = &self.lane.transport
             && let Some(until) = smarthost.blocked_until(PROBES_OUT_WAIT)
         {
@@ -276,11 +328,19 @@ impl Worker {
             }
             if groups.peek().is_some() {
                 let done = std::mem::take(&mut outcomes);
-                let settled = leg.lease.record(&done).await;
-                self.report(&message, &done, settled);
+                let Some(settled) = leg.lease.record(&done).await else { break };
+                report::outcomes(&message, &done, &settled, self.lane.surroundings.clock.now());
+                if settled.saved.is_err() {
+                    // The rest would be sent again after the next start.
+                    break;
+                }
             }
         }
-        self.settle(leg, message, outcomes, untried).await;
+        self.lane.surroundings.settle(leg.lease, message, outcomes, untried).await;
+        // Only now: nobody's outcome waits for a goodbye.
+        if let Transport::Smarthost(smarthost) = &self.lane.transport {
+            smarthost.retire(link).await;
+        }
     }
 
     async fn attempt(&self, link: &mut Option<Link>, message: &Arc<Message>, group: &[usize]) -> Attempt {
@@ -292,32 +352,6 @@ impl Worker {
                 let answer = directory.attempt(message, group).await;
                 Attempt::Answered(directory.path().display().to_string(), vec![answer; group.len()])
             }
-        }
-    }
-
-    /// Saves the outcomes while the connection goes on with the next message.
-    async fn settle(
-        &self,
-        leg: Leg,
-        message: Arc<Message>,
-        outcomes: Vec<Outcome>,
-        untried: Option<Duration>,
-    ) {
-        let Surroundings { clock, tasks, settling, .. } = self.lane.surroundings.clone();
-        // The semaphore is never closed; without a permit the outcomes are saved all the same.
-        let permit = settling.acquire_owned().await;
-        tasks.spawn(async move {
-            let settled = leg.lease.settle(&outcomes, untried).await;
-            if let Some(settled) = settled {
-                report::outcomes(&message, &outcomes, &settled, clock.now());
-            }
-            drop(permit);
-        });
-    }
-
-    fn report(&self, message: &Message, outcomes: &[Outcome], settled: Option<crate::queue::Settled>) {
-        if let Some(settled) = settled {
-            report::outcomes(message, outcomes, &settled, self.lane.surroundings.clock.now());
         }
     }
 
@@ -382,5 +416,74 @@ async fn unreadable(leg: &Leg, error: &OpenError) {
         leg.lease.give_up(error);
     } else {
         leg.lease.settle(&[], Some(UNREADABLE_WAIT)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::mail::{Body, Envelope, Origin, QueueId, ReversePath};
+    use crate::queue::{self, Queue};
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Store, StoreError};
+
+    fn large(clock: &Clock) -> Arc<Message> {
+        Arc::new(Message {
+            id: QueueId::new(clock.now()),
+            accepted_at: clock.now(),
+            envelope: Envelope {
+                reverse_path: ReversePath::Null,
+                recipients: Vec::new(),
+                body: Body::SevenBit,
+                smtputf8: false,
+                ret: None,
+                envid: None,
+            },
+            origin: Origin { listener: String::new(), user: None, client: None },
+            key: None,
+            message_id: String::new(),
+            content: vec![b'x'; SETTLING * CONTENT_UNIT].into(),
+        })
+    }
+
+    #[tokio::test]
+    async fn s2_large_contents_whose_outcomes_wait_for_the_store_hold_up_their_connections() {
+        let clock = Clock::manual(Timestamp::from_millis(1));
+        let hour = Duration::from_secs(3600);
+        let options = queue::Options {
+            base: hour,
+            cap: hour,
+            jitter: queue::Jitter::None,
+            expire_after: hour,
+            fresh_bytes: usize::MAX,
+        };
+        let queue = Queue::new(options, clock.clone());
+        let store = Arc::new(MemoryStore::new(clock.clone(), Some(queue.clone())));
+        queue.start(store.clone(), Vec::new());
+        let surroundings = Surroundings {
+            clock: clock.clone(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            settling: Arc::new(Semaphore::new(SETTLING)),
+        };
+        let mut leases = Vec::new();
+        for _ in 0..2 {
+            store.accept(large(&clock), None).await.unwrap();
+            leases.extend(queue.next(1).await);
+        }
+        store.fail_with(Some(StoreError::LowDisk { free_bytes: 0 }));
+        let second = Arc::new(leases.pop().unwrap());
+        let first = Arc::new(leases.pop().unwrap());
+        let (one, two) = (first.open().await.unwrap(), second.open().await.unwrap());
+        surroundings.settle(first, one, Vec::new(), None).await;
+        let settling = surroundings.settle(second, two, Vec::new(), None);
+        tokio::pin!(settling);
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut settling).await.is_err());
+        store.fail_with(None);
+        settling.await;
+        surroundings.tasks.close();
+        surroundings.tasks.wait().await;
+        assert_eq!(queue.depth().queued, 0);
     }
 }

@@ -46,7 +46,7 @@ use tls::{SystemTrust, Trust};
 
 /// Messages that are leased at a time.
 const BATCH: usize = 64;
-/// Outcomes that are being saved at a time; beyond it connections wait for the store.
+/// Outcomes that are being saved at a time, large contents counted as several; beyond it connections wait for the store.
 const SETTLING: usize = 1024;
 
 /// The way out.
@@ -98,13 +98,11 @@ impl Relay {
         let mut lanes: Vec<Arc<Lane>> = Vec::new();
         let mut lane_of_route = Vec::new();
         for route in &options.routes {
-            if let options::Transport::Directory(path) = &route.transport
-                && let Some(shared) = lanes.iter().position(|lane| lane.writes_into(path))
-            {
+            let transport = transport(route, &options, &system, &resolver)?;
+            if let Some(shared) = lanes.iter().position(|lane| lane.writes_into(&transport)) {
                 lane_of_route.push(shared);
                 continue;
             }
-            let transport = transport(route, &options, &system, &resolver)?;
             lane_of_route.push(lanes.len());
             lanes.push(Lane::new(route.name.clone(), transport, surroundings.clone()));
         }
@@ -122,7 +120,11 @@ impl Relay {
                 leases = self.queue.next(BATCH) => leases,
             };
             for lease in leases {
-                self.dispatch(lease).await;
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => break,
+                    () = self.dispatch(lease) => {}
+                }
             }
         }
         self.surroundings.stop.cancel();
@@ -133,6 +135,9 @@ impl Relay {
     }
 
     /// Puts a message into the lane of each of its destinations.
+    ///
+    /// # Cancel safety
+    /// A message that is not in its lanes yet goes back to the queue.
     async fn dispatch(&self, lease: Lease) {
         let lease = Arc::new(lease);
         // Where everything goes one way, nothing has to be read to know it.
@@ -152,7 +157,7 @@ impl Relay {
         let (by_lane, unrouted) = self.split(&message, &lease.queued().await);
         lease.split(by_lane.len() + usize::from(!unrouted.is_empty()));
         if by_lane.is_empty() || !unrouted.is_empty() {
-            self.defer_unrouted(lease.clone(), &message, unrouted);
+            self.defer_unrouted(lease.clone(), message.clone(), unrouted).await;
         } else {
             // What was read to be routed is read again when its turn comes (S2).
             lease.forget_if_stored();
@@ -180,27 +185,23 @@ impl Relay {
     }
 
     /// A repaired configuration may have a route for them.
-    fn defer_unrouted(&self, lease: Arc<Lease>, message: &Arc<Message>, unrouted: Vec<usize>) {
-        let (message, clock) = (message.clone(), self.surroundings.clock.clone());
-        self.surroundings.tasks.spawn(async move {
-            let outcome = |recipient| Outcome {
-                recipient,
-                end: End::Deferred,
-                in_doubt: false,
-                reply: AttemptReply {
-                    at: clock.now(),
-                    route: String::new(),
-                    host: String::new(),
-                    code: 0,
-                    text: "5.4.4 no route matches this recipient".to_owned(),
-                    times: 1,
-                },
-            };
-            let outcomes: Vec<_> = unrouted.into_iter().map(outcome).collect();
-            if let Some(settled) = lease.settle(&outcomes, None).await {
-                report::outcomes(&message, &outcomes, &settled, clock.now());
-            }
-        });
+    async fn defer_unrouted(&self, lease: Arc<Lease>, message: Arc<Message>, unrouted: Vec<usize>) {
+        let at = self.surroundings.clock.now();
+        let outcome = |recipient| Outcome {
+            recipient,
+            end: End::Deferred,
+            in_doubt: false,
+            reply: AttemptReply {
+                at,
+                route: String::new(),
+                host: String::new(),
+                code: 0,
+                text: "5.4.4 no route matches this recipient".to_owned(),
+                times: 1,
+            },
+        };
+        let outcomes = unrouted.into_iter().map(outcome).collect();
+        self.surroundings.settle(lease, message, outcomes, None).await;
     }
 
     fn lane(&self, route: usize) -> Option<&Arc<Lane>> {

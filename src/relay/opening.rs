@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use super::options::{Credentials, Host, Timeouts, TlsPolicy};
 use super::tls::Trust;
 use super::wire::{Duplex, Wire, WireError};
+use crate::mail::AttemptReply;
 use crate::smtp::Reply;
 use crate::smtp::capabilities::Capabilities;
 
@@ -48,7 +49,9 @@ pub(super) struct Ready {
 impl Trouble {
     /// A failure without a reply.
     pub(super) fn local(text: impl Into<String>) -> Self {
-        Self { code: 0, text: text.into(), is_about_password: false }
+        let mut text = text.into();
+        AttemptReply::cut(&mut text);
+        Self { code: 0, text, is_about_password: false }
     }
 
     /// A step that was answered with a refusal.

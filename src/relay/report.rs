@@ -1,29 +1,22 @@
 //! One line in the log for what became of each recipient.
 
 use crate::clock::Timestamp;
-use crate::mail::{Message, QueueId, RecipientState};
+use crate::mail::{Message, RecipientState};
 use crate::queue::{Outcome, Settled};
 
-/// Tells the log of outcomes, once they are saved.
+/// Tells the log of outcomes once they are saved, and of recipients that have expired with them.
 pub(super) fn outcomes(message: &Message, outcomes: &[Outcome], settled: &Settled, now: Timestamp) {
     for outcome in outcomes {
         recipient(message, outcome.recipient, outcome.in_doubt, settled, now);
     }
-    complain(message.id, settled);
-}
-
-/// Tells the log of a message that expired while it waited for its destination.
-pub(super) fn expired(message: &Message, settled: &Settled, now: Timestamp) {
-    let held = |state| matches!(state, RecipientState::Held(_));
-    for (number, _) in settled.progress.recipients.iter().enumerate().filter(|(_, r)| held(r.state)) {
-        recipient(message, number, false, settled, now);
+    // Their time was up, though this was not their attempt.
+    for number in &settled.expired {
+        if !outcomes.iter().any(|outcome| outcome.recipient == *number) {
+            recipient(message, *number, false, settled, now);
+        }
     }
-    complain(message.id, settled);
-}
-
-fn complain(id: QueueId, settled: &Settled) {
     if let Err(error) = &settled.saved {
-        tracing::error!(target: "oncemail::relay", queue_id = %id, %error,
+        tracing::error!(target: "oncemail::relay", queue_id = %message.id, %error,
             "an outcome could not be saved; the message is not tried again before a restart");
     }
 }
@@ -37,7 +30,11 @@ fn recipient(message: &Message, number: usize, in_doubt: bool, settled: &Settled
     let last = progress.replies.last();
     let (outcome, next_attempt) = match progress.state {
         RecipientState::Delivered => ("delivered", None),
-        RecipientState::Queued => ("deferred", Some(settled.progress.next_attempt.to_string())),
+        RecipientState::Queued => {
+            // While other legs are under way the next attempt is not set.
+            let next = Some(settled.progress.next_attempt).filter(|next| *next > now);
+            ("deferred", next.map(|next| next.to_string()))
+        }
         RecipientState::Held(_) => ("held", None),
         RecipientState::Bounced => ("bounced", None),
     };

@@ -119,7 +119,9 @@ impl Smarthost {
             match current.session.transact(message, recipients, &self.timeouts, stop).await {
                 Ended::Answered { answers, usable, healthy } => {
                     permit.tell(healthy);
-                    self.keep(link, current, usable).await;
+                    if usable {
+                        *link = Some(current);
+                    }
                     return Attempt::Answered(self.host_name(host), answers);
                 }
                 Ended::Lost(_) if stop.is_cancelled() => return Attempt::Stopped,
@@ -160,6 +162,7 @@ impl Smarthost {
         tally: &mut Tally,
         stop: &CancellationToken,
     ) -> Result<(Link, Permit<'a>), NoLink> {
+        self.retire(kept).await;
         if let Some(link) = kept.take() {
             match self.admit(link.host) {
                 Ok(permit) => return Ok((link, permit)),
@@ -222,15 +225,11 @@ impl Smarthost {
         Err(last)
     }
 
-    /// Keeps a connection for the next message, or closes it.
-    async fn keep(&self, link: &mut Option<Link>, current: Link, usable: bool) {
-        if !usable {
-            return;
-        }
-        if current.transactions < self.options.messages_per_connection {
-            *link = Some(current);
-        } else {
-            current.session.quit().await;
+    /// Closes a kept connection that has carried enough.
+    pub(super) async fn retire(&self, kept: &mut Option<Link>) {
+        let limit = self.options.messages_per_connection;
+        if let Some(spent) = kept.take_if(|link| link.transactions >= limit) {
+            spent.session.quit().await;
         }
     }
 

@@ -13,7 +13,7 @@ use super::commands::{self, Needs};
 use super::opening::{Ready, Trouble};
 use super::options::Timeouts;
 use super::wire::{Wire, WireError};
-use crate::mail::Message;
+use crate::mail::{AttemptReply, Message};
 use crate::queue::End;
 use crate::smtp::Reply;
 use crate::smtp::capabilities::Capabilities;
@@ -21,6 +21,8 @@ use crate::smtp::dot_writer::Pieces;
 
 /// RCPT commands that are written before their replies are read: neither side's buffers can fill up (RFC 2920 §3.1).
 const RCPTS_PER_WRITE: usize = 100;
+/// The reply of a far side that is about to close the connection.
+const CLOSING: u16 = 421;
 /// What a far side may still have said when it cut us off.
 const PARTING_WORDS: Duration = Duration::from_secs(1);
 /// At a shutdown, a transaction that has not reached its message gets this long.
@@ -69,17 +71,20 @@ struct Replies {
     rcpts: Vec<Reply>,
     /// `None` when DATA was not sent.
     data: Option<Reply>,
-    /// The connection ended while replies were read that no longer matter.
+    /// The connection ended, or is about to, and no more replies can be had.
     broken: bool,
 }
 
 impl Answer {
     fn replied(end: End, reply: &Reply) -> Self {
-        Self { end, in_doubt: false, code: reply.code, text: reply.text() }
+        Self { code: reply.code, ..Self::local(end, reply.text()) }
     }
 
     pub(super) fn local(end: End, text: impl Into<String>) -> Self {
-        Self { end, in_doubt: false, code: 0, text: text.into() }
+        let mut text = text.into();
+        // S2: a far side that talks much must not be quoted in full to each of many recipients.
+        AttemptReply::cut(&mut text);
+        Self { end, in_doubt: false, code: 0, text }
     }
 
     /// R1: nobody knows.
@@ -99,11 +104,40 @@ impl Session {
         let _ = self.wire.command("QUIT\r\n", PARTING_WORDS).await;
     }
 
-    /// Runs one transaction. A `stop` cuts it short before the message is sent, never after.
+    /// Runs one transaction, for those whose address the far side can take; the others have failed, and hold up nobody.
+    /// A `stop` cuts it short before the message is sent, never after.
     ///
     /// # Cancel safety
     /// R1: must not be dropped once it was started.
     pub(super) async fn transact(
+        &mut self,
+        message: &Message,
+        recipients: &[usize],
+        timeouts: &Timeouts,
+        stop: &CancellationToken,
+    ) -> Ended {
+        let can_be_sent = |number: &&usize| {
+            let recipient = message.envelope.recipients.get(**number);
+            self.capabilities.smtputf8 || recipient.is_none_or(|r| r.forward_path.is_ascii())
+        };
+        let possible: Vec<usize> = recipients.iter().filter(can_be_sent).copied().collect();
+        if possible.is_empty() || possible.len() == recipients.len() {
+            return self.transact_all(message, recipients, timeouts, stop).await;
+        }
+        let ended = self.transact_all(message, &possible, timeouts, stop).await;
+        let Ended::Answered { answers, usable, healthy } = ended else { return ended };
+        let mut answers = possible.iter().zip(answers).peekable();
+        let answers = recipients
+            .iter()
+            .map(|number| match answers.next_if(|(answered, _)| *answered == number) {
+                Some((_, answer)) => answer,
+                None => Answer::local(End::Failed, commands::NEEDS_SMTPUTF8),
+            })
+            .collect();
+        Ended::Answered { answers, usable, healthy }
+    }
+
+    async fn transact_all(
         &mut self,
         message: &Message,
         recipients: &[usize],
@@ -134,7 +168,7 @@ impl Session {
         needs: Needs,
         timeouts: &Timeouts,
     ) -> Result<Replies, Trouble> {
-        self.wire.expect_quiet().map_err(|error| Trouble::lost("MAIL", &error))?;
+        self.wire.expect_silence().await.map_err(|error| Trouble::lost("MAIL", &error))?;
         if self.capabilities.pipelining {
             self.offer_pipelined(message, recipients, needs, timeouts).await
         } else {
@@ -177,8 +211,10 @@ impl Session {
                     replies.insert(Replies::new(self.read("MAIL", limit).await?))
                 }
             };
-            self.read_group(so_far, group.len(), is_last, timeouts).await?;
-            if !so_far.mail.is_positive() {
+            if !so_far.broken {
+                self.read_group(so_far, group.len(), is_last, timeouts).await?;
+            }
+            if so_far.broken || !so_far.mail.is_positive() {
                 break;
             }
         }
@@ -195,8 +231,11 @@ impl Session {
     ) -> Result<(), Trouble> {
         for _ in 0..rcpts {
             match self.read("RCPT", timeouts.command).await {
-                Ok(reply) => replies.rcpts.push(reply),
+                Ok(reply) => replies.add_rcpt(&reply),
                 Err(trouble) => return replies.broken_off(trouble, false),
+            }
+            if replies.broken {
+                return Ok(());
             }
         }
         if with_data {
@@ -232,9 +271,8 @@ impl Session {
             commands::rcpt(&mut line, recipient, &self.capabilities);
             let reply =
                 self.wire.command(&line, limit).await.map_err(|error| Trouble::lost("RCPT", &error))?;
-            let closes = reply.code == 421;
-            replies.rcpts.push(reply);
-            if closes {
+            replies.add_rcpt(&reply);
+            if replies.broken {
                 return Ok(replies);
             }
         }
@@ -263,7 +301,7 @@ impl Session {
         replies: Replies,
         timeouts: &Timeouts,
     ) -> Ended {
-        let usable = !replies.broken;
+        let usable = !replies.broken && replies.data.as_ref().is_none_or(|reply| reply.code != CLOSING);
         let answers = match replies.answers(recipients.len()) {
             Ok(answers) => answers,
             Err(ended) => return ended,
@@ -272,7 +310,7 @@ impl Session {
         if answers.iter().all(Option::is_some) {
             return self.nobody(answers, goes_ahead, usable, timeouts).await;
         }
-        let Some(data) = replies.data.filter(|_| usable) else {
+        let Some(data) = replies.data else {
             return Ended::Lost(Trouble::local("DATA was not answered"));
         };
         if goes_ahead {
@@ -307,7 +345,7 @@ impl Session {
     /// The message and its final dot.
     async fn send(&mut self, message: &Message, answers: Vec<Option<Answer>>, timeouts: &Timeouts) -> Ended {
         // A reply that is there already would be taken for the reply to the final dot.
-        if let Err(error) = self.wire.expect_quiet() {
+        if let Err(error) = self.wire.expect_silence().await {
             return Ended::Lost(Trouble::lost("DATA", &error));
         }
         if let Err(error) = self.wire.send_pieces(Pieces::new(&message.content), timeouts.data_block).await {
@@ -352,7 +390,15 @@ impl Session {
 
 impl Replies {
     fn new(mail: Reply) -> Self {
-        Self { mail, rcpts: Vec::new(), data: None, broken: false }
+        Self { broken: mail.code == CLOSING, mail, rcpts: Vec::new(), data: None }
+    }
+
+    /// S2: of a reply only what is kept of it. After a 421 nothing more is to be expected.
+    fn add_rcpt(&mut self, reply: &Reply) {
+        let mut text = reply.lines.join("; ");
+        AttemptReply::cut(&mut text);
+        self.rcpts.push(Reply { code: reply.code, enhanced: reply.enhanced, lines: vec![text.into()] });
+        self.broken |= reply.code == CLOSING;
     }
 
     /// The connection ended early. That matters only while somebody could still be sent to.

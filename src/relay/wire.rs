@@ -7,13 +7,16 @@ use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::smtp::Reply;
 use crate::smtp::reply_reader::{ReplyError, ReplyReader};
 
 /// Replies are short: two kilobytes take a full EHLO.
 const READ_BUFFER: usize = 2048;
+/// What has to be written within one time-out (RFC 5321 §4.5.3.2.5), so that a far side that takes an octet now and
+/// then cannot keep a connection for days.
+const BLOCK: usize = 64 << 10;
 /// Slices that go into one vectored write.
 const SLICES_PER_WRITE: usize = 32;
 
@@ -78,6 +81,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.unread.is_empty() && self.reader.is_empty() { Ok(()) } else { Err(WireError::Unasked) }
     }
 
+    /// The same, and looks at the stream as well, without waiting: for what has come while nobody read, and for the
+    /// end of a connection that was kept.
+    ///
+    /// # Errors
+    /// [`WireError::Unasked`], or what became of the connection.
+    pub(super) async fn expect_silence(&mut self) -> Result<(), WireError> {
+        self.expect_quiet()?;
+        tokio::select! {
+            biased;
+            read = self.stream.read(&mut self.buffer) => {
+                if read? == 0 { Err(WireError::Closed) } else { Err(WireError::Unasked) }
+            }
+            () = std::future::ready(()) => Ok(()),
+        }
+    }
+
     /// Waits for one whole reply, at most `limit`.
     ///
     /// # Errors
@@ -131,6 +150,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         mut pieces: impl Iterator<Item = &'a [u8]>,
         limit: Duration,
     ) -> Result<(), WireError> {
+        let mut deadline = Instant::now() + limit;
+        let mut in_block = 0;
         loop {
             let mut slices = [IoSlice::new(&[]); SLICES_PER_WRITE];
             let mut count = 0;
@@ -143,13 +164,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Ok(());
             }
             while !left.is_empty() {
-                let written = timeout(limit, self.stream.write_vectored(left))
+                let written = timeout_at(deadline, self.stream.write_vectored(left))
                     .await
                     .map_err(|_| WireError::TimedOut(limit))??;
                 if written == 0 {
                     return Err(WireError::Io(io::ErrorKind::WriteZero.into()));
                 }
                 IoSlice::advance_slices(&mut left, written);
+                in_block += written;
+                if in_block >= BLOCK {
+                    (in_block, deadline) = (0, Instant::now() + limit);
+                }
             }
         }
     }
@@ -170,5 +195,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.expect_quiet()?;
         self.send(line.as_bytes(), limit).await?;
         self.reply(limit).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_far_side_that_takes_an_octet_now_and_then_is_given_up() {
+        let (near, mut far) = tokio::io::duplex(1);
+        let trickle = tokio::spawn(async move {
+            while far.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let content = vec![b'x'; 30_000];
+        let sent =
+            Wire::new(near).send_pieces([content.as_slice()].into_iter(), Duration::from_millis(100)).await;
+        assert!(matches!(sent, Err(WireError::TimedOut(_))), "{sent:?}");
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_large_message_has_its_time_for_each_block() {
+        let (near, mut far) = tokio::io::duplex(BLOCK);
+        let slow = tokio::spawn(async move {
+            let mut block = vec![0; BLOCK];
+            while far.read_exact(&mut block).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let content = vec![b'x'; 20 * BLOCK];
+        let sent =
+            Wire::new(near).send_pieces([content.as_slice()].into_iter(), Duration::from_millis(300)).await;
+        assert!(sent.is_ok(), "{sent:?}");
+        slow.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_came_unasked_is_noticed_before_it_is_read() {
+        let (near, mut far) = tokio::io::duplex(100);
+        let mut wire = Wire::new(near);
+        assert!(wire.expect_silence().await.is_ok());
+        far.write_all(b"451 4.4.2 you were idle\r\n").await.unwrap();
+        assert!(matches!(wire.expect_silence().await, Err(WireError::Unasked)));
+        drop(far);
+        assert!(matches!(wire.expect_silence().await, Err(WireError::Closed)));
     }
 }

@@ -12,6 +12,9 @@ pub const MAX_LINE: usize = 4096;
 /// Lines of one reply.
 pub const MAX_LINES: usize = 100;
 
+/// Octets of one reply: far more than any greeting or EHLO needs, and few enough to be kept by many connections.
+pub const MAX_REPLY: usize = 64 << 10;
+
 /// Collects one reply after the other.
 #[derive(Default, Debug)]
 pub struct ReplyReader {
@@ -19,6 +22,8 @@ pub struct ReplyReader {
     partial: Vec<u8>,
     /// The lines so far of a reply whose last line has not come yet.
     unfinished: Option<Reply>,
+    /// Octets of these lines.
+    octets: usize,
 }
 
 /// What a far side sent is no SMTP reply.
@@ -30,6 +35,9 @@ pub enum ReplyError {
     /// More than [`MAX_LINES`] lines.
     #[error("a reply of more than {MAX_LINES} lines")]
     TooManyLines,
+    /// More than [`MAX_REPLY`] octets.
+    #[error("a reply of more than {MAX_REPLY} octets")]
+    TooLong,
     /// A line that does not end in CRLF, or with a CR inside.
     #[error("a reply line with a bare CR or LF")]
     LineEnd,
@@ -83,6 +91,10 @@ impl ReplyReader {
         let line = line.strip_suffix(b"\r\n").ok_or(ReplyError::LineEnd)?;
         if memchr::memchr(b'\r', line).is_some() {
             return Err(ReplyError::LineEnd);
+        }
+        self.octets = if self.unfinished.is_some() { self.octets + line.len() } else { line.len() };
+        if self.octets > MAX_REPLY {
+            return Err(ReplyError::TooLong);
         }
         let (code, last, text) = parse_line(line)?;
         let text = printable(text);
@@ -215,6 +227,10 @@ mod tests {
         assert_eq!(read_all(&endless, endless.len()), Err(ReplyError::LineTooLong));
         let lines = b"220-more\r\n".repeat(MAX_LINES + 1);
         assert_eq!(read_all(&lines, 64), Err(ReplyError::TooManyLines));
+        let long_line = format!("250-{}\r\n", "x".repeat(4000));
+        assert_eq!(read_all(long_line.repeat(99).as_bytes(), 2048), Err(ReplyError::TooLong));
+        let short = format!("250-{}\r\n250 end\r\n", "x".repeat(4000));
+        assert_eq!(read_all(short.repeat(99).as_bytes(), 2048).unwrap().len(), 99);
     }
 
     #[test]
