@@ -47,21 +47,3 @@ async fn the_limit_of_descriptors_is_raised_as_far_as_it_goes() {
     let (soft, hard) = relay.limits();
     assert_eq!(soft, hard);
 }
-
-#[tokio::test]
-async fn s2_clients_cannot_take_the_descriptors_that_the_store_needs() {
-    let directory = tempfile::tempdir().unwrap();
-    let relay = Relay::start(directory.path(), "", "ulimit -n 300").await;
-    let warning = relay.start.iter().find(|event| event["room"] == 150);
-    assert!(warning.is_some_and(|event| event["level"] == "WARN"), "{:?}", relay.start);
-    let mut clients = Vec::new();
-    for _ in 0..150 {
-        let mut client = Client::connect(relay.address).await;
-        assert!(client.reply().await.starts_with("220"));
-        clients.push(client);
-    }
-    let mut one_more = Client::connect(relay.address).await;
-    assert!(one_more.reply().await.starts_with("421 4.3.2"));
-    let reply = submit(&mut clients[0]).await;
-    assert!(reply.starts_with("250 2.0.0 OK Message queued"), "{reply}");
-}
