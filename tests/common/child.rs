@@ -19,9 +19,8 @@ pub struct Relay {
     child: Child,
     /// Of the first listener.
     pub address: SocketAddr,
-    /// Each line of the log from "listening" on, and all before it in `start`.
+    /// Each line of the log after "listening".
     log: mpsc::UnboundedReceiver<serde_json::Value>,
-    pub start: Vec<serde_json::Value>,
 }
 
 impl Relay {
@@ -68,13 +67,15 @@ path = "{0}/mail"
                 let _ = sender.send(serde_json::from_str(&line).unwrap());
             }
         });
-        let mut start: Vec<serde_json::Value> = Vec::new();
-        while start.last().is_none_or(|event| event["message"] != "listening") {
+        let listening = loop {
             let event = timeout(PATIENCE, log.recv()).await.expect("it listens in time");
-            start.push(event.expect("it does not end before it listens"));
-        }
-        let address = start.last().unwrap()["address"].as_str().unwrap().parse().unwrap();
-        Self { child, address, log, start }
+            let event = event.expect("it does not end before it listens");
+            if event["message"] == "listening" {
+                break event;
+            }
+        };
+        let address = listening["address"].as_str().unwrap().parse().unwrap();
+        Self { child, address, log }
     }
 
     pub fn pid(&self) -> u32 {
