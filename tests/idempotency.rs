@@ -261,6 +261,22 @@ async fn i2_a_key_in_flight_is_answered_with_451_even_after_its_connection_is_go
     assert_eq!(bench.queued().len(), 1);
 }
 
+#[tokio::test]
+async fn i1_many_retries_of_a_known_key_at_once_are_all_replayed() {
+    let (gated, bench) = Gated::bench(options());
+    gated.gate.add_permits(1);
+    let id = bench.decide(keyed("k", "x")).await.queue_id().unwrap();
+    // One retry is being decided about, and slowly: it is no "first submission" that the next one had to wait for.
+    gated.next_lookup_waits.store(true, Ordering::SeqCst);
+    let intake = bench.intake.clone();
+    let slow = tokio::spawn(async move { intake.accept(keyed("k", "x")).await.decision });
+    gated.commit_waits().await;
+    assert_eq!(bench.decide(keyed("k", "x")).await, Decision::Replayed(id));
+    assert_eq!(bench.decide(keyed("k", "y")).await, Decision::DifferentBody);
+    gated.lookups.add_permits(1);
+    assert_eq!(slow.await.unwrap(), Decision::Replayed(id));
+}
+
 /// The first decision on the key that is not "in flight".
 async fn settled(bench: &Bench, key: &str) -> Decision {
     let settle = async {

@@ -116,7 +116,7 @@ impl Intake {
         let claim = match self.claims.take(&key, arrival.id) {
             Ok(claim) => claim,
             Err(holder) if self.only_observes(keyed) => return self.let_through(arrival.id, holder),
-            Err(_) => return Ruling::Decided(Decision::InFlight),
+            Err(_) => return self.beside_another(arrival, keyed, &key).await,
         };
         let record = match self.store.find_key(&key).await {
             Ok(Some(record)) => record,
@@ -134,6 +134,16 @@ impl Intake {
             Err(error) => return Ruling::Decided(refused(arrival.id, &error)),
         };
         self.judge(arrival, keyed, &record).await
+    }
+
+    /// Somebody else is being decided about under this key. That may be a retry like this one: what is durable already
+    /// is answered all the same, only what is not has to wait.
+    async fn beside_another(&self, arrival: &Arrival, keyed: &Keyed, key: &ScopedKey) -> Ruling {
+        match self.store.find_key(key).await {
+            Ok(Some(record)) => self.judge(arrival, keyed, &record).await,
+            Ok(None) => Ruling::Decided(Decision::InFlight),
+            Err(error) => Ruling::Decided(refused(arrival.id, &error)),
+        }
     }
 
     /// I1: what a known key means for this submission.

@@ -33,8 +33,21 @@ pub(super) struct Unclean;
 pub(super) struct Part<'a> {
     /// Its header.
     pub header: Header<'a>,
+    /// Whose header it is.
+    pub role: Role,
     /// What it is.
     pub kind: Kind<'a>,
+}
+
+/// Whose header a part has: different fields mean something in each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// The message that was submitted.
+    Own,
+    /// A message within it.
+    Nested,
+    /// A piece of a multipart: only its `Content-` fields mean anything (RFC 2046 §5.1).
+    Piece,
 }
 
 /// What a part is.
@@ -77,6 +90,7 @@ enum Default {
 struct Pending<'a> {
     bytes: &'a [u8],
     depth: usize,
+    role: Role,
     default: Default,
 }
 
@@ -86,7 +100,7 @@ struct Pending<'a> {
 /// [`Unclean`].
 pub(super) fn parts(content: &[u8]) -> Result<Vec<Part<'_>>, Unclean> {
     let mut walk = Walk { parts: Vec::new(), pending: Vec::new(), fields: 0, header_bytes: 0, searched: 0 };
-    walk.pending.push(Pending { bytes: content, depth: 0, default: Default::Text });
+    walk.pending.push(Pending { bytes: content, depth: 0, role: Role::Own, default: Default::Text });
     while let Some(next) = walk.pending.pop() {
         walk.take(&next)?;
     }
@@ -109,7 +123,7 @@ impl<'a> Walk<'a> {
         }
         if next.default == Default::Sealed {
             let header = Header::split(b"");
-            self.parts.push(Part { header, kind: Kind::Sealed(next.bytes) });
+            self.parts.push(Part { header, role: next.role, kind: Kind::Sealed(next.bytes) });
             return Ok(());
         }
         let header = Header::split(next.bytes);
@@ -119,7 +133,7 @@ impl<'a> Walk<'a> {
         }
         self.count(&header)?;
         let kind = self.kind(&header, next)?;
-        self.parts.push(Part { header, kind });
+        self.parts.push(Part { header, role: next.role, kind });
         Ok(())
     }
 
@@ -148,7 +162,8 @@ impl<'a> Walk<'a> {
             return self.multipart(&media, sub, transfer, header.body, next.depth);
         }
         if main == "message" && matches!(sub, "rfc822" | "global") && transfer == Transfer::Identity {
-            self.pending.push(Pending { bytes: header.body, depth: next.depth + 1, default: Default::Text });
+            let (depth, role) = (next.depth + 1, Role::Nested);
+            self.pending.push(Pending { bytes: header.body, depth, role, default: Default::Text });
             return Ok(Kind::Message);
         }
         let charset = media.only("charset").map_err(|_| Unclean)?.unwrap_or_default();
@@ -177,7 +192,8 @@ impl<'a> Walk<'a> {
             "signed" => Default::Sealed,
             _ => Default::Text,
         };
-        let pending = children.iter().rev().map(|bytes| Pending { bytes, depth: depth + 1, default });
+        let (depth, role) = (depth + 1, Role::Piece);
+        let pending = children.iter().rev().map(|bytes| Pending { bytes, depth, role, default });
         self.pending.extend(pending);
         Ok(Kind::Multipart(children.len()))
     }
