@@ -266,6 +266,7 @@ async fn i1_many_retries_of_a_known_key_at_once_are_all_replayed() {
     let (gated, bench) = Gated::bench(options());
     gated.gate.add_permits(1);
     let id = bench.decide(keyed("k", "x")).await.queue_id().unwrap();
+    gated.commit_waits().await;
     // One retry is being decided about, and slowly: it is no "first submission" that the next one had to wait for.
     gated.next_lookup_waits.store(true, Ordering::SeqCst);
     let intake = bench.intake.clone();
@@ -322,6 +323,19 @@ async fn i2_the_loser_between_two_nodes_is_judged_like_a_retry() {
     let mut other = keyed("raced", "x");
     other.envelope.recipients[0] = envelope("a@b", &["two@dest.example"]).recipients.remove(0);
     assert_eq!(bench.decide(other).await, Decision::DifferentEnvelope);
+    assert_eq!(bench.queued().len(), 1);
+}
+
+#[tokio::test]
+async fn i2_the_loser_between_two_nodes_comes_again_when_its_hashes_do_not_tell() {
+    let (gated, bench) = Gated::bench(options());
+    gated.gate.add_permits(100);
+    bench.decide(keyed("model", "x")).await;
+    let key = bench.queued()[0].key.clone().unwrap();
+    let mut record = gated.inner.find_key(&key).await.unwrap().unwrap();
+    record.fingerprint.mode = FingerprintMode::Exact;
+    *gated.other_node.lock().unwrap() = Some(record);
+    assert_eq!(bench.decide(keyed("raced", "x")).await, Decision::StoreFailed);
     assert_eq!(bench.queued().len(), 1);
 }
 
@@ -441,6 +455,9 @@ fn s2_a_large_message_holds_up_nobody() {
         assert!(!waiting.is_finished());
         free.send(()).unwrap();
         let id = waiting.await.unwrap().queue_id().unwrap();
+        let message = bench.queued().into_iter().find(|message| message.id == id).unwrap();
+        let body = [b"\r\n\r\n".as_slice(), "x".repeat(300 * 1024).as_bytes(), b"\r\n"].concat();
+        assert!(message.content.ends_with(&body) && message.content.len() < body.len() + 1000);
         let retry = keyed("large", &"x".repeat(300 * 1024));
         assert_eq!(bench.decide(retry).await, Decision::Replayed(id));
     });
