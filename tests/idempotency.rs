@@ -61,6 +61,22 @@ async fn the_whole_contract_word_for_word() {
 }
 
 #[tokio::test]
+async fn replies_call_the_field_by_its_configured_name() {
+    let bench = Bench::new(Options { header: "Idempotency-Key".to_owned(), ..options() });
+    let send = |fields: &str, body: &str| bench.reply(submission(&format!("{fields}Subject: s\n\n{body}\n")));
+    assert!(send("Idempotency-Key: k\n", "x").await.starts_with("250 2.0.0 OK Message queued as "));
+    assert!(send("Idempotency-Key: k\n", "x").await.ends_with("(idempotent replay)"));
+    assert_eq!(
+        send("Idempotency-Key: k\n", "y").await,
+        "554 5.5.0 Idempotency-Key reused with different body"
+    );
+    let long = format!("Idempotency-Key: {}\n", "x".repeat(257));
+    assert_eq!(send(&long, "y").await, "554 5.5.0 Invalid Idempotency-Key (length)");
+    // The usual name is a field like any other then.
+    assert!(send("X-Idempotency-Key: k\n", "z").await.starts_with("250 2.0.0 OK Message queued as "));
+}
+
+#[tokio::test]
 async fn i1_a_retry_that_a_library_built_anew_is_replayed() {
     let bench = Bench::new(options());
     let built = |n: u8| {

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Clock;
 use crate::mail::{KeyKind, QueueId, Scope, ScopedKey};
+use crate::smtp::Reply;
 use crate::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError};
 use arrival::Arrival;
 use claims::{Claim, Claims};
@@ -70,6 +71,11 @@ impl Intake {
     /// How many submissions `observe` has let through, since the start, that would have been suppressed.
     pub fn observed(&self) -> u64 {
         self.observed.load(Ordering::Relaxed)
+    }
+
+    /// What the client hears of a decision.
+    pub fn reply(&self, decision: &Decision) -> Reply {
+        decision.reply_about(&self.options.header)
     }
 
     /// Decides about one submission.
