@@ -7,7 +7,7 @@ use super::canon::Canon;
 use super::content_id::ContentIds;
 use super::fields::{self, Canonical};
 use super::media_type::Parameterised;
-use super::mime::{self, Kind, Leaf, Part, Role, Unclean};
+use super::mime::{self, Kind, Leaf, NoParts, Part, Role};
 use crate::intake::charset;
 use crate::mail::header::Field;
 
@@ -30,8 +30,8 @@ enum Form {
 /// The content's hash.
 ///
 /// # Errors
-/// [`Unclean`]: the caller falls back to the raw bytes.
-pub(super) fn hash(content: &[u8], rules: Rules<'_>) -> Result<[u8; 32], Unclean> {
+/// [`NoParts`]: the caller falls back to the raw bytes.
+pub(super) fn hash(content: &[u8], rules: Rules<'_>) -> Result<[u8; 32], NoParts> {
     let parts = mime::parts(content)?;
     let ids = ContentIds::of(&parts);
     let mut canon = Canon::new("oncemail content 1");

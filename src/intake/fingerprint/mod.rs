@@ -55,7 +55,9 @@ pub(super) fn take(
         FingerprintMode::Exact => (FingerprintMode::Exact, exact(content, rules)),
         FingerprintMode::Content => match content::hash(content, rules) {
             Ok(hash) => (FingerprintMode::Content, hash),
-            Err(mime::Unclean) => (FingerprintMode::Exact, exact(content, rules)),
+            Err(mime::NoParts::Unclean | mime::NoParts::TooLarge) => {
+                (FingerprintMode::Exact, exact(content, rules))
+            }
         },
     };
     Fingerprint { version: VERSION, mode, envelope: envelope_hash(envelope), content }

@@ -204,6 +204,35 @@ fn i1_what_is_not_shown_of_a_part_does_not_count() {
 }
 
 #[test]
+fn i1_a_broken_message_within_is_passed_on_as_it_is() {
+    // A help desk forwards what it was sent, and what people send is often broken.
+    let forward = |boundary: &str, inner: &str| {
+        format!(
+            "Content-Type: multipart/mixed; boundary={boundary}\nDate: {boundary}\n\n--{boundary}\n\nsee below\n\
+             --{boundary}\nContent-Type: message/rfc822\n\n{inner}\n--{boundary}\n\nafter\n--{boundary}--\n"
+        )
+    };
+    let mut all = Vec::new();
+    for inner in [
+        "Subject: s\nContent-Type: multipart/mixed; boundary=zz\n\n--zz\n\ncut off",
+        "Subject: s\nContent-Type: multipart/mixed; boundary=zz\n\n--zz\n\ncut of",
+        "Subject: s\nContent-Type: multipart/mixed; boundary=zz\n\n--zz\n\nx\n--zz\n\ncut off",
+        "From mbox\nSubject: s\n\ntext",
+        "Content-Type: text/plain charset=utf-8\n\ntext",
+        "Content-Type: message/rfc822\n\nContent-Type: text/plain charset=utf-8\n\ntext",
+        "Content-Type: multipart/mixed; boundary=zz\n\n--zz\nContent-Type: message/rfc822\n\nno field\n--zz--",
+        "Content-Type: multipart/mixed; boundary=zz\n\n--zz\nContent-Type: message/rfc822\n\nA: 1\n\nx\n--zz\nno field\n--zz--",
+    ] {
+        same(&forward("b", inner), &forward("c", inner));
+        all.push(content_print(crlf(&forward("b", inner))).content);
+        all.push(content_print(crlf(&forward("b", inner).replace("after", "later"))).content);
+    }
+    let different: std::collections::HashSet<_> = all.iter().collect();
+    assert_eq!(different.len(), all.len());
+    unclean(crlf(&forward("b", "\ntext").replace("see below", "x\n--bb")));
+}
+
+#[test]
 fn i1_a_content_id_that_is_too_long_for_a_line_is_still_one() {
     // As Python writes it on a host with a long name.
     let mail = |id: &str| {
