@@ -125,6 +125,15 @@ async fn i1_a_key_is_replayed_while_it_lives_and_new_afterwards() {
 }
 
 #[tokio::test]
+async fn i3_a_key_outlives_its_time_while_its_message_is_queued() {
+    let bench = Bench::new(options());
+    let id = bench.decide(keyed("k", "x")).await.queue_id().unwrap();
+    bench.clock.advance(TTL * 3);
+    assert_eq!(bench.decide(keyed("k", "x")).await, Decision::Replayed(id));
+    assert_eq!(bench.decide(keyed("k", "y")).await, Decision::DifferentBody);
+}
+
+#[tokio::test]
 async fn keys_of_different_scopes_are_different_keys() {
     let bench = Bench::new(options());
     for scope in [Scope::named("a"), Scope::named("b"), Scope::anonymous(), Scope::named("")] {
