@@ -107,6 +107,12 @@ fn hash_header(
     for field in &kept {
         hash_field(field, form, ids, canon);
     }
+    // Whatever such a field says: where some programs end the header there, their readers see another mail.
+    let is_key = |field: &Field<'_>| part.role == Role::Own && field.is(rules.key_header);
+    for field in part.header.fields().filter(|field| field.is_obsolete() && !is_key(field)) {
+        canon.tag(5);
+        canon.bytes(&field.name.to_ascii_lowercase());
+    }
 }
 
 fn counts(field: &Field<'_>, role: Role, form: Option<Form>, rules: Rules<'_>) -> bool {

@@ -252,6 +252,17 @@ fn i1_a_content_id_that_is_too_long_for_a_line_is_still_one() {
 }
 
 #[test]
+fn where_some_programs_end_the_header_counts() {
+    let plain = mixed(&["Content-Transfer-Encoding: base64\n\nYQ=="]);
+    different(&plain, &plain.replace("base64\n", "base64\n \n"));
+    different(&plain, &plain.replace("Encoding:", "Encoding :"));
+    different("Subject: s\nTo: a@b\n\n", "Subject: s\nTo : a@b\n\n");
+    different("Subject : s\nTo: a@b\n\n", "Subject: s\nTo : a@b\n\n");
+    different("Subject: s\nTo: a@b\n\n", "Subject: s\n\t\nTo: a@b\n\n");
+    same("X-Idempotency-Key : k\nSubject: s\n\n", "X-Idempotency-Key:\n \n k\nSubject: s\n\n");
+}
+
+#[test]
 fn preamble_and_epilogue_are_not_content_but_nothing_hides_in_them() {
     let plain = mixed(&["\none"]);
     same(&plain, &plain.replacen("\n\n--b", "\n\nThis is MIME.\n--b", 1));
