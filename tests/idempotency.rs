@@ -61,6 +61,22 @@ async fn the_whole_contract_word_for_word() {
 }
 
 #[tokio::test]
+async fn replies_call_the_field_by_its_configured_name() {
+    let bench = Bench::new(Options { header: "Idempotency-Key".to_owned(), ..options() });
+    let send = |fields: &str, body: &str| bench.reply(submission(&format!("{fields}Subject: s\n\n{body}\n")));
+    assert!(send("Idempotency-Key: k\n", "x").await.starts_with("250 2.0.0 OK Message queued as "));
+    assert!(send("Idempotency-Key: k\n", "x").await.ends_with("(idempotent replay)"));
+    assert_eq!(
+        send("Idempotency-Key: k\n", "y").await,
+        "554 5.5.0 Idempotency-Key reused with different body"
+    );
+    let long = format!("Idempotency-Key: {}\n", "x".repeat(257));
+    assert_eq!(send(&long, "y").await, "554 5.5.0 Invalid Idempotency-Key (length)");
+    // The usual name is a field like any other then.
+    assert!(send("X-Idempotency-Key: k\n", "z").await.starts_with("250 2.0.0 OK Message queued as "));
+}
+
+#[tokio::test]
 async fn i1_a_retry_that_a_library_built_anew_is_replayed() {
     let bench = Bench::new(options());
     let built = |n: u8| {
@@ -106,6 +122,15 @@ async fn i1_a_key_is_replayed_while_it_lives_and_new_afterwards() {
     bench.clock.advance(Duration::from_millis(1));
     let again = bench.decide(keyed("k", "other")).await;
     assert!(matches!(again, Decision::Queued(new) if new != id), "{again:?}");
+}
+
+#[tokio::test]
+async fn i3_a_key_outlives_its_time_while_its_message_is_queued() {
+    let bench = Bench::new(options());
+    let id = bench.decide(keyed("k", "x")).await.queue_id().unwrap();
+    bench.clock.advance(TTL * 3);
+    assert_eq!(bench.decide(keyed("k", "x")).await, Decision::Replayed(id));
+    assert_eq!(bench.decide(keyed("k", "y")).await, Decision::DifferentBody);
 }
 
 #[tokio::test]
@@ -261,6 +286,23 @@ async fn i2_a_key_in_flight_is_answered_with_451_even_after_its_connection_is_go
     assert_eq!(bench.queued().len(), 1);
 }
 
+#[tokio::test]
+async fn i1_many_retries_of_a_known_key_at_once_are_all_replayed() {
+    let (gated, bench) = Gated::bench(options());
+    gated.gate.add_permits(1);
+    let id = bench.decide(keyed("k", "x")).await.queue_id().unwrap();
+    gated.commit_waits().await;
+    // One retry is being decided about, and slowly: it is no "first submission" that the next one had to wait for.
+    gated.next_lookup_waits.store(true, Ordering::SeqCst);
+    let intake = bench.intake.clone();
+    let slow = tokio::spawn(async move { intake.accept(keyed("k", "x")).await.decision });
+    gated.commit_waits().await;
+    assert_eq!(bench.decide(keyed("k", "x")).await, Decision::Replayed(id));
+    assert_eq!(bench.decide(keyed("k", "y")).await, Decision::DifferentBody);
+    gated.lookups.add_permits(1);
+    assert_eq!(slow.await.unwrap(), Decision::Replayed(id));
+}
+
 /// The first decision on the key that is not "in flight".
 async fn settled(bench: &Bench, key: &str) -> Decision {
     let settle = async {
@@ -306,6 +348,19 @@ async fn i2_the_loser_between_two_nodes_is_judged_like_a_retry() {
     let mut other = keyed("raced", "x");
     other.envelope.recipients[0] = envelope("a@b", &["two@dest.example"]).recipients.remove(0);
     assert_eq!(bench.decide(other).await, Decision::DifferentEnvelope);
+    assert_eq!(bench.queued().len(), 1);
+}
+
+#[tokio::test]
+async fn i2_the_loser_between_two_nodes_comes_again_when_its_hashes_do_not_tell() {
+    let (gated, bench) = Gated::bench(options());
+    gated.gate.add_permits(100);
+    bench.decide(keyed("model", "x")).await;
+    let key = bench.queued()[0].key.clone().unwrap();
+    let mut record = gated.inner.find_key(&key).await.unwrap().unwrap();
+    record.fingerprint.mode = FingerprintMode::Exact;
+    *gated.other_node.lock().unwrap() = Some(record);
+    assert_eq!(bench.decide(keyed("raced", "x")).await, Decision::StoreFailed);
     assert_eq!(bench.queued().len(), 1);
 }
 
@@ -425,6 +480,9 @@ fn s2_a_large_message_holds_up_nobody() {
         assert!(!waiting.is_finished());
         free.send(()).unwrap();
         let id = waiting.await.unwrap().queue_id().unwrap();
+        let message = bench.queued().into_iter().find(|message| message.id == id).unwrap();
+        let body = [b"\r\n\r\n".as_slice(), "x".repeat(300 * 1024).as_bytes(), b"\r\n"].concat();
+        assert!(message.content.ends_with(&body) && message.content.len() < body.len() + 1000);
         let retry = keyed("large", &"x".repeat(300 * 1024));
         assert_eq!(bench.decide(retry).await, Decision::Replayed(id));
     });

@@ -81,7 +81,7 @@ pub(super) fn intake(root: &Table, problems: &Problems, hostname: String) -> int
     let section = Section::once(root, "idempotency", problems);
     let options = intake::Options {
         hostname,
-        header: section.parsed("header", key_field).unwrap_or_else(|| "X-Idempotency-Key".to_owned()),
+        header: section.parsed("header", key_field_name).unwrap_or_else(|| "X-Idempotency-Key".to_owned()),
         ttl: section.duration("ttl", DAY, &(SECOND..=366 * DAY)),
         fingerprint: section.choice(
             "fingerprint",
@@ -111,33 +111,45 @@ fn field_name(text: &str) -> Result<String, String> {
     is_name.then(|| text.to_owned()).ok_or_else(|| "a header field's name without the colon".to_owned())
 }
 
-/// Fields that a mail cannot do without: the key's field is taken out of every message.
-const NEEDED_FIELDS: [&str; 12] = [
+/// The key's field is taken out of each message: a field that belongs to the mail would be lost.
+fn key_field_name(text: &str) -> Result<String, String> {
+    let name = field_name(text)?;
+    let is_own = |own: &str| match own.strip_suffix('*') {
+        Some(prefix) => name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)),
+        None => name.eq_ignore_ascii_case(own),
+    };
+    if MAIL_FIELDS.into_iter().any(is_own) {
+        return Err(
+            "a field that mails do not have already, for it is never relayed (fallback_key = \"message-id\" \
+                    needs no field of its own)"
+                .to_owned(),
+        );
+    }
+    Ok(name)
+}
+
+/// Fields that mails have (RFC 5322 §3.6, RFC 2045, RFC 6376, RFC 2369).
+const MAIL_FIELDS: [&str; 19] = [
     "From",
     "Sender",
     "Reply-To",
     "To",
     "Cc",
     "Bcc",
-    "Subject",
-    "Date",
     "Message-ID",
+    "In-Reply-To",
+    "References",
+    "Subject",
+    "Comments",
+    "Keywords",
+    "Date",
     "Received",
     "Return-Path",
     "MIME-Version",
+    "DKIM-Signature",
+    "Content-*",
+    "Resent-*",
 ];
-
-/// The name of a field that may be taken out of a message.
-fn key_field(text: &str) -> Result<String, String> {
-    let name = field_name(text)?;
-    let is_content = name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("Content-"));
-    if is_content || NEEDED_FIELDS.iter().any(|needed| name.eq_ignore_ascii_case(needed)) {
-        return Err("a field that carries nothing but the key, because it is taken out of every message; \
-                    fallback_key = \"message-id\" uses the Message-ID and leaves it in"
-            .to_owned());
-    }
-    Ok(name)
-}
 
 /// Reads `[retry]`.
 pub(super) fn queue(root: &Table, problems: &Problems, fresh_bytes: usize) -> queue::options::Options {

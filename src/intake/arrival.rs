@@ -50,21 +50,23 @@ impl Arrival {
 
     /// Finds key, fingerprint and the rest; `None` when the work could not be done.
     pub(super) async fn examine(&self) -> Option<Examined> {
-        self.run(|arrival| examine(&arrival.content, &arrival.envelope, &arrival.options)).await
+        self.run(self.content.len(), |arrival| examine(&arrival.content, &arrival.envelope, &arrival.options))
+            .await
     }
 
     /// Compares this submission with what a key remembers, by the record's rules.
     pub(super) async fn compare(&self, mine: Fingerprint, record: Fingerprint) -> Option<Comparison> {
-        self.run(move |arrival| {
+        self.run(self.content.len(), move |arrival| {
             fingerprint::compare(&record, &mine, &arrival.content, examine::rules(&arrival.options))
         })
         .await
     }
 
-    /// The message as it is queued.
-    pub(super) async fn message(&self, key: Option<ScopedKey>, message_id: String) -> Option<Message> {
-        self.run(move |arrival| {
-            let content = fixup::relayed(arrival);
+    /// The message as it is queued. It takes the content with it.
+    pub(super) async fn message(&mut self, key: Option<ScopedKey>, message_id: String) -> Option<Message> {
+        let content = std::mem::take(&mut self.content);
+        self.run(content.len(), move |arrival| {
+            let content = fixup::relayed(arrival, Vec::from(content));
             let mut envelope = Envelope::clone(&arrival.envelope);
             // What a client says is a wish; what is in the message decides what it needs (RFC 6152 §3).
             envelope.body = if content.is_ascii() { Body::SevenBit } else { Body::EightBitMime };
@@ -88,12 +90,12 @@ impl Arrival {
     }
 
     /// `None` when the work panicked or the runtime is shutting down.
-    async fn run<T, F>(&self, work: F) -> Option<T>
+    async fn run<T, F>(&self, octets: usize, work: F) -> Option<T>
     where
         T: Send + 'static,
         F: FnOnce(&Self) -> T + Send + 'static,
     {
-        if self.content.len() <= INLINE_BYTES {
+        if octets <= INLINE_BYTES {
             return Some(work(self));
         }
         let arrival = self.clone();

@@ -11,6 +11,8 @@ use crate::mail::{Envelope, Fingerprint, KeyKind};
 const MAX_RECEIVED: usize = 100;
 /// Characters of a Message-ID that are kept for the log.
 const MAX_MESSAGE_ID: usize = 256;
+/// Octets of a Message-ID that are decoded for the log: more than enough for that many characters.
+const MAX_MESSAGE_ID_OCTETS: usize = 4096;
 
 /// What was found out.
 #[derive(Debug)]
@@ -96,7 +98,23 @@ fn usable_message_id(header: &Header<'_>) -> Option<Vec<u8>> {
 
 /// Cut to length, decoded as far as it is text, without characters that would disturb a log.
 fn for_log(message_id: &[u8]) -> String {
+    let message_id = message_id.get(..MAX_MESSAGE_ID_OCTETS).unwrap_or(message_id);
     let text = encoded_word::decode(message_id).unwrap_or_else(|_| message_id.to_vec());
     let chars = String::from_utf8_lossy(&text);
     chars.chars().take(MAX_MESSAGE_ID).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_id_is_fit_for_a_log() {
+        assert_eq!(for_log(b"<1@x>"), "<1@x>");
+        assert_eq!(for_log(b"=?utf-8?q?=3C1=40x=3E?="), "<1@x>");
+        assert_eq!(for_log(b"<\x1b[2J\xff>"), "<?[2J\u{fffd}>");
+        // However long it is, only the front is looked at.
+        let long = "=?utf-8?q?=C3=A9?= x ".repeat(100_000);
+        assert_eq!(for_log(long.as_bytes()).chars().count(), MAX_MESSAGE_ID);
+    }
 }

@@ -9,6 +9,8 @@ use crate::mail::received::{self, Received};
 
 /// Room for the fields that are added; longer ones only cost a second allocation.
 const ADDED_BYTES: usize = 1024;
+/// A content of more octets keeps the memory that it came in; copying a smaller one is quicker than moving it.
+const LARGE: usize = 64 * 1024;
 
 /// The Message-ID that a message without one gets.
 pub(super) fn message_id(id: QueueId, hostname: &str) -> String {
@@ -16,10 +18,16 @@ pub(super) fn message_id(id: QueueId, hostname: &str) -> String {
 }
 
 /// The content as it is relayed.
-pub(super) fn relayed(arrival: &Arrival) -> Vec<u8> {
+pub(super) fn relayed(arrival: &Arrival, content: Vec<u8>) -> Vec<u8> {
+    let is_large = content.len() > LARGE;
+    assembled(arrival, content, is_large)
+}
+
+fn assembled(arrival: &Arrival, content: Vec<u8>, is_large: bool) -> Vec<u8> {
     let options = &*arrival.options;
-    let header = Header::split(&arrival.content);
-    let mut out = Vec::with_capacity(arrival.content.len() + ADDED_BYTES);
+    let header = Header::split(&content);
+    let room = if is_large { header.len() } else { content.len() };
+    let mut out = Vec::with_capacity(room + ADDED_BYTES);
     received_field(arrival).write_to(&mut out);
     add_missing(&header, arrival, &mut out);
     for field in header.fields().filter(|field| !is_dropped(field, options)) {
@@ -30,9 +38,24 @@ pub(super) fn relayed(arrival: &Arrival) -> Vec<u8> {
     if header.end != HeaderEnd::EndOfMessage {
         out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(header.body);
+    let body_len = header.body.len();
+    if is_large {
+        out = behind(&out, content, body_len);
+    } else {
+        out.extend_from_slice(header.body);
+    }
     end_line(&mut out);
     out
+}
+
+/// The last `body_len` octets of `content` with `front` before them, in the memory that `content` has already: a
+/// large message is never there twice (S2).
+fn behind(front: &[u8], mut content: Vec<u8>, body_len: usize) -> Vec<u8> {
+    let old_front = content.len() - body_len;
+    content.reserve_exact(front.len().saturating_sub(old_front) + b"\r\n".len());
+    drop(content.splice(..old_front, front.iter().copied()));
+    content.shrink_to(content.len() + ADDED_BYTES);
+    content
 }
 
 fn received_field(arrival: &Arrival) -> Received<'_> {
@@ -123,7 +146,7 @@ mod tests {
     /// What is relayed, without the Received field on top, `ID` for the queue id.
     fn fixed_with(content: &str, options: Options) -> String {
         let arrival = arrival(content.as_bytes(), options);
-        let text = String::from_utf8(relayed(&arrival)).unwrap();
+        let text = String::from_utf8(relayed(&arrival, content.into())).unwrap();
         let received = Header::split(text.as_bytes()).fields().next().unwrap().raw.len();
         assert!(
             text.starts_with("Received: (authenticated as shop) by relay.example with ESMTP\r\n\tid "),
@@ -152,8 +175,9 @@ mod tests {
             let content = format!("{FULL}{rest}");
             assert_eq!(fixed(&content), content);
         }
-        let arrival = arrival(b"A: \xff\r\n\r\n\xfe\r\n", options());
-        assert!(relayed(&arrival).ends_with(b"A: \xff\r\n\r\n\xfe\r\n"));
+        let content = b"A: \xff\r\n\r\n\xfe\r\n";
+        let arrival = arrival(content, options());
+        assert!(relayed(&arrival, content.to_vec()).ends_with(b"A: \xff\r\n\r\n\xfe\r\n"));
     }
 
     #[test]
@@ -218,6 +242,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn s2_a_large_message_keeps_its_memory() {
+        for added in [0, 2_000] {
+            let mut content = format!("Subject: s\r\n\r\n{}", "x".repeat(LARGE)).into_bytes();
+            content.reserve_exact(added);
+            let memory = content.as_ptr();
+            let arrival = arrival(&content, options());
+            let body = content[14..].to_vec();
+            let relayed = relayed(&arrival, content);
+            assert!(relayed.ends_with(&[b"Subject: s\r\n\r\n".as_slice(), &body, b"\r\n"].concat()));
+            // With room for the new fields nothing is allocated at all.
+            assert!(added == 0 || relayed.as_ptr() == memory);
+            assert!(relayed.capacity() <= relayed.len() + ADDED_BYTES);
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -234,7 +274,8 @@ mod tests {
         ) {
             let content = pieces.concat();
             let arrival = arrival(content.as_bytes(), options());
-            let out = relayed(&arrival);
+            let out = relayed(&arrival, content.clone().into());
+            prop_assert_eq!(&assembled(&arrival, content.clone().into(), true), &out);
             prop_assert!(out.ends_with(b"\r\n"));
             let (before, after) = (Header::split(content.as_bytes()), Header::split(&out));
             prop_assert!(after.fields().all(|f| !f.is("X-Idempotency-Key") && !f.is("Return-Path")));

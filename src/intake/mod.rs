@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Clock;
 use crate::mail::{KeyKind, QueueId, Scope, ScopedKey};
+use crate::smtp::Reply;
 use crate::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError};
 use arrival::Arrival;
 use claims::{Claim, Claims};
@@ -72,6 +73,11 @@ impl Intake {
         self.observed.load(Ordering::Relaxed)
     }
 
+    /// What the client hears of a decision.
+    pub fn reply(&self, decision: &Decision) -> Reply {
+        decision.reply_about(&self.options.header)
+    }
+
     /// Decides about one submission.
     ///
     /// # Cancel safety
@@ -79,11 +85,11 @@ impl Intake {
     /// key ends with it.
     pub async fn accept(&self, submission: Submission) -> Receipt {
         let scope = submission.scope.clone();
-        let arrival = Arrival::new(submission, self.clock.now(), self.options.clone());
+        let mut arrival = Arrival::new(submission, self.clock.now(), self.options.clone());
         let Some(examined) = arrival.examine().await else {
             return Receipt { decision: Decision::StoreFailed, key: None, message_id: String::new() };
         };
-        let decision = self.decide(&arrival, &examined, scope).await;
+        let decision = self.decide(&mut arrival, &examined, scope).await;
         let message_id = match &decision {
             Decision::Queued(_) => arrival.relayed_message_id(&examined),
             _ => examined.message_id.unwrap_or_default(),
@@ -92,7 +98,7 @@ impl Intake {
         Receipt { decision, key: keyed.map(|keyed| keyed.key), message_id }
     }
 
-    async fn decide(&self, arrival: &Arrival, examined: &Examined, scope: Scope) -> Decision {
+    async fn decide(&self, arrival: &mut Arrival, examined: &Examined, scope: Scope) -> Decision {
         let ruling = match &examined.verdict {
             Err(Fault::Hops) => Ruling::Decided(Decision::TooManyHops),
             Err(Fault::Key(fault)) => Ruling::Decided(Decision::InvalidKey(*fault)),
@@ -111,12 +117,12 @@ impl Intake {
     }
 
     /// I2: claims the key, looks it up, and queues the message under it if it is new.
-    async fn rule(&self, arrival: &Arrival, examined: &Examined, keyed: &Keyed, scope: Scope) -> Ruling {
+    async fn rule(&self, arrival: &mut Arrival, examined: &Examined, keyed: &Keyed, scope: Scope) -> Ruling {
         let key = ScopedKey { scope, kind: keyed.kind, key: keyed.key.clone() };
         let claim = match self.claims.take(&key, arrival.id) {
             Ok(claim) => claim,
             Err(holder) if self.only_observes(keyed) => return self.let_through(arrival.id, holder),
-            Err(_) => return Ruling::Decided(Decision::InFlight),
+            Err(_) => return self.beside_another(arrival, keyed, &key).await,
         };
         let record = match self.store.find_key(&key).await {
             Ok(Some(record)) => record,
@@ -126,14 +132,23 @@ impl Intake {
                 let under = Under { key, remember, claim };
                 match self.append(arrival, examined, Some(under)).await {
                     Ok(Acceptance::Queued) => return Ruling::Decided(Decision::Queued(arrival.id)),
-                    // Another node was first: its record is as good as one that was looked up.
-                    Ok(Acceptance::Existing(record)) => record,
+                    Ok(Acceptance::Existing(record)) => return Ruling::Decided(self.lost(keyed, &record)),
                     Err(refusal) => return Ruling::Decided(refusal),
                 }
             }
             Err(error) => return Ruling::Decided(refused(arrival.id, &error)),
         };
         self.judge(arrival, keyed, &record).await
+    }
+
+    /// Somebody else is being decided about under this key. That may be a retry like this one: what is durable already
+    /// is answered all the same, only what is not has to wait.
+    async fn beside_another(&self, arrival: &Arrival, keyed: &Keyed, key: &ScopedKey) -> Ruling {
+        match self.store.find_key(key).await {
+            Ok(Some(record)) => self.judge(arrival, keyed, &record).await,
+            Ok(None) => Ruling::Decided(Decision::InFlight),
+            Err(error) => Ruling::Decided(refused(arrival.id, &error)),
+        }
     }
 
     /// I1: what a known key means for this submission.
@@ -157,14 +172,26 @@ impl Intake {
         }
     }
 
-    /// D1: only the store's own word makes a message queued. The commit goes on when this future is dropped, and the
+    /// I2: another node took the key in this very moment. The content is spent by now: where its hashes alone do not
+    /// decide, the client comes again and finds the record.
+    fn lost(&self, keyed: &Keyed, record: &KeyRecord) -> Decision {
+        let is_explicit = keyed.kind == KeyKind::Header;
+        match fingerprint::compare_hashes(&record.fingerprint, &keyed.fingerprint) {
+            Some(Comparison::Same) if !self.only_observes(keyed) => Decision::Replayed(record.id),
+            Some(Comparison::OtherContent) if is_explicit => Decision::DifferentBody,
+            Some(Comparison::OtherEnvelope) if is_explicit => Decision::DifferentEnvelope,
+            _ => Decision::StoreFailed,
+        }
+    }
+
+    /// D1: only the store's own word makes a message queued. The arrival's content is spent by it. The commit goes on when this future is dropped, and the
     /// claim lives exactly as long as it (I2, I4).
     ///
     /// # Errors
     /// What the client hears when nothing was queued.
     async fn append(
         &self,
-        arrival: &Arrival,
+        arrival: &mut Arrival,
         examined: &Examined,
         under: Option<Under>,
     ) -> Result<Acceptance, Decision> {

@@ -77,18 +77,25 @@ pub enum KeyFault {
 impl Decision {
     /// The reply after the final dot, word for word as the contract has it.
     pub fn reply(&self) -> Reply {
+        self.reply_about("X-Idempotency-Key")
+    }
+
+    /// The same where the key's field has another name: what a developer reads in the reply must be what they wrote.
+    pub fn reply_about(&self, key_header: &str) -> Reply {
         match self {
             Self::Queued(id) => Reply::new(250, (2, 0, 0), format!("OK Message queued as {id}")),
             Self::Replayed(id) => {
                 Reply::new(250, (2, 0, 0), format!("OK Message already queued as {id} (idempotent replay)"))
             }
-            Self::DifferentBody => Reply::new(554, (5, 5, 0), "X-Idempotency-Key reused with different body"),
+            Self::DifferentBody => {
+                Reply::new(554, (5, 5, 0), format!("{key_header} reused with different body"))
+            }
             Self::DifferentEnvelope => {
-                Reply::new(554, (5, 5, 0), "X-Idempotency-Key reused with different envelope")
+                Reply::new(554, (5, 5, 0), format!("{key_header} reused with different envelope"))
             }
             Self::InFlight => Reply::new(451, (4, 5, 0), "Idempotency in flight; retry"),
             Self::InvalidKey(fault) => {
-                Reply::new(554, (5, 5, 0), format!("Invalid X-Idempotency-Key ({})", fault.as_str()))
+                Reply::new(554, (5, 5, 0), format!("Invalid {key_header} ({})", fault.as_str()))
             }
             Self::TooManyHops => {
                 Reply::new(554, (5, 4, 6), "Too many Received fields; this looks like a loop")

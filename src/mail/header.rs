@@ -84,6 +84,17 @@ impl<'a> Field<'a> {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }
 
+    /// Whether some programs end the header at this field, or in it: white space stands before the colon, or is all
+    /// that there is on one of its lines (RFC 5322 §4.2 and §4.5 call both obsolete).
+    pub fn is_obsolete(&self) -> bool {
+        let has_blank_line = || {
+            let mut lines = self.value.split(|b| *b == b'\n').skip(1);
+            lines.any(|line| line.iter().all(u8::is_ascii_whitespace))
+        };
+        self.raw.get(self.name.len()) != Some(&b':')
+            || (memchr::memchr(b'\n', self.value).is_some() && has_blank_line())
+    }
+
     /// The value on one line, without white space at its ends (RFC 5322 §2.2.3). A tab that begins a continuation
     /// line stands for the space that it was folded at.
     pub fn unfolded(&self) -> Cow<'a, [u8]> {
@@ -234,6 +245,18 @@ mod tests {
         let field = header.fields().next().unwrap();
         assert!(field.is("x-KEY"));
         assert_eq!(field.raw, b"X-Key \t: v\r\n");
+    }
+
+    #[test]
+    fn obsolete_fields_are_known() {
+        let is_obsolete =
+            |content: &str| Header::split(content.as_bytes()).fields().next().unwrap().is_obsolete();
+        for content in ["A : b\r\n", "A\t:b\r\n", "A:\r\n \r\n b\r\n", "A: b\r\n\t\r\n"] {
+            assert!(is_obsolete(content), "{content:?}");
+        }
+        for content in ["A: b\r\n", "A:\r\n", "A: \r\n b\r\n", "A:b\r\n\tc\r\n", "A:"] {
+            assert!(!is_obsolete(content), "{content:?}");
+        }
     }
 
     #[test]

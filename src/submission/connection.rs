@@ -246,7 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         let receipt = self.visit.shared.intake.accept(submission).await;
         drop(memory);
-        let reply = receipt.decision.reply();
+        let reply = self.visit.shared.intake.reply(&receipt.decision);
         record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
         record.decided(&self.visit, &receipt, &reply);
         reply

@@ -61,7 +61,7 @@ path = "{0}/mail"
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (sender, mut log) = mpsc::unbounded_channel();
+        let (sender, mut log) = mpsc::unbounded_channel::<serde_json::Value>();
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 let _ = sender.send(serde_json::from_str(&line).unwrap());

@@ -18,8 +18,11 @@ pub struct Gated {
     pub inner: Arc<MemoryStore>,
     /// One permit lets one commit through.
     pub gate: Semaphore,
-    /// A commit waits at the gate.
+    /// A commit waits at the gate, or a lookup.
     waiting: Semaphore,
+    /// The next lookup of a key waits for a permit of `lookups`.
+    pub next_lookup_waits: AtomicBool,
+    pub lookups: Semaphore,
     /// Commits panic.
     pub panics: AtomicBool,
     /// What another node has just made of the key.
@@ -34,6 +37,8 @@ impl Gated {
             inner: inner.clone(),
             gate: Semaphore::new(0),
             waiting: Semaphore::new(0),
+            next_lookup_waits: AtomicBool::new(false),
+            lookups: Semaphore::new(0),
             panics: AtomicBool::new(false),
             other_node: Mutex::default(),
         });
@@ -51,7 +56,13 @@ impl Gated {
 
 impl Store for Gated {
     fn find_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Option<KeyRecord>> {
-        self.inner.find_key(key)
+        Box::pin(async move {
+            if self.next_lookup_waits.swap(false, Ordering::SeqCst) {
+                self.waiting.add_permits(1);
+                self.lookups.acquire().await.unwrap().forget();
+            }
+            self.inner.find_key(key).await
+        })
     }
 
     fn accept(&self, message: Arc<Message>, claim: Option<KeyClaim>) -> StoreFuture<'_, Acceptance> {

@@ -57,7 +57,8 @@ impl Bench {
 
     /// The reply after the final dot.
     pub async fn reply(&self, submission: Submission) -> String {
-        self.send(submission).await.decision.reply().to_string()
+        let receipt = self.send(submission).await;
+        self.intake.reply(&receipt.decision).to_string()
     }
 
     pub async fn decide(&self, submission: Submission) -> Decision {

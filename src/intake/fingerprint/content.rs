@@ -7,11 +7,11 @@ use super::canon::Canon;
 use super::content_id::ContentIds;
 use super::fields::{self, Canonical};
 use super::media_type::Parameterised;
-use super::mime::{self, Kind, Leaf, Part, Unclean};
+use super::mime::{self, Kind, Leaf, NoParts, Part, Role};
 use crate::intake::charset;
 use crate::mail::header::Field;
 
-/// Fields of the message's own header that a retry changes, or that are written on the way.
+/// Fields that a retry changes, or that are written on the way. In the header of a piece too: MIME::Lite dates each.
 const IGNORED: [&str; 5] = ["Message-ID", "Date", "Received", "Return-Path", "DKIM-Signature"];
 /// Fields of any part that say how it is carried, not what it is.
 const CARRIAGE: [&str; 2] = ["MIME-Version", "Content-Transfer-Encoding"];
@@ -30,26 +30,26 @@ enum Form {
 /// The content's hash.
 ///
 /// # Errors
-/// [`Unclean`]: the caller falls back to the raw bytes.
-pub(super) fn hash(content: &[u8], rules: Rules<'_>) -> Result<[u8; 32], Unclean> {
+/// [`NoParts`]: the caller falls back to the raw bytes.
+pub(super) fn hash(content: &[u8], rules: Rules<'_>) -> Result<[u8; 32], NoParts> {
     let parts = mime::parts(content)?;
     let ids = ContentIds::of(&parts);
     let mut canon = Canon::new("oncemail content 1");
-    for (number, part) in parts.iter().enumerate() {
+    for part in &parts {
         match &part.kind {
             Kind::Multipart(children) => {
                 canon.tag(1);
                 canon.number(*children);
-                hash_header(part, number, None, &ids, rules, &mut canon);
+                hash_header(part, None, &ids, rules, &mut canon);
             }
             Kind::Message => {
                 canon.tag(2);
-                hash_header(part, number, None, &ids, rules, &mut canon);
+                hash_header(part, None, &ids, rules, &mut canon);
             }
             Kind::Leaf(leaf) => {
                 canon.tag(3);
                 let form = hash_leaf(leaf, &ids, &mut canon);
-                hash_header(part, number, Some((leaf, form)), &ids, rules, &mut canon);
+                hash_header(part, Some((leaf, form)), &ids, rules, &mut canon);
             }
             Kind::Sealed(bytes) => {
                 canon.tag(4);
@@ -94,24 +94,28 @@ fn leaf_hash(leaf: &Leaf<'_>, ids: &ContentIds) -> (Form, [u8; 32]) {
 /// The fields of one part, sorted by name; those of one name in their order.
 fn hash_header(
     part: &Part<'_>,
-    number: usize,
     leaf: Option<(&Leaf<'_>, Form)>,
     ids: &ContentIds,
     rules: Rules<'_>,
     canon: &mut Canon,
 ) {
-    let is_own = number == 0;
     let form = leaf.map(|(_, form)| form);
     let mut kept: Vec<Field<'_>> =
-        part.header.fields().filter(|field| counts(field, is_own, form, rules)).collect();
+        part.header.fields().filter(|field| counts(field, part.role, form, rules)).collect();
     kept.sort_by(|a, b| by_name(a.name, b.name));
     canon.number(kept.len());
     for field in &kept {
         hash_field(field, form, ids, canon);
     }
+    // Whatever such a field says: where some programs end the header there, their readers see another mail.
+    let is_key = |field: &Field<'_>| part.role == Role::Own && field.is(rules.key_header);
+    for field in part.header.fields().filter(|field| field.is_obsolete() && !is_key(field)) {
+        canon.tag(5);
+        canon.bytes(&field.name.to_ascii_lowercase());
+    }
 }
 
-fn counts(field: &Field<'_>, is_own: bool, form: Option<Form>, rules: Rules<'_>) -> bool {
+fn counts(field: &Field<'_>, role: Role, form: Option<Form>, rules: Rules<'_>) -> bool {
     let is_any = |names: &[&str]| names.iter().any(|name| field.is(name));
     if field.is("Content-Transfer-Encoding") {
         // Of a body that was not decoded the encoding is a part.
@@ -120,11 +124,16 @@ fn counts(field: &Field<'_>, is_own: bool, form: Option<Form>, rules: Rules<'_>)
     if is_any(&CARRIAGE) {
         return false;
     }
-    let is_ignored = is_own
-        && (is_any(&IGNORED)
-            || field.is(rules.key_header)
-            || rules.ignore_headers.iter().any(|name| field.is(name)));
-    !is_ignored
+    match role {
+        Role::Own => {
+            let is_configured =
+                field.is(rules.key_header) || rules.ignore_headers.iter().any(|name| field.is(name));
+            !is_configured && !is_any(&IGNORED)
+        }
+        // Of a message within, the recipient reads date and way; its id is drawn anew when it is built anew.
+        Role::Nested => !field.is("Message-ID"),
+        Role::Piece => !is_any(&IGNORED),
+    }
 }
 
 fn hash_field(field: &Field<'_>, form: Option<Form>, ids: &ContentIds, canon: &mut Canon) {

@@ -8,7 +8,7 @@ use memchr::memmem;
 
 use super::canon::Canon;
 use super::mime::Part;
-use crate::intake::encoded_word::hex;
+use crate::intake::encoded_word::{self, hex};
 use crate::mail::header::trim;
 
 /// Never occurs in UTF-8, so that no text can imitate a replaced id.
@@ -25,9 +25,9 @@ impl ContentIds {
         for (number, part) in parts.iter().enumerate() {
             for field in part.header.fields().filter(|field| field.is("Content-ID")) {
                 let value = field.unfolded();
-                let id = bare(&value);
+                let id = id(&value);
                 if !id.is_empty() {
-                    ids.entry(id.to_vec()).or_insert(number);
+                    ids.entry(id.into_owned()).or_insert(number);
                 }
             }
         }
@@ -36,7 +36,7 @@ impl ContentIds {
 
     /// The part that a header value names, with or without angle brackets.
     pub(super) fn find(&self, value: &[u8]) -> Option<usize> {
-        self.0.get(bare(value)).copied()
+        self.0.get(id(value).as_ref()).copied()
     }
 
     /// Like [`ContentIds::find`], for values that may as well be something else, as a file name: only ids of the full
@@ -49,24 +49,32 @@ impl ContentIds {
     /// `cid:` reference replaced (RFC 2392).
     pub(super) fn hash_text(&self, text: &str, canon: &mut Canon) {
         let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
-        let mut rest = text.as_bytes();
-        if !self.0.is_empty() {
-            let finder = memmem::Finder::new(b"cid:");
-            while let Some(at) = finder.find(rest) {
-                let (before, reference) = rest.split_at_checked(at + 4).unwrap_or((rest, b""));
-                hash_lines(before, canon);
-                rest = reference;
-                let len = rest.iter().position(|b| ends_url(*b)).unwrap_or(rest.len());
-                let (url, after) = rest.split_at_checked(len).unwrap_or((rest, b""));
-                if let Some(number) = self.0.get(percent_decoded(url).as_ref()) {
-                    canon.tag(REPLACED);
-                    canon.number(*number);
-                    rest = after;
-                }
+        let text = text.as_bytes();
+        // What lies before `at` was searched, what lies before `hashed` is written: each byte is looked at once,
+        // however many references there are and whatever follows them.
+        let (mut at, mut hashed) = (0, 0);
+        let finder = memmem::Finder::new(b"cid:");
+        while let Some(found) =
+            tail(text, at).and_then(|rest| finder.find(rest)).filter(|_| !self.0.is_empty())
+        {
+            let start = at + found + 4;
+            let reference = tail(text, start).unwrap_or_default();
+            let len = reference.iter().position(|b| ends_url(*b)).unwrap_or(reference.len());
+            at = start + len;
+            let url = text.get(start..at).unwrap_or_default();
+            if let Some(number) = self.0.get(percent_decoded(url).as_ref()) {
+                hash_lines(text.get(hashed..start).unwrap_or_default(), canon);
+                canon.tag(REPLACED);
+                canon.number(*number);
+                hashed = at;
             }
         }
-        hash_lines(rest, canon);
+        hash_lines(tail(text, hashed).unwrap_or_default(), canon);
     }
+}
+
+fn tail(text: &[u8], from: usize) -> Option<&[u8]> {
+    text.get(from..)
 }
 
 /// Writes text as it is, each LF that no CR precedes with one.
@@ -83,15 +91,25 @@ fn hash_lines(text: &[u8], canon: &mut Canon) {
     canon.stream(text.get(start..).unwrap_or_default());
 }
 
-/// Without white space and angle brackets around it.
+/// Without white space and angle brackets around it, and without the encoding in which Python writes an id that is too
+/// long for one line.
+fn id(value: &[u8]) -> Cow<'_, [u8]> {
+    if encoded_word::may_be_encoded(value)
+        && let Ok(decoded) = encoded_word::decode(value)
+    {
+        return Cow::Owned(bare(&decoded).to_vec());
+    }
+    Cow::Borrowed(bare(value))
+}
+
 fn bare(value: &[u8]) -> &[u8] {
     let value = trim(value);
     value.strip_prefix(b"<").and_then(|value| value.strip_suffix(b">")).unwrap_or(value)
 }
 
-/// What ends an URL in HTML, CSS and plain text.
+/// What ends an URL in HTML (where `&quot;` may end it), in `srcset`, CSS and plain text.
 fn ends_url(byte: u8) -> bool {
-    byte.is_ascii_whitespace() || b"\"'<>()[]\\`".contains(&byte)
+    byte.is_ascii_whitespace() || b"\"'<>()[]\\`&,;".contains(&byte)
 }
 
 fn percent_decoded(url: &[u8]) -> Cow<'_, [u8]> {
@@ -131,6 +149,28 @@ mod tests {
         assert_ne!(first, hash(&[("a@x", 3)], "<img src=\"cid:a@x\"> url(cid:a@x) cid:other"));
         assert_ne!(first, hash(&[("a@x", 2)], "<img src=\"cid:a@x\"> url(cid:a@x) cid:Other"));
         assert_ne!(hash(&[], "cid:a@x"), hash(&[], "cid:b@y"));
+    }
+
+    #[test]
+    fn a_reference_ends_where_html_and_css_end_it() {
+        for (before, after) in [
+            ("<div style=\"background:url(&quot;cid:", "&quot;)\">"),
+            ("<img srcset=\"cid:", ", cid:other 2x\">"),
+            ("url(cid:", ");"),
+            ("[cid:", "] "),
+            ("cid:", "\n"),
+            ("cid:x cid:", "\r\ncid:"),
+        ] {
+            let text = |id: &str| format!("{before}{id}{after}");
+            assert_eq!(hash(&[("a@x", 2)], &text("a@x")), hash(&[("b@y", 2)], &text("b@y")), "{before}");
+            assert_ne!(hash(&[("a@x", 2)], &text("a@x")), hash(&[("a@x", 2)], &text("c@y")), "{before}");
+        }
+    }
+
+    #[test]
+    fn s2_references_without_an_end_cost_no_more_than_other_text() {
+        // Each looked at up to the end of the text would be 10^13 steps.
+        let _ = hash(&[("a@x", 2)], &"cid:".repeat(2_000_000));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Our own walk and not mail-parser's, for two reasons: it is not recursive, so that no depth of nesting can overflow
 //! the stack, and it is strict. A lenient parser repairs a broken structure in one of several ways and drops what it
-//! has no place for; two different mails could then hash equal. Here whatever is ambiguous is [`Unclean`], and the
+//! has no place for; two different mails could then hash equal. Here whatever is ambiguous is unclean, and the
 //! caller falls back to the raw bytes.
 
 use memchr::memmem;
@@ -24,17 +24,37 @@ const MAX_SEARCHED_BYTES: usize = 256 << 20;
 /// RFC 2046 §5.1.1 says 70; some libraries write more.
 const MAX_BOUNDARY: usize = 200;
 
-/// The structure is broken, ambiguous, or larger than the limits above.
+/// Why a message has no parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Unclean;
+pub(super) enum NoParts {
+    /// The structure is broken or ambiguous.
+    Unclean,
+    /// It is larger than the limits above.
+    TooLarge,
+}
+
+use NoParts::{TooLarge, Unclean};
 
 /// One part. The message itself is the first.
 #[derive(Debug)]
 pub(super) struct Part<'a> {
     /// Its header.
     pub header: Header<'a>,
+    /// Whose header it is.
+    pub role: Role,
     /// What it is.
     pub kind: Kind<'a>,
+}
+
+/// Whose header a part has: different fields mean something in each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// The message that was submitted.
+    Own,
+    /// A message within it.
+    Nested,
+    /// A piece of a multipart: only its `Content-` fields mean anything (RFC 2046 §5.1).
+    Piece,
 }
 
 /// What a part is.
@@ -46,7 +66,8 @@ pub(super) enum Kind<'a> {
     Message,
     /// Bytes.
     Leaf(Leaf<'a>),
-    /// A part of `multipart/signed`: the signature covers these very bytes, header and all (RFC 1847 §2.1).
+    /// A part of `multipart/signed`: the signature covers these very bytes, header and all (RFC 1847 §2.1). Or a message
+    /// within that is not clean.
     Sealed(&'a [u8]),
 }
 
@@ -77,39 +98,75 @@ enum Default {
 struct Pending<'a> {
     bytes: &'a [u8],
     depth: usize,
+    role: Role,
     default: Default,
 }
 
 /// The parts of a message, each before the parts that it contains.
 ///
+/// A message within that is [`NoParts::Unclean`] is sealed: it is somebody else's mail, and is passed on byte by byte.
+///
 /// # Errors
-/// [`Unclean`].
-pub(super) fn parts(content: &[u8]) -> Result<Vec<Part<'_>>, Unclean> {
-    let mut walk = Walk { parts: Vec::new(), pending: Vec::new(), fields: 0, header_bytes: 0, searched: 0 };
-    walk.pending.push(Pending { bytes: content, depth: 0, default: Default::Text });
+/// [`NoParts`].
+pub(super) fn parts(content: &[u8]) -> Result<Vec<Part<'_>>, NoParts> {
+    let mut walk = Walk::default();
+    walk.pending.push(Pending { bytes: content, depth: 0, role: Role::Own, default: Default::Text });
     while let Some(next) = walk.pending.pop() {
-        walk.take(&next)?;
+        let waiting = walk.pending.len();
+        while walk.open.pop_if(|open| open.waiting > waiting).is_some() {}
+        if next.role == Role::Nested {
+            walk.open.push(Open { bytes: next.bytes, parts: walk.parts.len(), waiting });
+        }
+        match walk.take(&next) {
+            Err(Unclean) => walk.seal()?,
+            other => other?,
+        }
     }
     Ok(walk.parts)
 }
 
+/// A message within, while its parts are being taken.
+struct Open<'a> {
+    bytes: &'a [u8],
+    /// How many parts there were before it.
+    parts: usize,
+    /// How many were pending then: when fewer are, it has ended.
+    waiting: usize,
+}
+
+#[derive(Default)]
 struct Walk<'a> {
     parts: Vec<Part<'a>>,
     /// The next part last.
     pending: Vec<Pending<'a>>,
+    /// The innermost message within last.
+    open: Vec<Open<'a>>,
     fields: usize,
     header_bytes: usize,
     searched: usize,
 }
 
 impl<'a> Walk<'a> {
-    fn take(&mut self, next: &Pending<'a>) -> Result<(), Unclean> {
+    /// Puts the innermost message in the place of its parts.
+    ///
+    /// # Errors
+    /// There is none: it is the message itself that is unclean.
+    fn seal(&mut self) -> Result<(), NoParts> {
+        let open = self.open.pop().ok_or(Unclean)?;
+        self.parts.truncate(open.parts);
+        self.pending.truncate(open.waiting);
+        let header = Header::split(b"");
+        self.parts.push(Part { header, role: Role::Nested, kind: Kind::Sealed(open.bytes) });
+        Ok(())
+    }
+
+    fn take(&mut self, next: &Pending<'a>) -> Result<(), NoParts> {
         if next.depth > MAX_DEPTH || self.parts.len() + self.pending.len() >= MAX_PARTS {
-            return Err(Unclean);
+            return Err(TooLarge);
         }
         if next.default == Default::Sealed {
             let header = Header::split(b"");
-            self.parts.push(Part { header, kind: Kind::Sealed(next.bytes) });
+            self.parts.push(Part { header, role: next.role, kind: Kind::Sealed(next.bytes) });
             return Ok(());
         }
         let header = Header::split(next.bytes);
@@ -119,20 +176,20 @@ impl<'a> Walk<'a> {
         }
         self.count(&header)?;
         let kind = self.kind(&header, next)?;
-        self.parts.push(Part { header, kind });
+        self.parts.push(Part { header, role: next.role, kind });
         Ok(())
     }
 
-    fn count(&mut self, header: &Header<'a>) -> Result<(), Unclean> {
+    fn count(&mut self, header: &Header<'a>) -> Result<(), NoParts> {
         self.header_bytes += header.len();
         if self.header_bytes > MAX_HEADER_BYTES {
-            return Err(Unclean);
+            return Err(TooLarge);
         }
         self.fields += header.fields().count();
-        if self.fields > MAX_FIELDS { Err(Unclean) } else { Ok(()) }
+        if self.fields > MAX_FIELDS { Err(TooLarge) } else { Ok(()) }
     }
 
-    fn kind(&mut self, header: &Header<'a>, next: &Pending<'a>) -> Result<Kind<'a>, Unclean> {
+    fn kind(&mut self, header: &Header<'a>, next: &Pending<'a>) -> Result<Kind<'a>, NoParts> {
         let transfer = only_field(header, "Content-Transfer-Encoding")?;
         let transfer = Transfer::parse(transfer.as_deref().unwrap_or_default());
         let content_type = only_field(header, "Content-Type")?;
@@ -148,7 +205,8 @@ impl<'a> Walk<'a> {
             return self.multipart(&media, sub, transfer, header.body, next.depth);
         }
         if main == "message" && matches!(sub, "rfc822" | "global") && transfer == Transfer::Identity {
-            self.pending.push(Pending { bytes: header.body, depth: next.depth + 1, default: Default::Text });
+            let (depth, role) = (next.depth + 1, Role::Nested);
+            self.pending.push(Pending { bytes: header.body, depth, role, default: Default::Text });
             return Ok(Kind::Message);
         }
         let charset = media.only("charset").map_err(|_| Unclean)?.unwrap_or_default();
@@ -163,12 +221,15 @@ impl<'a> Walk<'a> {
         transfer: Transfer,
         body: &'a [u8],
         depth: usize,
-    ) -> Result<Kind<'a>, Unclean> {
+    ) -> Result<Kind<'a>, NoParts> {
         let boundary = media.only("boundary").map_err(|_| Unclean)?.ok_or(Unclean)?;
         let is_usable = !boundary.is_empty() && boundary.len() <= MAX_BOUNDARY && !boundary.ends_with(b" ");
         self.searched += body.len();
+        if self.searched > MAX_SEARCHED_BYTES {
+            return Err(TooLarge);
+        }
         // RFC 2045 §6.4: a multipart itself is never encoded.
-        if transfer != Transfer::Identity || !is_usable || self.searched > MAX_SEARCHED_BYTES {
+        if transfer != Transfer::Identity || !is_usable {
             return Err(Unclean);
         }
         let children = split(body, boundary)?;
@@ -177,14 +238,15 @@ impl<'a> Walk<'a> {
             "signed" => Default::Sealed,
             _ => Default::Text,
         };
-        let pending = children.iter().rev().map(|bytes| Pending { bytes, depth: depth + 1, default });
+        let (depth, role) = (depth + 1, Role::Piece);
+        let pending = children.iter().rev().map(|bytes| Pending { bytes, depth, role, default });
         self.pending.extend(pending);
         Ok(Kind::Multipart(children.len()))
     }
 }
 
 /// The unfolded value of a field that may occur once.
-fn only_field<'a>(header: &Header<'a>, name: &str) -> Result<Option<std::borrow::Cow<'a, [u8]>>, Unclean> {
+fn only_field<'a>(header: &Header<'a>, name: &str) -> Result<Option<std::borrow::Cow<'a, [u8]>>, NoParts> {
     let mut fields = header.fields().filter(|field| field.is(name));
     let first = fields.next();
     match fields.next() {
@@ -194,7 +256,7 @@ fn only_field<'a>(header: &Header<'a>, name: &str) -> Result<Option<std::borrow:
 }
 
 /// The parts between the delimiter lines of RFC 2046 §5.1.1, without preamble and epilogue.
-fn split<'a>(body: &'a [u8], boundary: &[u8]) -> Result<Vec<&'a [u8]>, Unclean> {
+fn split<'a>(body: &'a [u8], boundary: &[u8]) -> Result<Vec<&'a [u8]>, NoParts> {
     let mut found = Vec::new();
     // Where the part that we are in begins, and whether the last delimiter was seen.
     let (mut part_start, mut closed) = (None, false);
@@ -218,7 +280,7 @@ fn split<'a>(body: &'a [u8], boundary: &[u8]) -> Result<Vec<&'a [u8]>, Unclean> 
             search_from = start + delimiter.len;
         }
         if found.len() > MAX_PARTS {
-            return Err(Unclean);
+            return Err(TooLarge);
         }
         line_start = next(search_from);
     }
@@ -236,7 +298,7 @@ impl Delimiter {
     ///
     /// # Errors
     /// The line starts like a delimiter and goes on with something else: RFC 2046 lets programs take it for one.
-    fn parse(text: &[u8], boundary: &[u8]) -> Result<Option<Self>, Unclean> {
+    fn parse(text: &[u8], boundary: &[u8]) -> Result<Option<Self>, NoParts> {
         let Some(rest) = text.strip_prefix(b"--").and_then(|rest| rest.strip_prefix(boundary)) else {
             return Ok(None);
         };
@@ -257,7 +319,7 @@ impl Delimiter {
 mod tests {
     use super::*;
 
-    fn cut<'a>(body: &'a str, boundary: &str) -> Result<Vec<&'a str>, Unclean> {
+    fn cut<'a>(body: &'a str, boundary: &str) -> Result<Vec<&'a str>, NoParts> {
         let parts = split(body.as_bytes(), boundary.as_bytes())?;
         Ok(parts.into_iter().map(|part| std::str::from_utf8(part).unwrap()).collect())
     }

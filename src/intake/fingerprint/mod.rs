@@ -55,7 +55,9 @@ pub(super) fn take(
         FingerprintMode::Exact => (FingerprintMode::Exact, exact(content, rules)),
         FingerprintMode::Content => match content::hash(content, rules) {
             Ok(hash) => (FingerprintMode::Content, hash),
-            Err(mime::Unclean) => (FingerprintMode::Exact, exact(content, rules)),
+            Err(mime::NoParts::Unclean | mime::NoParts::TooLarge) => {
+                (FingerprintMode::Exact, exact(content, rules))
+            }
         },
     };
     Fingerprint { version: VERSION, mode, envelope: envelope_hash(envelope), content }
@@ -71,14 +73,21 @@ pub(super) fn compare(
     if record.version != VERSION {
         return Comparison::UnknownRules;
     }
-    let content = if record.mode == mine.mode {
-        Some(mine.content)
-    } else {
-        match record.mode {
-            FingerprintMode::Exact => Some(exact(content, rules)),
-            FingerprintMode::Content => content::hash(content, rules).ok(),
-        }
+    let content = match record.mode {
+        mode if mode == mine.mode => Some(mine.content),
+        FingerprintMode::Exact => Some(exact(content, rules)),
+        FingerprintMode::Content => content::hash(content, rules).ok(),
     };
+    against(record, mine, content)
+}
+
+/// Compares two fingerprints as far as they can be compared without the message: `None` when they cannot.
+pub(super) fn compare_hashes(record: &Fingerprint, mine: &Fingerprint) -> Option<Comparison> {
+    let by_the_same_rules = record.version == VERSION && record.mode == mine.mode;
+    by_the_same_rules.then(|| against(record, mine, Some(mine.content)))
+}
+
+fn against(record: &Fingerprint, mine: &Fingerprint, content: Option<[u8; 32]>) -> Comparison {
     if content != Some(record.content) {
         Comparison::OtherContent
     } else if record.envelope != mine.envelope {

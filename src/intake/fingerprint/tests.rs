@@ -184,6 +184,85 @@ fn no_bytes_move_between_places_unseen() {
 }
 
 #[test]
+fn i1_what_is_not_shown_of_a_part_does_not_count() {
+    // MIME::Lite writes a Date into each multipart within; it means nothing there.
+    let dated = |time: &str| {
+        let piece = format!(
+            "Content-Type: multipart/alternative; boundary=c\nDate: {time}\nMessage-ID: <{time}@x>\n\n--c\n\nx\n--c--\n"
+        );
+        mixed(&[&piece])
+    };
+    same(&dated("1"), &dated("2"));
+    // JavaMail gives a message within a new id each time it is built; its date is what the recipient reads.
+    let nested = |id: &str, date: &str| {
+        mixed(&[&format!(
+            "Content-Type: message/rfc822\n\nMessage-ID: <{id}>\nDate: {date}\nSubject: inner\n\ninner"
+        )])
+    };
+    same(&nested("1@x", "d"), &nested("2@x", "d"));
+    different(&nested("1@x", "d"), &nested("1@x", "e"));
+}
+
+#[test]
+fn i1_a_broken_message_within_is_passed_on_as_it_is() {
+    // A help desk forwards what it was sent, and what people send is often broken.
+    let forward = |boundary: &str, inner: &str| {
+        format!(
+            "Content-Type: multipart/mixed; boundary={boundary}\nDate: {boundary}\n\n--{boundary}\n\nsee below\n\
+             --{boundary}\nContent-Type: message/rfc822\n\n{inner}\n--{boundary}\n\nafter\n--{boundary}--\n"
+        )
+    };
+    let mut all = Vec::new();
+    for inner in [
+        "Subject: s\nContent-Type: multipart/mixed; boundary=zz\n\n--zz\n\ncut off",
+        "Subject: s\nContent-Type: multipart/mixed; boundary=zz\n\n--zz\n\ncut of",
+        "Subject: s\nContent-Type: multipart/mixed; boundary=zz\n\n--zz\n\nx\n--zz\n\ncut off",
+        "From mbox\nSubject: s\n\ntext",
+        "Content-Type: text/plain charset=utf-8\n\ntext",
+        "Content-Type: message/rfc822\n\nContent-Type: text/plain charset=utf-8\n\ntext",
+        "Content-Type: multipart/mixed; boundary=zz\n\n--zz\nContent-Type: message/rfc822\n\nno field\n--zz--",
+        "Content-Type: multipart/mixed; boundary=zz\n\n--zz\nContent-Type: message/rfc822\n\nA: 1\n\nx\n--zz\nno field\n--zz--",
+    ] {
+        same(&forward("b", inner), &forward("c", inner));
+        all.push(content_print(crlf(&forward("b", inner))).content);
+        all.push(content_print(crlf(&forward("b", inner).replace("after", "later"))).content);
+    }
+    let different: std::collections::HashSet<_> = all.iter().collect();
+    assert_eq!(different.len(), all.len());
+    unclean(crlf(&forward("b", "\ntext").replace("see below", "x\n--bb")));
+}
+
+#[test]
+fn i1_a_content_id_that_is_too_long_for_a_line_is_still_one() {
+    // As Python writes it on a host with a long name.
+    let mail = |id: &str| {
+        let word = |part: &str| {
+            format!("=?utf-8?q?{}?=", part.replace('<', "=3C").replace('>', "=3E").replace('@', "=40"))
+        };
+        let host = format!("pod-{}.svc.cluster.local.example", "0123456789".repeat(6));
+        let html = format!("Content-Type: text/html\n\n<img src=\"cid:{id}@{host}\">");
+        let image = format!(
+            "Content-Type: image/png\nContent-ID: {}\n {}\n\nbytes",
+            word(&format!("<{id}@")),
+            word(&format!("{host}>"))
+        );
+        mixed(&[&html, &image])
+    };
+    same(&mail("1"), &mail("2"));
+}
+
+#[test]
+fn where_some_programs_end_the_header_counts() {
+    let plain = mixed(&["Content-Transfer-Encoding: base64\n\nYQ=="]);
+    different(&plain, &plain.replace("base64\n", "base64\n \n"));
+    different(&plain, &plain.replace("Encoding:", "Encoding :"));
+    different("Subject: s\nTo: a@b\n\n", "Subject: s\nTo : a@b\n\n");
+    different("Subject : s\nTo: a@b\n\n", "Subject: s\nTo : a@b\n\n");
+    different("Subject: s\nTo: a@b\n\n", "Subject: s\n\t\nTo: a@b\n\n");
+    same("X-Idempotency-Key : k\nSubject: s\n\n", "X-Idempotency-Key:\n \n k\nSubject: s\n\n");
+}
+
+#[test]
 fn preamble_and_epilogue_are_not_content_but_nothing_hides_in_them() {
     let plain = mixed(&["\none"]);
     same(&plain, &plain.replacen("\n\n--b", "\n\nThis is MIME.\n--b", 1));
