@@ -13,6 +13,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -141,8 +142,15 @@ def serve(place):
 def check_session(scratch):
     place = scratch / "session"
     place.mkdir()
+    # A port that is free here stands for the README's.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     for name in ("config", "examples"):
-        (place / name).symlink_to(ROOT / name)
+        (place / name).mkdir()
+        for file in (ROOT / name).iterdir():
+            if file.is_file():
+                (place / name / file.name).write_text(file.read_text().replace("2525", port))
     (session,) = blocks("console")
     steps = [step.partition("\n") for step in re.split(r"^\$ ", session, flags=re.M)[1:]]
     child = serve(place)
