@@ -6,13 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
+
+use crate::common::child::Relay;
+use crate::common::listener::write;
 
 const ROUNDS: usize = 20;
 const CLIENTS: usize = 8;
@@ -31,14 +32,14 @@ async fn d1_i1_i2_nothing_acknowledged_is_lost_or_queued_twice_over_kill_9() {
         (0..CLIENTS).map(|n| tokio::spawn(submit_all(n, address.clone(), ledger.clone()))).collect();
     let mut target = 0;
     for round in 0..ROUNDS {
-        let mut relay = Relay::start(&config).await;
+        let mut relay = Relay::serve(&config, "true").await;
         address_tx.send_replace(Some(relay.address));
         target += PER_ROUND + (round * 37) % 50;
         ledger.reached(target).await;
-        relay.child.kill().await.unwrap();
+        relay.kill().await;
         address_tx.send_replace(None);
     }
-    let mut relay = Relay::start(&config).await;
+    let mut relay = Relay::serve(&config, "true").await;
     ledger.stop.send_replace(true);
     address_tx.send_replace(Some(relay.address));
     for client in clients {
@@ -46,7 +47,7 @@ async fn d1_i1_i2_nothing_acknowledged_is_lost_or_queued_twice_over_kill_9() {
     }
     let acknowledged = ledger.acknowledged.lock().unwrap().clone();
     sink.has_all(acknowledged.keys().cloned().collect()).await;
-    relay.stop().await;
+    assert_eq!(relay.stop().await, Some(0));
 
     let arrived = sink.arrived.lock().unwrap().clone();
     for (key, id) in &acknowledged {
@@ -157,49 +158,6 @@ async fn reply(lines: &mut Lines<BufReader<TcpStream>>) -> Option<String> {
     }
 }
 
-/// The real binary.
-struct Relay {
-    child: Child,
-    address: SocketAddr,
-    /// Kept open, so that the child can go on logging.
-    log: tokio::task::JoinHandle<()>,
-}
-
-impl Relay {
-    async fn start(config: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_oncemail"))
-            .args(["serve", "--config"])
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = listening(&mut lines).await;
-        let log = tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child, address, log }
-    }
-
-    /// SIGTERM: a clean end has exit code 0.
-    async fn stop(&mut self) {
-        let id = self.child.id().unwrap();
-        assert!(Command::new("kill").args(["-TERM", &id.to_string()]).status().await.unwrap().success());
-        assert_eq!(self.child.wait().await.unwrap().code(), Some(0));
-        self.log.abort();
-    }
-}
-
-async fn listening(lines: &mut Lines<BufReader<ChildStdout>>) -> SocketAddr {
-    while let Some(line) = lines.next_line().await.unwrap() {
-        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-        if event["message"] == "listening" {
-            return event["address"].as_str().unwrap().parse().unwrap();
-        }
-    }
-    panic!("the relay ended before it listened");
-}
-
 fn write_config(directory: &Path, sink: SocketAddr) -> PathBuf {
     let path = directory.join("oncemail.toml");
     let text = format!(
@@ -226,8 +184,7 @@ tls = "none"
 "#,
         directory.join("var").display()
     );
-    #[expect(clippy::disallowed_methods, reason = "a test's own file")]
-    std::fs::write(&path, text).unwrap();
+    write(&path, &text);
     path
 }
 

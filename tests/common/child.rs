@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -50,11 +50,16 @@ path = "{0}/mail"
             directory.display()
         );
         write(&config, &text);
+        Self::serve(&config, limit).await
+    }
+
+    /// With a configuration of the caller's. Runs the shell command `limit` first, in the same process.
+    pub async fn serve(config: &Path, limit: &str) -> Self {
         let mut child = Command::new("sh")
             .args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")])
             .arg(env!("CARGO_BIN_EXE_oncemail"))
             .args(["serve", "--config"])
-            .arg(&config)
+            .arg(config)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -76,6 +81,17 @@ path = "{0}/mail"
         };
         let address = listening["address"].as_str().unwrap().parse().unwrap();
         Self { child, address, log }
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// SIGTERM; gives back the exit code.
+    pub async fn stop(&mut self) -> Option<i32> {
+        kill_process(Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap(), Signal::TERM).unwrap();
+        timeout(PATIENCE, self.child.wait()).await.expect("it ends in time").unwrap().code()
     }
 
     pub fn pid(&self) -> u32 {
