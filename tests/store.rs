@@ -336,7 +336,7 @@ async fn disk_use_stays_within_twice_what_lives_and_two_segments() {
 
 #[tokio::test]
 async fn i1_an_index_that_does_not_open_is_set_aside_and_made_again() {
-    for damage in [overwrite_index as fn(&Path), pretend_reboot, forget_index_token] {
+    for damage in [overwrite_index as fn(&Path), cut_index_short, lose_index] {
         let bed = Bed::new();
         let (store, _) = bed.open();
         let mut ids = Vec::new();
@@ -356,22 +356,50 @@ async fn i1_an_index_that_does_not_open_is_set_aside_and_made_again() {
     }
 }
 
+/// The files of the index, biggest last.
+fn runs(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir.join("index")).unwrap().map(|entry| entry.unwrap().path());
+    let mut runs: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "run")).collect();
+    runs.sort_by_key(|path| std::fs::metadata(path).unwrap().len());
+    assert!(!runs.is_empty());
+    runs
+}
+
+/// The end of a run: what a start reads.
 fn overwrite_index(dir: &Path) {
-    let db = RealFiles.open(&dir.join("index/db")).unwrap();
-    let noise: Vec<u8> = (0..db.size().unwrap()).map(|n| (n * 31 % 251) as u8).collect();
-    db.write_at(0, &[IoSlice::new(&noise)]).unwrap();
-    let conf = RealFiles.open(&dir.join("index/conf")).unwrap();
-    conf.write_at(0, &[IoSlice::new(b"nonsense")]).unwrap();
+    for run in runs(dir) {
+        let run = RealFiles.open(&run).unwrap();
+        run.write_at(run.size().unwrap() - 60, &[IoSlice::new(b"nonsense")]).unwrap();
+    }
 }
 
-fn pretend_reboot(dir: &Path) {
-    let file = RealFiles.create(&dir.join("running")).unwrap();
-    file.write_at(0, &[IoSlice::new(b"another boot")]).unwrap();
+fn cut_index_short(dir: &Path) {
+    let run = RealFiles.open(runs(dir).last().unwrap()).unwrap();
+    run.truncate(run.size().unwrap() - 1).unwrap();
 }
 
-fn forget_index_token(dir: &Path) {
+fn lose_index(dir: &Path) {
     std::fs::remove_dir_all(dir.join("index")).unwrap();
-    std::fs::create_dir(dir.join("index")).unwrap();
+}
+
+#[tokio::test]
+async fn d4_i1_a_key_that_cannot_be_read_back_is_never_guessed_and_comes_back_with_a_restart() {
+    let bed = Bed::new();
+    let (store, _) = bed.open();
+    let first = bed.queue(&store, Some("k")).await;
+    bed.finish(&store, first.id).await;
+    store.settle().await.unwrap();
+    for run in runs(bed.dir.path()) {
+        RealFiles.open(&run).unwrap().write_at(5, &[IoSlice::new(b"nonsense")]).unwrap();
+    }
+    let retry = message(bed.clock.now(), Some("k"), 10);
+    assert!(matches!(accept(&store, &retry).await, Err(StoreError::Latched(what)) if what.contains("index")));
+    drop(store);
+    let (store, recovery) = bed.open();
+    assert!(recovery.index_rebuilt);
+    assert!(
+        matches!(accept(&store, &retry).await, Ok(Acceptance::Existing(record)) if record.id == first.id)
+    );
 }
 
 #[derive(Default)]

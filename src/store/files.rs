@@ -5,9 +5,9 @@
 //! never retries a failed sync (D3): a second fsync may report success for pages that were thrown away.
 
 use std::any::Any;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Write as _};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ const MAX_SLICES: usize = 1024;
 
 /// The operations on names.
 pub trait Files: Send + Sync {
-    /// Makes a directory and those above it; nothing happens when it is there.
+    /// Makes a directory and those above it, for its owner only; nothing happens when it is there.
     ///
     /// # Errors
     /// The system's.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes a new file for reading and writing; what had the name before is emptied.
+    /// Makes a new file for reading and writing, for its owner only; what had the name before is emptied.
     ///
     /// # Errors
     /// The system's.
@@ -114,6 +114,11 @@ pub trait StoreFile: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
 }
 
+/// Whether an operation failed because there is no room: the one failure that can be undone.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFiles;
@@ -122,11 +127,12 @@ struct RealFile(File);
 
 impl Files for RealFiles {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(path)
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
         Ok(Arc::new(RealFile(file)))
     }
 
@@ -164,7 +170,8 @@ impl Files for RealFiles {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match file.try_lock() {
             Ok(()) => {
                 // Only for the reader of an error message: the lock itself is the system's.
@@ -212,9 +219,13 @@ impl StoreFile for RealFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-            other => Ok(other?),
+        loop {
+            match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(()),
+                // Some file systems give up when a signal comes in.
+                Err(rustix::io::Errno::INTR) => {}
+                other => return Ok(other?),
+            }
         }
     }
 
@@ -238,6 +249,19 @@ mod tests {
         file.read_at(1, &mut read).unwrap();
         assert_eq!(read, parts.concat());
         assert_eq!(file.size().unwrap(), 6001);
+    }
+
+    #[test]
+    fn what_is_made_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+        RealFiles.create_dir(&inner).unwrap();
+        RealFiles.create(&inner.join("file")).unwrap();
+        let _lock = RealFiles.lock(&inner.join("lock")).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(&dir.path().join("a")), mode(&inner)], [0o700; 2]);
+        assert_eq!([mode(&inner.join("file")), mode(&inner.join("lock"))], [0o600; 2]);
     }
 
     #[test]

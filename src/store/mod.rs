@@ -22,6 +22,7 @@ mod reclaim;
 mod record;
 mod recovery;
 mod reserve;
+mod run;
 mod shared;
 mod upkeep;
 

@@ -129,7 +129,7 @@ impl Copier<'_> {
         let dir = &self.shared.options.data_dir;
         damage::set_aside(&*self.shared.files, dir, file, self.number, offset, len)
             .map(|_| ())
-            .map_err(|error| self.shared.latch(format!("damaged: {error}")))
+            .map_err(|error| self.shared.full_or_latched("damaged", &error))
     }
 
     /// The key of a record, if it still means something. Whether a newer submission has taken it is looked at when it
@@ -221,8 +221,19 @@ impl Copier<'_> {
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.upgrade().ok_or(StoreError::Closed)?;
-        requests.blocking_send(request(reply)).map_err(|_| StoreError::Closed)?;
-        answer.blocking_recv().map_err(|_| StoreError::Closed)?
+        self.set_asking(true);
+        let sent = requests.blocking_send(request(reply));
+        let answer = sent
+            .map_err(|_| StoreError::Closed)
+            .and_then(|()| answer.blocking_recv().map_err(|_| StoreError::Closed));
+        self.set_asking(false);
+        answer?
+    }
+
+    /// While this thread waits for the commit thread, that one must not wait for room in the index.
+    fn set_asking(&self, asking: bool) {
+        self.shared.state().asking = asking;
+        self.shared.room.notify_all();
     }
 }
 
