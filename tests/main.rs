@@ -20,5 +20,6 @@ mod layers;
 mod queue;
 mod relay;
 mod store;
+mod store_damage;
 mod store_model;
 mod submission;

@@ -19,7 +19,7 @@ use super::run::{Entry, Run, RunWriter, Walk, run_name};
 use crate::mail::QueueId;
 
 /// So many runs of about one size and one bucket become one: each key is written once more for each factor of this.
-const FAN_IN: usize = 8;
+pub const FAN_IN: usize = 8;
 /// Keys of the smallest size of runs.
 const SMALLEST: u64 = 32 * 1024;
 /// Keys merged, or looked at by the sweep, in one step: a flush waits no longer.
@@ -201,7 +201,8 @@ impl Index {
     /// full disk it can be tried again.
     pub fn sweep(&self, now: Bucket, lives: impl Fn(QueueId) -> bool) -> io::Result<bool> {
         let work = &mut *self.work();
-        let Some(mut walk) = work.sweep.take() else {
+        // A clock that was set back meanwhile makes a run count again.
+        let Some(mut walk) = work.sweep.take().filter(|walk| walk.run.bucket < now) else {
             let expired = self.runs.load().iter().find(|run| run.bucket < now).cloned();
             let Some(run) = expired else { return Ok(false) };
             work.sweep = Some(Walk::new(&*self.files, &self.dir, run)?);

@@ -9,4 +9,5 @@ pub mod intake;
 pub mod listener;
 pub mod recording_files;
 pub mod relay_rig;
+pub mod store_bed;
 pub mod watched_store;
