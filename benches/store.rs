@@ -3,7 +3,12 @@
 //!
 //! `cargo bench --bench store -- [--dir DIR] [--keys MILLIONS] [--seconds N] [--queued N]`
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program run by hand, and its report")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a program run by hand, and its report"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,6 +31,8 @@ use tokio::time::Instant;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Writers of the mass fill.
 const FILLERS: usize = 512;
+/// Rounds of a comparison, for each side.
+const ROUNDS: usize = 6;
 
 struct Asked {
     dir: PathBuf,
@@ -87,6 +94,7 @@ async fn run(asked: &Asked) {
     if asked.keys > 0 {
         fill(&store, asked.keys).await;
         rates(&store, asked.seconds).await;
+        compare(&store, &asked.dir.with_extension("empty"), asked.seconds).await;
         println!("resident with {} keys: {} MB", asked.keys, resident_mb());
     }
     if asked.queued > 0 {
@@ -111,6 +119,26 @@ async fn rates(store: &Arc<EmbeddedStore>, seconds: u64) {
         let times = write(store, writers, size, keyed, true, go_on).await;
         report(&format!("{writers} writers, {size} bytes, key: {keyed}"), &times, started.elapsed());
     }
+}
+
+/// The store with its keys and an empty one in turn, so that what else the machine does falls on both.
+async fn compare(full: &Arc<EmbeddedStore>, dir: &Path, seconds: u64) {
+    let (empty, _) = open(dir);
+    for writers in [10, 64] {
+        let mut sums = [0, 0];
+        for round in 0..ROUNDS * 2 {
+            let which = round % 2;
+            let store = if which == 0 { &empty } else { full };
+            let until = Instant::now() + Duration::from_secs(seconds);
+            let times =
+                write(store, writers, 2048, true, true, Arc::new(move || Instant::now() < until)).await;
+            sums[which] += times.len();
+        }
+        let [empty, full] = sums.map(|sum| sum / (ROUNDS as u64 * seconds));
+        println!("{writers} writers in turn: {empty}/s without keys, {full}/s with: {}%", full * 100 / empty);
+    }
+    drop(empty);
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 /// Small messages, each finished at once: what is left is its key.

@@ -3,12 +3,14 @@
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oncemail::mail::Message;
 use oncemail::store::files::{Files, RealFiles};
-use oncemail::store::{Acceptance, Arrivals, EmbeddedStore, Status, Store, StoreError};
+use oncemail::store::{Acceptance, Arrivals, EmbeddedStore, KeyClaim, Status, Store, StoreError};
 
-use crate::common::history::{accept, key, message, options};
+use crate::common::faulty_files::FaultyFiles;
+use crate::common::history::{accept, claim, key, message, open, options};
 use crate::common::store_bed::Bed;
 
 #[tokio::test]
@@ -165,6 +167,44 @@ async fn d4_a_lost_header_costs_no_record_when_a_checkpoint_knows_the_journal() 
     assert_eq!(recovery.set_aside.len(), 1, "{recovery}");
     assert_eq!(store.load(first.id).await.unwrap().unwrap().0, first);
     assert_eq!(store.find_key(&key("k")).await.unwrap().unwrap().id, first.id);
+}
+
+/// Makes a checkpoint that names one run, loses the index, and lets operation `n` of making it again fail.
+async fn fail_while_the_index_is_made_again(n: usize) -> bool {
+    let bed = Bed::new();
+    let (store, _) = bed.open();
+    let mut ids = Vec::new();
+    for (text, hours) in [("long", 240), ("short", 1)] {
+        let message = message(bed.clock.now(), Some(text), 10);
+        let expires_at = bed.clock.now().plus(Duration::from_secs(hours * 3600));
+        let claim = KeyClaim { expires_at, ..claim(bed.clock.now()) };
+        assert_eq!(store.accept(message.clone(), Some(claim)).await, Ok(Acceptance::Queued));
+        bed.finish(&store, message.id).await;
+        store.settle().await.unwrap();
+        ids.push(message.id);
+    }
+    bed.clock.advance(Duration::from_secs(9 * 3600));
+    store.settle().await.unwrap();
+    store.settle().await.unwrap();
+    assert_eq!(runs(bed.dir.path()).len(), 1, "the short one has been swept, and its run removed");
+    drop(store);
+    lose_index(bed.dir.path());
+    let files = FaultyFiles::new(n, std::io::ErrorKind::Other);
+    if let Ok((store, _)) = open(bed.dir.path(), files.clone(), &bed.clock) {
+        let _ = store.settle().await;
+    }
+    let (store, _) = bed.open();
+    assert_eq!(store.find_key(&key("long")).await.unwrap().map(|record| record.id), Some(ids[0]), "{n}");
+    files.has_failed()
+}
+
+#[tokio::test]
+async fn i1_a_crash_while_the_index_is_made_again_loses_no_key() {
+    let mut n = 0;
+    while fail_while_the_index_is_made_again(n).await {
+        n += 1;
+    }
+    assert!(n > 20, "only {n} operations");
 }
 
 struct Panics;

@@ -13,7 +13,7 @@ use tracing_subscriber::{Layer, Registry, fmt};
 use crate::config::{Log, LogFormat};
 
 /// Crates that tell more than an operator wants; `log.level` may still ask for them by name.
-const NOISY: [&str; 5] = ["sled", "hickory_resolver", "hickory_proto", "hickory_net", "rustls"];
+const NOISY: [&str; 4] = ["hickory_resolver", "hickory_proto", "hickory_net", "rustls"];
 
 /// Starts the log for the whole process. A second call changes nothing.
 pub(super) fn start(log: &Log) {
@@ -121,10 +121,10 @@ mod tests {
 
     #[test]
     fn noisy_crates_are_quiet_unless_they_are_asked_for() {
-        let noise = || tracing::info!(target: "sled::pagecache", "noise");
+        let noise = || tracing::info!(target: "rustls::client", "noise");
         assert_eq!(logged("debug", noise), "");
-        assert!(logged("info,sled=trace", noise).contains("noise"));
-        let warning = || tracing::warn!(target: "sled", "trouble");
+        assert!(logged("info,rustls=trace", noise).contains("noise"));
+        let warning = || tracing::warn!(target: "rustls", "trouble");
         assert!(logged("info", warning).contains("trouble"));
         assert_eq!(logged("error", warning), "");
     }

@@ -1,8 +1,8 @@
 //! Every file operation of the store, behind one seam, so that a test can make each of them fail or rebuild the
 //! directory as a power cut would have left it.
 //!
-//! [`RealFiles`] is the only code of the store that writes files of its own (sled writes its own, in `index/`). It
-//! never retries a failed sync (D3): a second fsync may report success for pages that were thrown away.
+//! [`RealFiles`] is the only code of the store that writes files. It never retries a failed sync (D3): a second fsync
+//! may report success for pages that were thrown away.
 
 use std::any::Any;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -10,11 +10,17 @@ use std::io::{self, IoSlice, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// Most slices in one system call (`IOV_MAX` on Linux).
 const MAX_SLICES: usize = 1024;
+
+/// Times that a file is tried again when no descriptor is left …
+const DESCRIPTOR_TRIES: u32 = 50;
+/// … and how long to wait in between.
+const DESCRIPTOR_WAIT: Duration = Duration::from_millis(100);
 
 /// The operations on names.
 pub trait Files: Send + Sync {
@@ -119,6 +125,20 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Waits a moment for a file descriptor when connections have taken all: nothing has been done to any file then, so
+/// this need not latch the store.
+fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    use rustix::io::Errno;
+    let none_left = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+    for _ in 0..DESCRIPTOR_TRIES {
+        match open() {
+            Err(error) if none_left.contains(&error.raw_os_error()) => std::thread::sleep(DESCRIPTOR_WAIT),
+            other => return other,
+        }
+    }
+    open()
+}
+
 /// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFiles;
@@ -132,12 +152,12 @@ impl Files for RealFiles {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        Ok(Arc::new(RealFile(patiently(|| options.open(path))?)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
-        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        Ok(Arc::new(RealFile(patiently(|| OpenOptions::new().read(true).write(true).open(path))?)))
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the seam that the rule points to")]
@@ -151,7 +171,7 @@ impl Files for RealFiles {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        patiently(|| File::open(path))?.sync_all()
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -262,6 +282,19 @@ mod tests {
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!([mode(&dir.path().join("a")), mode(&inner)], [0o700; 2]);
         assert_eq!([mode(&inner.join("file")), mode(&inner.join("lock"))], [0o600; 2]);
+    }
+
+    #[test]
+    fn d3_no_descriptor_left_is_waited_for_and_nothing_else_is() {
+        let errno = |n: &std::cell::Cell<u32>, errno: rustix::io::Errno| {
+            n.set(n.get() + 1);
+            if n.get() < 3 { Err(errno.into()) } else { Ok(()) }
+        };
+        let tries = std::cell::Cell::new(0);
+        patiently(|| errno(&tries, rustix::io::Errno::MFILE)).unwrap();
+        assert_eq!(tries.take(), 3);
+        patiently(|| errno(&tries, rustix::io::Errno::IO)).unwrap_err();
+        assert_eq!(tries.get(), 1);
     }
 
     #[test]

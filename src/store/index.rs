@@ -50,11 +50,17 @@ struct Merge {
 }
 
 impl Index {
-    /// Opens the index in `dir` with the runs that a checkpoint names; every other run goes.
+    /// Opens the index in `dir` with the runs `named`; every other run goes. New ones get numbers above `last`, which
+    /// is the greatest that any checkpoint on the disk names: a run must never be taken for another one.
     ///
     /// # Errors
     /// The system's, and the run: `NotFound`, `InvalidData` or `UnexpectedEof` when that is not as it was written.
-    pub fn open(files: Arc<dyn Files>, dir: &Path, named: &[u32]) -> Result<Self, (PathBuf, io::Error)> {
+    pub fn open(
+        files: Arc<dyn Files>,
+        dir: &Path,
+        named: &[u32],
+        mut last: u32,
+    ) -> Result<Self, (PathBuf, io::Error)> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |error| (path, error)
@@ -62,7 +68,6 @@ impl Index {
         files.create_dir(dir).map_err(at(dir))?;
         let names = files.list(dir).map_err(at(dir))?;
         let on_disk = names.iter().filter_map(|n| n.strip_suffix(".run")?.parse::<u32>().ok());
-        let mut last = named.iter().copied().max().unwrap_or(0);
         for number in on_disk {
             last = last.max(number);
             if !named.contains(&number) {
@@ -317,7 +322,7 @@ impl Index {
         }
         let path = self.dir.join(run_name(number));
         tracing::error!(path = %path.display(), %error, "a run of the index is damaged and set aside");
-        if let Err(error) = self.files.rename(&path, &path.with_extension("damaged")) {
+        if let Err(error) = self.files.rename(&path, &path.with_extension("run.damaged")) {
             tracing::error!(path = %path.display(), %error, "it could not be set aside");
         }
     }

@@ -28,7 +28,7 @@ fn record(n: u64, expires_at: u64) -> KeyRecord {
 }
 
 fn index(dir: &Path) -> Index {
-    Index::open(Arc::new(RealFiles), dir, &[]).unwrap()
+    Index::open(Arc::new(RealFiles), dir, &[], 0).unwrap()
 }
 
 fn insert(index: &Index, bucket: Bucket, keys: std::ops::Range<u64>) {
@@ -121,7 +121,7 @@ fn a_run_that_a_checkpoint_may_name_stays_until_the_next_one() {
     while index.merge(NOW).unwrap() {}
     insert(&index, NOW, 80..90);
     drop(index);
-    let index = Index::open(Arc::new(RealFiles), dir.path(), &named).unwrap();
+    let index = Index::open(Arc::new(RealFiles), dir.path(), &named, 8).unwrap();
     assert!((0..80).all(|n| index.read(&hash(n)).unwrap().len() == 1));
     assert!((80..90).all(|n| index.read(&hash(n)).unwrap().is_empty()), "they come with the replay");
     assert_eq!(files(dir.path()), 8, "what no checkpoint names has gone");

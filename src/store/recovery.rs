@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::codec::{self, Reader};
-use super::commit::FLUSH_KEYS;
 use super::embedded::{OpenError, Options};
 use super::files::{Files, StoreFile};
 use super::index::{Index, is_damage};
@@ -26,6 +25,9 @@ use crate::clock::Clock;
 
 /// Between two tries to get the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+/// Keys moved into the index at a time.
+const REPLAY_KEYS: usize = 64 * 1024;
 
 /// What a start found. Prints as one line.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +105,7 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
         dir: &dir,
         segments: list_segments(&*files, &journal_dir).map_err(OpenError::at(&journal_dir))?,
         mark: None,
+        last_run: 0,
         state: State::default(),
         recovery: Recovery::default(),
     };
@@ -151,6 +154,8 @@ struct Replay<'a> {
     segments: Vec<u32>,
     /// What a checkpoint says, even one that cannot be used.
     mark: Option<Mark>,
+    /// The last run that it names.
+    last_run: u32,
     state: State,
     recovery: Recovery,
 }
@@ -173,6 +178,7 @@ impl Replay<'_> {
         };
         let Some(checkpoint) = checkpoint else { return Ok(None) };
         self.mark = Some(checkpoint.mark);
+        self.last_run = checkpoint.runs.iter().copied().max().unwrap_or(0);
         let (segment, offset) = checkpoint.position;
         let file = self.files.open(&self.path(segment));
         let reaches = file.and_then(|f| Ok((f.size()?, read_segment_header(&*f, segment)?)));
@@ -198,7 +204,7 @@ impl Replay<'_> {
         let dir = self.dir.join("index");
         let failed = |(path, error): (PathBuf, io::Error)| OpenError::File { path, error };
         if let Some(checkpoint) = checkpoint {
-            match Index::open(files.clone(), &dir, &checkpoint.runs) {
+            match Index::open(files.clone(), &dir, &checkpoint.runs, self.last_run) {
                 Ok(index) => return Ok((index, Some(checkpoint))),
                 Err((path, error)) if error.kind() == io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), "a run of the index is missing; it is made again");
@@ -210,7 +216,7 @@ impl Replay<'_> {
                 Err(other) => return Err(failed(other)),
             }
         }
-        Ok((Index::open(files.clone(), &dir, &[]).map_err(failed)?, None))
+        Ok((Index::open(files.clone(), &dir, &[], self.last_run).map_err(failed)?, None))
     }
 
     /// Renames something to `<name>.damaged`, in the place of what was set aside so before.
@@ -309,7 +315,7 @@ impl Replay<'_> {
                         // The checksum is right and the layout is not: written by another version.
                         self.set_aside(&*file, number, place.offset.into(), place.len.into())?;
                     }
-                    if self.state.overlay.waiting() >= FLUSH_KEYS {
+                    if self.state.overlay.waiting() >= REPLAY_KEYS {
                         self.flush(index)?;
                     }
                 }
