@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::files::is_full;
 use super::journal::Journal;
 use super::keys::{Bucket, KeyHash};
+use super::reclaim::encode_keys;
 use super::record::{Encoded, Place};
 use super::shared::{Shared, State};
 use super::upkeep::Nudge;
@@ -70,8 +71,8 @@ pub enum Outcome {
 pub enum CopyItem {
     /// A message.
     Message(MessageCopy),
-    /// The key of a finished message.
-    Key { hash: KeyHash, record: KeyRecord, encoded: Encoded },
+    /// Keys of finished messages, for one record.
+    Keys { keys: Vec<(KeyHash, KeyRecord)>, encoded: Encoded },
 }
 
 /// A message with its progress, and where they were read.
@@ -292,7 +293,7 @@ impl Committer {
         let mut stale = Vec::new();
         {
             let state = self.shared.state();
-            items.retain(|item| item.is_current(&state, &self.shared, &mut stale));
+            items.retain_mut(|item| item.keep_current(&state, &self.shared, &mut stale));
         }
         let mut records: Vec<&mut Encoded> = items.iter_mut().flat_map(CopyItem::records).collect();
         let written = write(&self.shared, &mut self.journal, &mut records);
@@ -421,8 +422,8 @@ impl Request {
 }
 
 impl CopyItem {
-    /// Whether it is still as it was read. A message that has moved on since is noted.
-    fn is_current(&self, state: &State, shared: &Shared, stale: &mut Vec<QueueId>) -> bool {
+    /// Whether it is still as it was read, or what of it is. A message that has moved on since is noted.
+    fn keep_current(&mut self, state: &State, shared: &Shared, stale: &mut Vec<QueueId>) -> bool {
         match self {
             Self::Message(copy) => {
                 let read_at = copy.attempted.as_ref().map_or(Place::default(), |(place, _)| *place);
@@ -433,10 +434,17 @@ impl CopyItem {
                 }
                 current
             }
-            // A newer submission may have taken the key since it expired: the old one must not come back behind it.
-            Self::Key { hash, record, .. } => {
-                shared.clock.now() < record.expires_at
-                    && state.overlay.get(hash).is_none_or(|newest| newest.id == record.id)
+            // A newer submission may have taken a key since it expired: the old one must not come back behind it.
+            Self::Keys { keys, encoded } => {
+                let (now, before) = (shared.clock.now(), keys.len());
+                keys.retain(|(hash, record)| {
+                    let newest = state.overlay.get(hash);
+                    now < record.expires_at && newest.is_none_or(|newest| newest.id == record.id)
+                });
+                if keys.len() < before {
+                    *encoded = encode_keys(keys);
+                }
+                !keys.is_empty()
             }
         }
     }
@@ -444,7 +452,7 @@ impl CopyItem {
     fn records(&mut self) -> impl Iterator<Item = &mut Encoded> {
         let (first, second) = match self {
             Self::Message(copy) => (&mut copy.accepted.1, copy.attempted.as_mut().map(|(_, record)| record)),
-            Self::Key { encoded, .. } => (encoded, None),
+            Self::Keys { encoded, .. } => (encoded, None),
         };
         std::iter::once(first).chain(second)
     }
@@ -461,7 +469,9 @@ impl CopyItem {
                     state.ledger.attempted(copy.id, place, entry.queued, entry.next_attempt);
                 }
             }
-            Self::Key { record, .. } => state.ledger.key(place.segment, Bucket::of(record.expires_at)),
+            Self::Keys { keys, .. } => keys
+                .iter()
+                .for_each(|(_, record)| state.ledger.key(place.segment, Bucket::of(record.expires_at))),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::embedded::{OpenError, Options};
 use super::files::{Files, StoreFile};
 use super::index::{Index, is_damage};
 use super::journal::{Journal, list_segments, segment_name};
-use super::keys::Bucket;
+use super::keys::{self, Bucket};
 use super::record::{Found, Kind, Mark, Place, SEGMENT_HEADER, Scan, read_segment_header};
 use super::shared::{Shared, State};
 use super::{Recovered, damage, reclaim, reserve};
@@ -386,7 +386,7 @@ impl Replay<'_> {
         match kind {
             Kind::Accepted => {
                 let head = codec::decode_accepted_head(&mut r).ok()?;
-                let key = reclaim::key_of(kind, body);
+                let key = head.key.map(|(key, record)| (keys::hash(&key), record));
                 let bucket = key.as_ref().map(|(_, record)| Bucket::of(record.expires_at));
                 self.state.ledger.accepted(head.id, place, head.accepted_at, bucket);
                 self.remember(key);
@@ -397,19 +397,20 @@ impl Replay<'_> {
             }
             Kind::Finished => self.state.ledger.finished(r.id().ok()?),
             Kind::Key => {
-                let (hash, record) = reclaim::key_of(kind, body)?;
-                self.state.ledger.key(place.segment, Bucket::of(record.expires_at));
-                // A copy stands behind records that may be newer than what it is a copy of.
-                let newest = self.state.overlay.get(&hash);
-                if newest.is_none_or(|newest| newest.accepted_at <= record.accepted_at) {
-                    self.remember(Some((hash, record)));
+                for (hash, record) in reclaim::keys_of(kind, body)? {
+                    self.state.ledger.key(place.segment, Bucket::of(record.expires_at));
+                    // A copy stands behind records that may be newer than what it is a copy of.
+                    let newest = self.state.overlay.get(&hash);
+                    if newest.is_none_or(|newest| newest.accepted_at <= record.accepted_at) {
+                        self.remember(Some((hash, record)));
+                    }
                 }
             }
         }
         Some(())
     }
 
-    fn remember(&mut self, key: Option<(super::keys::KeyHash, super::KeyRecord)>) {
+    fn remember(&mut self, key: Option<(keys::KeyHash, super::KeyRecord)>) {
         if let Some((hash, record)) = key {
             self.recovery.keys += 1;
             self.state.overlay.insert(hash, record);
