@@ -469,9 +469,13 @@ impl CopyItem {
                     state.ledger.attempted(copy.id, place, entry.queued, entry.next_attempt);
                 }
             }
-            Self::Keys { keys, .. } => keys
-                .iter()
-                .for_each(|(_, record)| state.ledger.key(place.segment, Bucket::of(record.expires_at))),
+            Self::Keys { keys, .. } => {
+                let bucket = |record: &KeyRecord| Bucket::of(record.expires_at);
+                for some in keys.chunk_by(|(_, one), (_, other)| bucket(one) == bucket(other)) {
+                    let bucket = some.first().map_or(Bucket(0), |(_, record)| bucket(record));
+                    state.ledger.keys(place.segment, bucket, some.len());
+                }
+            }
         }
     }
 }

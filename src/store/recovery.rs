@@ -398,7 +398,7 @@ impl Replay<'_> {
             Kind::Finished => self.state.ledger.finished(r.id().ok()?),
             Kind::Key => {
                 for (hash, record) in reclaim::keys_of(kind, body)? {
-                    self.state.ledger.key(place.segment, Bucket::of(record.expires_at));
+                    self.state.ledger.keys(place.segment, Bucket::of(record.expires_at), 1);
                     // A copy stands behind records that may be newer than what it is a copy of.
                     let newest = self.state.overlay.get(&hash);
                     if newest.is_none_or(|newest| newest.accepted_at <= record.accepted_at) {
