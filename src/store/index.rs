@@ -332,9 +332,10 @@ impl Index {
     }
 }
 
-/// Whether a file is not as it was written.
+/// Whether a file is not as it was written, or cannot be read at all: then it has to be made again.
 pub fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 impl Work {

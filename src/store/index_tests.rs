@@ -126,3 +126,10 @@ fn a_run_that_a_checkpoint_may_name_stays_until_the_next_one() {
     assert!((80..90).all(|n| index.read(&hash(n)).unwrap().is_empty()), "they come with the replay");
     assert_eq!(files(dir.path()), 8, "what no checkpoint names has gone");
 }
+
+#[test]
+fn a_sector_that_cannot_be_read_is_damage_and_a_missing_descriptor_is_not() {
+    use rustix::io::Errno;
+    assert!(is_damage(&Errno::IO.into()));
+    assert!(!is_damage(&Errno::MFILE.into()) && !is_damage(&Errno::NOENT.into()));
+}
