@@ -23,6 +23,7 @@ mod queue;
 mod relay;
 mod shutdown;
 mod store;
+mod store_damage;
 mod store_model;
 mod submission;
 mod tls;

@@ -1,60 +1,17 @@
-//! What the embedded store promises while nothing fails, and after damage.
+//! What the embedded store promises while nothing fails.
 
 use std::collections::HashSet;
-use std::io::IoSlice;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncemail::clock::Clock;
 use oncemail::mail::{Message, QueueId};
 use oncemail::store::embedded::Options;
-use oncemail::store::files::{Files, RealFiles};
-use oncemail::store::{Acceptance, Arrivals, EmbeddedStore, OpenError, Recovery, Status, Store, StoreError};
+use oncemail::store::files::RealFiles;
+use oncemail::store::{Acceptance, Arrivals, EmbeddedStore, OpenError, Status, Store, StoreError};
 
 use crate::common::faulty_files::FaultyFiles;
-use crate::common::history::{
-    NoArrivals, TTL, accept, deferred, finished, held, key, message, open, options, start,
-};
-
-struct Bed {
-    dir: tempfile::TempDir,
-    clock: Clock,
-}
-
-impl Bed {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), clock: Clock::manual(start()) }
-    }
-
-    fn open(&self) -> (EmbeddedStore, Recovery) {
-        open(self.dir.path(), Arc::new(RealFiles), &self.clock).unwrap()
-    }
-
-    async fn queue(&self, store: &EmbeddedStore, key: Option<&str>) -> Arc<Message> {
-        let message = message(self.clock.now(), key, 700);
-        assert_eq!(accept(store, &message).await, Ok(Acceptance::Queued));
-        message
-    }
-
-    async fn finish(&self, store: &EmbeddedStore, id: QueueId) {
-        store.save(id, finished(self.clock.now())).await.unwrap();
-    }
-
-    /// Flips one bit of the content of `message`, which is in the first segment.
-    fn damage(&self, message: &Message) {
-        let path = self.dir.path().join("journal/00000001.seg");
-        let bytes = std::fs::read(&path).unwrap();
-        let at = bytes.windows(26 * 8).position(|w| w == &message.content[..26 * 8]).unwrap();
-        let file = RealFiles.open(&path).unwrap();
-        file.write_at(at as u64, &[IoSlice::new(&[bytes[at] ^ 1])]).unwrap();
-    }
-
-    fn journal_bytes(&self) -> u64 {
-        let entries = std::fs::read_dir(self.dir.path().join("journal")).unwrap();
-        entries.map(|e| e.unwrap().metadata().unwrap().len()).sum()
-    }
-}
+use crate::common::history::{NoArrivals, TTL, accept, deferred, held, key, message, open, options, start};
+use crate::common::store_bed::Bed;
 
 #[tokio::test]
 async fn d1_i1_what_was_acknowledged_outlives_a_crash_and_the_loss_of_the_index() {
@@ -96,79 +53,6 @@ async fn a_clean_end_leaves_nothing_to_replay() {
     let (store, recovery) = bed.open();
     assert_eq!((recovery.replayed_records, recovery.index_rebuilt, recovery.messages.len()), (0, false, 1));
     assert_eq!(store.find_key(&key("k")).await.unwrap().unwrap().id, first.id);
-}
-
-#[tokio::test]
-async fn d4_a_damaged_record_is_set_aside_and_the_rest_is_served() {
-    let bed = Bed::new();
-    let (store, _) = bed.open();
-    let before = bed.queue(&store, None).await;
-    let hit = bed.queue(&store, Some("hit")).await;
-    let after = bed.queue(&store, Some("after")).await;
-    drop(store);
-    bed.damage(&hit);
-    let (store, recovery) = bed.open();
-    let [aside] = &recovery.set_aside[..] else { panic!("{recovery}") };
-    let bytes = std::fs::read(aside).unwrap();
-    assert!(bytes.windows(26).any(|w| w == hit.id.to_string().as_bytes()), "the bytes are all there");
-    assert!(recovery.to_string().contains(&aside.display().to_string()));
-    assert_eq!(store.load(before.id).await.unwrap().unwrap().0, before);
-    assert_eq!(store.load(after.id).await.unwrap().unwrap().0, after);
-    assert_eq!(store.load(hit.id).await.unwrap(), None);
-    assert_eq!(store.find_key(&key("after")).await.unwrap().unwrap().id, after.id);
-}
-
-#[tokio::test]
-async fn d4_damage_that_is_met_later_is_named_and_reclaim_sets_it_aside() {
-    let bed = Bed::new();
-    let (store, _) = bed.open();
-    let hit = bed.queue(&store, None).await;
-    let other = bed.queue(&store, None).await;
-    bed.damage(&hit);
-    assert!(
-        matches!(store.load(hit.id).await, Err(StoreError::Read(what)) if what.contains(&hit.id.to_string()))
-    );
-    for _ in 0..40 {
-        let message = bed.queue(&store, None).await;
-        bed.finish(&store, message.id).await;
-    }
-    store.settle().await.unwrap();
-    assert_eq!(store.load(other.id).await.unwrap().unwrap().0, other);
-    assert_eq!(store.load(hit.id).await.unwrap(), None);
-    assert_eq!(std::fs::read_dir(bed.dir.path().join("damaged")).unwrap().count(), 1);
-    assert!(!bed.dir.path().join("journal/00000001.seg").exists());
-}
-
-#[tokio::test]
-async fn d4_a_torn_tail_is_cut_off() {
-    let bed = Bed::new();
-    let (store, _) = bed.open();
-    let first = bed.queue(&store, None).await;
-    let second = bed.queue(&store, None).await;
-    drop(store);
-    let path = bed.dir.path().join("journal/00000001.seg");
-    let bytes = std::fs::read(&path).unwrap();
-    let end = bytes.iter().rposition(|b| *b != 0).unwrap() as u64;
-    RealFiles.open(&path).unwrap().truncate(end - 100).unwrap();
-    let (store, recovery) = bed.open();
-    assert!(recovery.torn_bytes > 0 && recovery.set_aside.is_empty());
-    assert_eq!(store.load(first.id).await.unwrap().unwrap().0, first);
-    assert_eq!(store.load(second.id).await.unwrap(), None);
-    drop(store);
-    assert_eq!(bed.open().1.torn_bytes, 0, "cut once");
-}
-
-#[tokio::test]
-async fn d4_a_journal_without_any_whole_header_is_kept_for_a_human() {
-    let bed = Bed::new();
-    let (store, _) = bed.open();
-    let lost = bed.queue(&store, None).await;
-    drop(store);
-    let path = bed.dir.path().join("journal/00000001.seg");
-    RealFiles.open(&path).unwrap().write_at(0, &[IoSlice::new(&[0; 28])]).unwrap();
-    let (_store, recovery) = bed.open();
-    let bytes = std::fs::read(&recovery.set_aside[0]).unwrap();
-    assert!(bytes.windows(26).any(|w| w == lost.id.to_string().as_bytes()));
 }
 
 #[tokio::test]
@@ -281,8 +165,17 @@ async fn i4_a_full_disk_is_undone_and_does_not_latch() {
     let outcome = store.save(early.id, deferred(bed.clock.now(), 1)).await;
     assert!(matches!(outcome, Err(StoreError::LowDisk { .. })), "nothing at all can be written");
     assert!(!bed.dir.path().join("reserve").exists(), "what was kept back has been given up");
+    assert!(matches!(store.settle().await, Err(StoreError::LowDisk { .. })), "the index has no room either");
+    assert_eq!(
+        store.find_key(&key("early")).await.unwrap().unwrap().id,
+        early.id,
+        "and its keys are not lost"
+    );
+    assert!(matches!(store.status(), Status::LowDisk { .. }), "they must not pile up in memory");
     files.set_full(false);
+    store.settle().await.unwrap();
     assert_eq!(store.status(), Status::Ready);
+    assert_eq!(store.find_key(&key("early")).await.unwrap().unwrap().id, early.id);
     store.save(early.id, deferred(bed.clock.now(), 2)).await.unwrap();
     assert_eq!(accept(&store, &refused).await, Ok(Acceptance::Queued));
     store.settle().await.unwrap();
@@ -334,44 +227,56 @@ async fn disk_use_stays_within_twice_what_lives_and_two_segments() {
     }
 }
 
-#[tokio::test]
-async fn i1_an_index_that_does_not_open_is_set_aside_and_made_again() {
-    for damage in [overwrite_index as fn(&Path), pretend_reboot, forget_index_token] {
-        let bed = Bed::new();
-        let (store, _) = bed.open();
-        let mut ids = Vec::new();
-        for n in 0..30 {
-            let message = bed.queue(&store, Some(&format!("key {n}"))).await;
-            bed.finish(&store, message.id).await;
-            ids.push(message.id);
-        }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d6_a_message_can_be_read_while_it_is_copied_from_segment_to_segment() {
+    let bed = Bed::new();
+    let store = Arc::new(bed.open().0);
+    let stays = bed.queue(&store, Some("stays")).await;
+    store.save(stays.id, held(bed.clock.now())).await.unwrap();
+    let (stop, progress) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), held(bed.clock.now()));
+    let reader = {
+        let (store, stop, stays) = (store.clone(), stop.clone(), stays.clone());
+        tokio::spawn(async move {
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                assert_eq!(store.load(stays.id).await, Ok(Some((stays.clone(), progress.clone()))));
+            }
+        })
+    };
+    for _ in 0..200 {
+        let other = bed.queue(&store, None).await;
+        bed.finish(&store, other.id).await;
         store.settle().await.unwrap();
-        drop(store);
-        damage(bed.dir.path());
-        let (store, recovery) = bed.open();
-        assert!(recovery.index_rebuilt);
-        for (n, id) in ids.iter().enumerate() {
-            assert_eq!(store.find_key(&key(&format!("key {n}"))).await.unwrap().unwrap().id, *id);
+    }
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    reader.await.unwrap();
+    let oldest = std::fs::read_dir(bed.dir.path().join("journal")).unwrap();
+    let oldest = oldest.map(|entry| entry.unwrap().file_name()).min().unwrap();
+    assert!(oldest.as_os_str() > std::ffi::OsStr::new("00000010.seg"), "it has moved several times");
+}
+
+#[tokio::test]
+async fn what_the_store_keeps_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bed = Bed::new();
+    let dir = bed.dir.path().join("new");
+    let (store, _) = open(&dir, Arc::new(RealFiles), &bed.clock).unwrap();
+    let message = bed.queue(&store, Some("k")).await;
+    bed.finish(&store, message.id).await;
+    store.settle().await.unwrap();
+    let mut dirs = vec![dir];
+    let mut seen = 0;
+    while let Some(dir) = dirs.pop() {
+        assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700, "{dir:?}");
+        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            seen += 1;
+            if entry.path().is_dir() {
+                dirs.push(entry.path());
+            } else {
+                assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
+            }
         }
     }
-}
-
-fn overwrite_index(dir: &Path) {
-    let db = RealFiles.open(&dir.join("index/db")).unwrap();
-    let noise: Vec<u8> = (0..db.size().unwrap()).map(|n| (n * 31 % 251) as u8).collect();
-    db.write_at(0, &[IoSlice::new(&noise)]).unwrap();
-    let conf = RealFiles.open(&dir.join("index/conf")).unwrap();
-    conf.write_at(0, &[IoSlice::new(b"nonsense")]).unwrap();
-}
-
-fn pretend_reboot(dir: &Path) {
-    let file = RealFiles.create(&dir.join("running")).unwrap();
-    file.write_at(0, &[IoSlice::new(b"another boot")]).unwrap();
-}
-
-fn forget_index_token(dir: &Path) {
-    std::fs::remove_dir_all(dir.join("index")).unwrap();
-    std::fs::create_dir(dir.join("index")).unwrap();
+    assert!(seen >= 6, "journal, index, checkpoint, lock, reserve");
 }
 
 #[derive(Default)]

@@ -15,7 +15,7 @@ use super::text_log::{self, Lines};
 use crate::config::{Log, LogFormat};
 
 /// Crates that tell more than an operator wants; `log.level` may still ask for them by name.
-const NOISY: [&str; 5] = ["sled", "hickory_resolver", "hickory_proto", "hickory_net", "rustls"];
+const NOISY: [&str; 4] = ["hickory_resolver", "hickory_proto", "hickory_net", "rustls"];
 
 /// Starts the log for the whole process. A second call changes nothing.
 pub(super) fn start(log: &Log) {
@@ -135,22 +135,22 @@ mod tests {
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let (key, nothing) = (Some("order-1001"), None::<&str>);
             tracing::info!(target: "oncemail::relay", key, nothing, empty = "", client = %"\u{1b}[2J\n", "delivery");
-            tracing::warn!(target: "sled", text = "two words", "trouble");
+            tracing::warn!(target: "hickory_proto", text = "two words", "trouble");
         });
         let lines = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<_> = lines.lines().map(|line| line.split_once(' ').unwrap()).collect();
         let [(time, first), (_, second)] = lines.as_slice() else { panic!("{lines:?}") };
         assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
         assert_eq!(*first, r" INFO delivery key=order-1001 client=\u{1b}[2J\n");
-        assert_eq!(*second, r#" WARN sled: trouble text="two words""#);
+        assert_eq!(*second, r#" WARN hickory_proto: trouble text="two words""#);
     }
 
     #[test]
     fn noisy_crates_are_quiet_unless_they_are_asked_for() {
-        let noise = || tracing::info!(target: "sled::pagecache", "noise");
+        let noise = || tracing::info!(target: "rustls::client", "noise");
         assert_eq!(logged("debug", noise), "");
-        assert!(logged("info,sled=trace", noise).contains("noise"));
-        let warning = || tracing::warn!(target: "sled", "trouble");
+        assert!(logged("info,rustls=trace", noise).contains("noise"));
+        let warning = || tracing::warn!(target: "rustls", "trouble");
         assert!(logged("info", warning).contains("trouble"));
         assert_eq!(logged("error", warning), "");
     }

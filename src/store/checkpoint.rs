@@ -1,4 +1,4 @@
-//! The checkpoint: the ledger as it stood at one position of the journal, and the token that ties the index to it.
+//! The checkpoint: the ledger as it stood at one position of the journal, and the runs of the index up to there.
 //!
 //! It is written beside the old one, synced, renamed over it, and the directory synced: there is always a whole one.
 //! A checkpoint that does not verify is as good as none; the journal then tells everything again.
@@ -7,14 +7,14 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 
 use super::codec::{Malformed, Reader, Writer};
-use super::files::Files;
+use super::files::{Files, is_full};
 use super::keys::Bucket;
 use super::ledger::{Entry, Ledger, SegmentUse};
 use super::record::{Mark, Place};
 use crate::mail::QueueId;
 
 const MAGIC: &[u8; 8] = b"oncechkp";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const NAME: &str = "checkpoint";
 const NEW_NAME: &str = "checkpoint.new";
 /// Bytes of one message in the file.
@@ -25,8 +25,8 @@ const ENTRY: usize = 16 + 12 + 12 + 8 + 1 + 4;
 pub struct Checkpoint {
     /// Which journal.
     pub mark: Mark,
-    /// Grows with each checkpoint; the index holds at least this one.
-    pub token: u64,
+    /// The runs of the index, oldest first.
+    pub runs: Vec<u32>,
     /// Everything before this place is in `ledger` and in the index: segment and offset.
     pub position: (u32, u64),
     /// What the journal says up to `position`.
@@ -43,7 +43,7 @@ impl Checkpoint {
         let new = dir.join(NEW_NAME);
         let file = files.create(&new)?;
         if let Err(error) = file.write_at(0, &[IoSlice::new(&bytes)]) {
-            if error.kind() == io::ErrorKind::StorageFull {
+            if is_full(&error) {
                 files.remove(&new).map_err(|undoing| io::Error::other(undoing.to_string()))?;
             }
             return Err(error);
@@ -79,7 +79,8 @@ impl Checkpoint {
         w.raw(MAGIC);
         w.u32(VERSION);
         w.raw(&self.mark.0);
-        w.u64(self.token);
+        w.u64(self.runs.len() as u64);
+        self.runs.iter().for_each(|run| w.u32(*run));
         w.u32(self.position.0);
         w.u64(self.position.1);
         w.u64(self.ledger.segments.len() as u64);
@@ -120,7 +121,7 @@ impl Checkpoint {
             return Err(Malformed("a checkpoint's version"));
         }
         let mark = Mark(r.array()?);
-        let token = r.u64()?;
+        let runs = (0..r.u64()?).map(|_| r.u32()).collect::<Result<_, _>>()?;
         let position = (r.u32()?, r.u64()?);
         let mut ledger = Ledger::default();
         for _ in 0..r.u64()? {
@@ -134,7 +135,7 @@ impl Checkpoint {
             ledger.live.insert(id, entry);
         }
         r.end()?;
-        Ok(Self { mark, token, position, ledger })
+        Ok(Self { mark, runs, position, ledger })
     }
 }
 

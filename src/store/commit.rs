@@ -7,14 +7,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::files::is_full;
 use super::journal::Journal;
 use super::keys::{Bucket, KeyHash};
+use super::reclaim::encode_keys;
 use super::record::{Encoded, Place};
 use super::shared::{Shared, State};
 use super::upkeep::Nudge;
@@ -68,8 +71,8 @@ pub enum Outcome {
 pub enum CopyItem {
     /// A message.
     Message(MessageCopy),
-    /// The key of a finished message.
-    Key { hash: KeyHash, record: KeyRecord, encoded: Encoded },
+    /// Keys of finished messages, for one record.
+    Keys { keys: Vec<(KeyHash, KeyRecord)>, encoded: Encoded },
 }
 
 /// A message with its progress, and where they were read.
@@ -84,6 +87,8 @@ enum Verdict {
     Write,
     Existing(KeyRecord),
     Nothing,
+    /// It cannot be told who has the key.
+    Fail(StoreError),
 }
 
 pub struct Committer {
@@ -151,7 +156,7 @@ impl Committer {
             batch.iter_mut().zip(&verdicts).filter_map(|(r, v)| r.record_for(v)).collect();
         match write(&self.shared, &mut self.journal, &mut records) {
             Ok(places) => self.publish(batch, verdicts, places),
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => self.commit_without_room(batch),
+            Err(error) if is_full(&error) => self.commit_without_room(batch),
             Err(error) => {
                 let error = self.shared.latch(format!("journal: {error}"));
                 batch.into_iter().for_each(|request| request.fail(&error));
@@ -234,11 +239,15 @@ impl Committer {
     fn reread(&self, batch: &[Request], numbers: &[usize], verdicts: &mut [Verdict]) {
         for number in numbers {
             let Some(Request::Accept { key: Some(key), .. }) = batch.get(*number) else { continue };
-            // An index that cannot be read has been latched by its own thread, or says so to the next lookup.
-            let Ok(Some(record)) = self.shared.look_up_index(&key.hash) else { continue };
+            let found = self.shared.look_up_index(&key.hash);
             for (request, verdict) in batch.iter().zip(verdicts.iter_mut()) {
                 if matches!(request, Request::Accept { key: Some(other), .. } if other.hash == key.hash) {
-                    *verdict = Verdict::Existing(record.clone());
+                    match &found {
+                        Ok(None) => {}
+                        Ok(Some(record)) => *verdict = Verdict::Existing(record.clone()),
+                        // A guess would be a duplicate.
+                        Err(error) => *verdict = Verdict::Fail(error.clone()),
+                    }
                 }
             }
         }
@@ -284,13 +293,13 @@ impl Committer {
         let mut stale = Vec::new();
         {
             let state = self.shared.state();
-            items.retain(|item| item.is_current(&state, &self.shared, &mut stale));
+            items.retain_mut(|item| item.keep_current(&state, &self.shared, &mut stale));
         }
         let mut records: Vec<&mut Encoded> = items.iter_mut().flat_map(CopyItem::records).collect();
         let written = write(&self.shared, &mut self.journal, &mut records);
         let mut places = match written {
             Ok(places) => places.into_iter(),
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error) if is_full(&error) => {
                 return Err(self.shared.low_disk_error());
             }
             Err(error) => return Err(self.shared.latch(format!("journal: {error}"))),
@@ -314,11 +323,15 @@ impl Committer {
         }
     }
 
-    /// Bounds the overlay (S2): waits while keys are on their way into the index and too many wait behind them.
+    /// Bounds the overlay (S2): waits while too many keys wait for the index.
     fn wait_for_room(&self) {
         let mut state = self.shared.state();
-        while state.flushing && state.overlay.waiting() > MAX_WAITING_KEYS && self.shared.latched().is_none()
+        while state.overlay.waiting() > MAX_WAITING_KEYS
+            && !state.asking
+            && !self.shared.index_is_full.load(Ordering::Relaxed)
+            && self.shared.latched().is_none()
         {
+            let _ = self.upkeep.try_send(Nudge::Look);
             // The time-out is for a latch that falls between the look and the wait.
             let waited = self.shared.room.wait_timeout(state, ROOM_WAIT);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -336,7 +349,7 @@ fn write(shared: &Shared, journal: &mut Journal, records: &mut [&mut Encoded]) -
         shared.ask_free_space();
         match journal.roll() {
             // No room for a new segment; there may be enough for a few more records in this one.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            Err(error) if is_full(&error) => {}
             other => other?,
         }
     }
@@ -355,7 +368,7 @@ fn known(state: &State, shared: &Shared, key: &Claimed) -> Known {
         Some(record) if state.is_alive(record, &shared.clock) => Known::Yes(record.clone()),
         Some(_) => Known::No,
         None if state.overlay.moved() == key.seen => Known::No,
-        None if shared.index.candidates(&key.hash).is_empty() => Known::No,
+        None if !shared.index.may_contain(&key.hash) => Known::No,
         None => Known::Perhaps,
     }
 }
@@ -379,10 +392,11 @@ impl Request {
     fn answer(self, verdict: Verdict) {
         match self {
             Self::Accept { reply, .. } => {
-                let _ = reply.send(Ok(match verdict {
-                    Verdict::Existing(record) => Acceptance::Existing(record),
-                    Verdict::Write | Verdict::Nothing => Acceptance::Queued,
-                }));
+                let _ = reply.send(match verdict {
+                    Verdict::Existing(record) => Ok(Acceptance::Existing(record)),
+                    Verdict::Write | Verdict::Nothing => Ok(Acceptance::Queued),
+                    Verdict::Fail(error) => Err(error),
+                });
             }
             Self::Save { reply, .. } => {
                 let _ = reply.send(Ok(()));
@@ -408,8 +422,8 @@ impl Request {
 }
 
 impl CopyItem {
-    /// Whether it is still as it was read. A message that has moved on since is noted.
-    fn is_current(&self, state: &State, shared: &Shared, stale: &mut Vec<QueueId>) -> bool {
+    /// Whether it is still as it was read, or what of it is. A message that has moved on since is noted.
+    fn keep_current(&mut self, state: &State, shared: &Shared, stale: &mut Vec<QueueId>) -> bool {
         match self {
             Self::Message(copy) => {
                 let read_at = copy.attempted.as_ref().map_or(Place::default(), |(place, _)| *place);
@@ -420,10 +434,17 @@ impl CopyItem {
                 }
                 current
             }
-            // A newer submission may have taken the key since it expired: the old one must not come back behind it.
-            Self::Key { hash, record, .. } => {
-                shared.clock.now() < record.expires_at
-                    && state.overlay.get(hash).is_none_or(|newest| newest.id == record.id)
+            // A newer submission may have taken a key since it expired: the old one must not come back behind it.
+            Self::Keys { keys, encoded } => {
+                let (now, before) = (shared.clock.now(), keys.len());
+                keys.retain(|(hash, record)| {
+                    let newest = state.overlay.get(hash);
+                    now < record.expires_at && newest.is_none_or(|newest| newest.id == record.id)
+                });
+                if keys.len() < before {
+                    *encoded = encode_keys(keys);
+                }
+                !keys.is_empty()
             }
         }
     }
@@ -431,7 +452,7 @@ impl CopyItem {
     fn records(&mut self) -> impl Iterator<Item = &mut Encoded> {
         let (first, second) = match self {
             Self::Message(copy) => (&mut copy.accepted.1, copy.attempted.as_mut().map(|(_, record)| record)),
-            Self::Key { encoded, .. } => (encoded, None),
+            Self::Keys { encoded, .. } => (encoded, None),
         };
         std::iter::once(first).chain(second)
     }
@@ -448,7 +469,13 @@ impl CopyItem {
                     state.ledger.attempted(copy.id, place, entry.queued, entry.next_attempt);
                 }
             }
-            Self::Key { record, .. } => state.ledger.key(place.segment, Bucket::of(record.expires_at)),
+            Self::Keys { keys, .. } => {
+                let bucket = |record: &KeyRecord| Bucket::of(record.expires_at);
+                for some in keys.chunk_by(|(_, one), (_, other)| bucket(one) == bucket(other)) {
+                    let bucket = some.first().map_or(Bucket(0), |(_, record)| bucket(record));
+                    state.ledger.keys(place.segment, bucket, some.len());
+                }
+            }
         }
     }
 }

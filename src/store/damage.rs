@@ -38,10 +38,14 @@ pub fn set_aside(
         copy.write_at(done, &[IoSlice::new(&buffer)])?;
         done += buffer.len() as u64;
     }
-    copy.sync_data()?;
-    files.rename(&new, &path)?;
-    files.sync_dir(&dir)?;
-    files.sync_dir(data_dir)?;
+    // A failed sync must not look like a full disk that was dealt with (D3).
+    let make_durable = || {
+        copy.sync_data()?;
+        files.rename(&new, &path)?;
+        files.sync_dir(&dir)?;
+        files.sync_dir(data_dir)
+    };
+    make_durable().map_err(|error| io::Error::other(error.to_string()))?;
     tracing::error!(path = %path.display(), bytes = len, "damaged bytes of the journal were set aside");
     Ok(path)
 }

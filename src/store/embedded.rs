@@ -41,8 +41,6 @@ pub struct Options {
     pub min_free: u64,
     /// Size of a segment file, bytes; a longer record makes a longer segment.
     pub segment_bytes: u64,
-    /// Cache of the index, bytes.
-    pub cache_bytes: u64,
     /// How long to wait for the lock of a process that is just ending (D5).
     pub lock_wait: Duration,
 }
@@ -60,7 +58,6 @@ impl Default for Options {
             data_dir: PathBuf::from("var"),
             min_free: 256 << 20,
             segment_bytes: 64 << 20,
-            cache_bytes: 16 << 20,
             lock_wait: Duration::from_secs(5),
         }
     }
@@ -85,9 +82,6 @@ pub enum OpenError {
         /// The system's words.
         error: io::Error,
     },
-    /// Even a new index does not open.
-    #[error("{0}")]
-    Index(String),
 }
 
 impl OpenError {
@@ -122,8 +116,7 @@ impl EmbeddedStore {
         clock: Clock,
         arrivals: Arc<dyn Arrivals>,
     ) -> Result<(Self, Recovery), OpenError> {
-        let Opened { shared, journal, recovery, token, checkpointed, lock } =
-            recovery::open(options, files, clock)?;
+        let Opened { shared, journal, recovery, checkpointed, lock } = recovery::open(options, files, clock)?;
         let shared = Arc::new(shared);
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
         let (nudges, nudged) = sync_channel(WAITING_NUDGES);
@@ -140,10 +133,8 @@ impl EmbeddedStore {
             shared: shared.clone(),
             requests: requests.downgrade(),
             nudges: nudged,
-            token,
             checkpointed,
             checkpointed_at,
-            reading: None,
         };
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.into()).spawn(body);
@@ -182,7 +173,11 @@ impl EmbeddedStore {
 
     /// Why a thread does not answer any more.
     fn gone(&self) -> StoreError {
-        self.shared.latched().unwrap_or(StoreError::Closed)
+        self.shared.latched().unwrap_or_else(|| match self.shared.closed.load(Ordering::SeqCst) {
+            true => StoreError::Closed,
+            // It is panicking at this moment, and has not got as far as the latch.
+            false => StoreError::Latched("a thread of the store has ended".into()),
+        })
     }
 
     async fn ask<T>(
@@ -263,15 +258,13 @@ impl EmbeddedStore {
         let (reply, answer) = oneshot::channel();
         nudge(senders.nudges, Nudge::Close(reply)).await?;
         answer.await.map_err(|_| self.gone())??;
-        let shared = self.shared.clone();
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         blocking(move || {
             for thread in threads {
                 let _ = thread.join();
             }
-            let closed = recovery::note_closed(&*shared.files, &shared.options.data_dir);
             drop(lock);
-            closed.map_err(|error| shared.latch(format!("closing: {error}")))
+            Ok(())
         })
         .await
     }

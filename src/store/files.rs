@@ -1,30 +1,36 @@
 //! Every file operation of the store, behind one seam, so that a test can make each of them fail or rebuild the
 //! directory as a power cut would have left it.
 //!
-//! [`RealFiles`] is the only code of the store that writes files of its own (sled writes its own, in `index/`). It
-//! never retries a failed sync (D3): a second fsync may report success for pages that were thrown away.
+//! [`RealFiles`] is the only code of the store that writes files. It never retries a failed sync (D3): a second fsync
+//! may report success for pages that were thrown away.
 
 use std::any::Any;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Write as _};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// Most slices in one system call (`IOV_MAX` on Linux).
 const MAX_SLICES: usize = 1024;
 
+/// Times that a file is tried again when no descriptor is left …
+const DESCRIPTOR_TRIES: u32 = 50;
+/// … and how long to wait in between.
+const DESCRIPTOR_WAIT: Duration = Duration::from_millis(100);
+
 /// The operations on names.
 pub trait Files: Send + Sync {
-    /// Makes a directory and those above it; nothing happens when it is there.
+    /// Makes a directory and those above it, for its owner only; nothing happens when it is there.
     ///
     /// # Errors
     /// The system's.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes a new file for reading and writing; what had the name before is emptied.
+    /// Makes a new file for reading and writing, for its owner only; what had the name before is emptied.
     ///
     /// # Errors
     /// The system's.
@@ -114,6 +120,25 @@ pub trait StoreFile: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
 }
 
+/// Whether an operation failed because there is no room: the one failure that can be undone.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Waits a moment for a file descriptor when connections have taken all: nothing has been done to any file then, so
+/// this need not latch the store.
+fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    use rustix::io::Errno;
+    let none_left = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+    for _ in 0..DESCRIPTOR_TRIES {
+        match open() {
+            Err(error) if none_left.contains(&error.raw_os_error()) => std::thread::sleep(DESCRIPTOR_WAIT),
+            other => return other,
+        }
+    }
+    open()
+}
+
 /// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFiles;
@@ -122,18 +147,17 @@ struct RealFile(File);
 
 impl Files for RealFiles {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(path)
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
-        // Mail is private, whoever made the data directory with whatever mode.
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        Ok(Arc::new(RealFile(patiently(|| options.open(path))?)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
-        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        Ok(Arc::new(RealFile(patiently(|| OpenOptions::new().read(true).write(true).open(path))?)))
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the seam that the rule points to")]
@@ -147,7 +171,7 @@ impl Files for RealFiles {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        patiently(|| File::open(path))?.sync_all()
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -166,7 +190,8 @@ impl Files for RealFiles {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match file.try_lock() {
             Ok(()) => {
                 // Only for the reader of an error message: the lock itself is the system's.
@@ -214,9 +239,13 @@ impl StoreFile for RealFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-            other => Ok(other?),
+        loop {
+            match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => return Ok(()),
+                // Some file systems give up when a signal comes in.
+                Err(rustix::io::Errno::INTR) => {}
+                other => return Ok(other?),
+            }
         }
     }
 
@@ -240,6 +269,32 @@ mod tests {
         file.read_at(1, &mut read).unwrap();
         assert_eq!(read, parts.concat());
         assert_eq!(file.size().unwrap(), 6001);
+    }
+
+    #[test]
+    fn what_is_made_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+        RealFiles.create_dir(&inner).unwrap();
+        RealFiles.create(&inner.join("file")).unwrap();
+        let _lock = RealFiles.lock(&inner.join("lock")).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(&dir.path().join("a")), mode(&inner)], [0o700; 2]);
+        assert_eq!([mode(&inner.join("file")), mode(&inner.join("lock"))], [0o600; 2]);
+    }
+
+    #[test]
+    fn d3_no_descriptor_left_is_waited_for_and_nothing_else_is() {
+        let errno = |n: &std::cell::Cell<u32>, errno: rustix::io::Errno| {
+            n.set(n.get() + 1);
+            if n.get() < 3 { Err(errno.into()) } else { Ok(()) }
+        };
+        let tries = std::cell::Cell::new(0);
+        patiently(|| errno(&tries, rustix::io::Errno::MFILE)).unwrap();
+        assert_eq!(tries.take(), 3);
+        patiently(|| errno(&tries, rustix::io::Errno::IO)).unwrap_err();
+        assert_eq!(tries.get(), 1);
     }
 
     #[test]

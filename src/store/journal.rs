@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::{Files, StoreFile};
+use super::files::{Files, StoreFile, is_full};
 use super::record::{Encoded, Mark, Place, SEGMENT_HEADER, segment_header};
 
 /// With one record of the greatest length behind it, offsets still fit 32 bits.
@@ -81,9 +81,13 @@ impl Journal {
                 (self.segment, self.file, self.written) = (next, file, SEGMENT_HEADER as u64);
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error) if is_full(&error) => {
                 let path = self.dir.join(segment_name(next));
-                self.files.remove(&path).map_err(not_full)?;
+                match self.files.remove(&path) {
+                    // There was no room even for its name.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    other => other.map_err(not_full)?,
+                }
                 self.files.sync_dir(&self.dir).map_err(not_full)?;
                 Err(error)
             }
@@ -101,7 +105,8 @@ impl Journal {
         let mut slices = Vec::with_capacity(records.len() * 2);
         let mut at = self.written;
         for record in records {
-            let too_long = |_| io::Error::other("a segment longer than 4 GiB");
+            // Only when no new segment could be made for long: then it is as good as full.
+            let too_long = |_| io::Error::new(io::ErrorKind::StorageFull, "a segment longer than 4 GiB");
             let offset = u32::try_from(at).map_err(too_long)?;
             let len = u32::try_from(record.len()).map_err(too_long)?;
             places.push(Place { segment: self.segment, offset, len });
@@ -111,7 +116,7 @@ impl Journal {
         }
         match self.file.write_at(self.written, &slices) {
             Ok(()) => self.file.sync_data().map_err(not_full)?,
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            Err(error) if is_full(&error) => {
                 // The write did not get as far as a sync: cutting it off undoes it for good.
                 self.file.truncate(self.written).map_err(not_full)?;
                 self.file.sync_data().map_err(not_full)?;

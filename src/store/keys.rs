@@ -81,6 +81,13 @@ impl Overlay {
         self.flushing.clone()
     }
 
+    /// The index could not take them: they wait again.
+    pub fn cancel_move(&mut self) {
+        let mut waiting = Arc::unwrap_or_clone(std::mem::take(&mut self.flushing));
+        waiting.extend(self.active.drain());
+        self.active = waiting;
+    }
+
     /// The index has them.
     pub fn finish_move(&mut self) {
         self.flushing = Arc::default();

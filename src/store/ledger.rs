@@ -101,13 +101,14 @@ impl Ledger {
         self.release(entry.accepted);
         self.release(entry.attempted);
         if entry.bucket != Bucket(0) {
-            self.key(entry.accepted.segment, entry.bucket);
+            self.keys(entry.accepted.segment, entry.bucket, 1);
         }
     }
 
-    /// A segment now holds what is left of a key.
-    pub fn key(&mut self, segment: u32, bucket: Bucket) {
-        *self.segments.entry(segment).or_default().keys.entry(bucket).or_default() += KEY_RECORD;
+    /// A segment now holds what is left of so many keys of a bucket.
+    pub fn keys(&mut self, segment: u32, bucket: Bucket, count: usize) {
+        let segment = self.segments.entry(segment).or_default();
+        *segment.keys.entry(bucket).or_default() += KEY_RECORD * count as u64;
     }
 
     /// Bytes needed of all segments, and bytes written to them.

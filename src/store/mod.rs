@@ -14,6 +14,8 @@ pub mod embedded;
 pub mod files;
 mod filter;
 mod index;
+#[cfg(test)]
+mod index_tests;
 mod journal;
 mod keys;
 mod ledger;
@@ -22,6 +24,7 @@ mod reclaim;
 mod record;
 mod recovery;
 mod reserve;
+mod run;
 mod shared;
 mod upkeep;
 

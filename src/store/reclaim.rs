@@ -23,7 +23,11 @@ use crate::mail::QueueId;
 
 /// Copies are committed in parts of about this many bytes: small, since clients wait behind them.
 const PART_BYTES: usize = 512 << 10;
-/// Or this many records.
+/// Keys in one record: one frame and one checksum for many, and still few that a damaged place can cost.
+const RECORD_KEYS: usize = 64;
+/// Bytes of a key in such a record.
+const KEY_ENTRY: usize = 16 + codec::KEY_VALUE_LEN;
+/// Messages in one part at most.
 const PART_ITEMS: usize = 512;
 /// Times that a message whose progress keeps changing is read again before the segment is left for later.
 const PASSES: usize = 8;
@@ -104,12 +108,15 @@ impl Copier<'_> {
         let reading = |error: io::Error| StoreError::Read(format!("{}: {error}", segment_name(self.number)));
         let mut scan =
             Scan::new(file, self.shared.mark, self.number, SEGMENT_HEADER as u64).map_err(reading)?;
-        let mut items = Vec::new();
+        let (mut items, mut keys) = (Vec::new(), Vec::new());
         loop {
             match scan.step().map_err(reading)? {
                 Found::Record(kind @ (Kind::Accepted | Kind::Key), _) => {
-                    items.extend(self.key_item(kind, scan.body()));
-                    if items.len() >= PART_ITEMS {
+                    keys.extend(self.living_keys(kind, scan.body()));
+                    if keys.len() >= RECORD_KEYS {
+                        items.push(keys_item(std::mem::take(&mut keys)));
+                    }
+                    if items.len() >= PART_BYTES / (RECORD_KEYS * KEY_ENTRY) {
                         self.commit(std::mem::take(&mut items))?;
                     }
                 }
@@ -122,6 +129,9 @@ impl Copier<'_> {
                 }
             }
         }
+        if !keys.is_empty() {
+            items.push(keys_item(keys));
+        }
         self.commit(items).map(|_| ())
     }
 
@@ -129,18 +139,17 @@ impl Copier<'_> {
         let dir = &self.shared.options.data_dir;
         damage::set_aside(&*self.shared.files, dir, file, self.number, offset, len)
             .map(|_| ())
-            .map_err(|error| self.shared.latch(format!("damaged: {error}")))
+            .map_err(|error| self.shared.full_or_latched("damaged", &error))
     }
 
-    /// The key of a record, if it still means something. Whether a newer submission has taken it is looked at when it
-    /// is committed.
-    fn key_item(&self, kind: Kind, body: &[u8]) -> Option<CopyItem> {
-        let (hash, record) = key_of(kind, body)?;
-        if self.shared.clock.now() >= record.expires_at || self.lives(record.id) {
-            return None;
-        }
-        let encoded = encode_key(&hash, &record);
-        Some(CopyItem::Key { hash, record, encoded })
+    /// The keys of a record that still mean something. Whether a newer submission has taken one is looked at when it is
+    /// committed.
+    fn living_keys(&self, kind: Kind, body: &[u8]) -> Vec<(KeyHash, KeyRecord)> {
+        let now = self.shared.clock.now();
+        let mut keys = keys_of(kind, body).unwrap_or_default();
+        // The copy of a living message brings its key along; the message of a `Key` has ended.
+        keys.retain(|(_, record)| now < record.expires_at && (kind == Kind::Key || !self.lives(record.id)));
+        keys
     }
 
     fn lives(&self, id: QueueId) -> bool {
@@ -221,8 +230,19 @@ impl Copier<'_> {
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.upgrade().ok_or(StoreError::Closed)?;
-        requests.blocking_send(request(reply)).map_err(|_| StoreError::Closed)?;
-        answer.blocking_recv().map_err(|_| StoreError::Closed)?
+        self.set_asking(true);
+        let sent = requests.blocking_send(request(reply));
+        let answer = sent
+            .map_err(|_| StoreError::Closed)
+            .and_then(|()| answer.blocking_recv().map_err(|_| StoreError::Closed));
+        self.set_asking(false);
+        answer?
+    }
+
+    /// While this thread waits for the commit thread, that one must not wait for room in the index.
+    fn set_asking(&self, asking: bool) {
+        self.shared.state().asking = asking;
+        self.shared.room.notify_all();
     }
 }
 
@@ -231,16 +251,22 @@ fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
 }
 
-/// The key in the body of an `Accepted` or a `Key` record.
-pub fn key_of(kind: Kind, body: &[u8]) -> Option<(KeyHash, KeyRecord)> {
+/// The keys in the body of an `Accepted` or a `Key` record; `None` when it follows no layout.
+pub fn keys_of(kind: Kind, body: &[u8]) -> Option<Vec<(KeyHash, KeyRecord)>> {
     let mut r = Reader(body);
     match kind {
         Kind::Accepted => {
-            let (key, record) = codec::decode_accepted_head(&mut r).ok()?.key?;
-            Some((hash(&key), record))
+            let key = codec::decode_accepted_head(&mut r).ok()?.key;
+            Some(key.map(|(key, record)| (hash(&key), record)).into_iter().collect())
         }
-        Kind::Key => Some((r.array().ok()?, r.key_record().ok()?)),
-        Kind::Attempted | Kind::Finished => None,
+        Kind::Key => {
+            let mut keys = Vec::with_capacity(body.len() / KEY_ENTRY);
+            while r.end().is_err() {
+                keys.push((r.array().ok()?, r.key_record().ok()?));
+            }
+            Some(keys)
+        }
+        Kind::Attempted | Kind::Finished => Some(Vec::new()),
     }
 }
 
@@ -248,10 +274,18 @@ fn encode(kind: Kind, body: Bytes) -> Encoded {
     Encoded::new(Encoded::start(kind, 0), body)
 }
 
-fn encode_key(hash: &KeyHash, record: &KeyRecord) -> Encoded {
-    let mut w = codec::Writer(Encoded::start(Kind::Key, 16 + codec::KEY_VALUE_LEN));
-    w.raw(hash);
-    w.key_record(record);
+fn keys_item(keys: Vec<(KeyHash, KeyRecord)>) -> CopyItem {
+    let encoded = encode_keys(&keys);
+    CopyItem::Keys { keys, encoded }
+}
+
+/// The record that carries keys forward.
+pub fn encode_keys(keys: &[(KeyHash, KeyRecord)]) -> Encoded {
+    let mut w = codec::Writer(Encoded::start(Kind::Key, keys.len() * KEY_ENTRY));
+    for (hash, record) in keys {
+        w.raw(hash);
+        w.key_record(record);
+    }
     Encoded::new(w.0, Bytes::new())
 }
 

@@ -6,19 +6,18 @@
 
 use std::any::Any;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::checkpoint::Checkpoint;
 use super::codec::{self, Reader};
-use super::commit::FLUSH_KEYS;
 use super::embedded::{OpenError, Options};
 use super::files::{Files, StoreFile};
-use super::index::Index;
+use super::index::{Index, is_damage};
 use super::journal::{Journal, list_segments, segment_name};
-use super::keys::Bucket;
+use super::keys::{self, Bucket};
 use super::record::{Found, Kind, Mark, Place, SEGMENT_HEADER, Scan, read_segment_header};
 use super::shared::{Shared, State};
 use super::{Recovered, damage, reclaim, reserve};
@@ -26,8 +25,9 @@ use crate::clock::Clock;
 
 /// Between two tries to get the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
-/// While the store runs, this file holds the boot id of the machine.
-const RUNNING: &str = "running";
+
+/// Keys moved into the index at a time.
+const REPLAY_KEYS: usize = 64 * 1024;
 
 /// What a start found. Prints as one line.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +79,6 @@ pub struct Opened {
     pub shared: Shared,
     pub journal: Journal,
     pub recovery: Recovery,
-    pub token: u64,
     pub checkpointed: (u32, u64),
     pub lock: Box<dyn Any + Send + Sync>,
 }
@@ -106,15 +105,13 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
         dir: &dir,
         segments: list_segments(&*files, &journal_dir).map_err(OpenError::at(&journal_dir))?,
         mark: None,
+        last_run: 0,
         state: State::default(),
         recovery: Recovery::default(),
     };
     let checkpoint = replay.read_checkpoint()?;
-    let machine_went_down = note_running(&*files, &dir).map_err(OpenError::at(&dir))?;
-    let (index, checkpoint) = replay.open_index(checkpoint, machine_went_down, options.cache_bytes)?;
-    let (token, checkpointed) = checkpoint.as_ref().map_or((0, (0, 0)), |c| (c.token, c.position));
-    let token = token.max(index.token().map_err(|e| OpenError::Index(e.to_string()))?.unwrap_or(0));
-    replay.mark = checkpoint.as_ref().map(|c| c.mark);
+    let (index, checkpoint) = replay.open_index(&files, checkpoint)?;
+    let checkpointed = checkpoint.as_ref().map_or((0, 0), |c| c.position);
     let mark = replay.find_mark()?;
     replay.recovery.index_rebuilt = checkpoint.is_none() && !replay.segments.is_empty();
     replay.run(&index, mark, checkpoint)?;
@@ -130,7 +127,7 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
     state.ledger.segments.entry(state.position.0).or_default().bytes = state.position.1;
     recovery.took = clock.now().since(started);
     let shared = Shared::new(options, files, clock, mark, index, state);
-    Ok(Opened { shared, journal, recovery, token, checkpointed, lock })
+    Ok(Opened { shared, journal, recovery, checkpointed, lock })
 }
 
 fn take_lock(files: &dyn Files, dir: &Path, wait: Duration) -> Result<Box<dyn Any + Send + Sync>, OpenError> {
@@ -151,37 +148,14 @@ fn take_lock(files: &dyn Files, dir: &Path, wait: Duration) -> Result<Box<dyn An
     }
 }
 
-/// Notes that the store runs under this boot of the machine. True when it ran under another one and was not closed:
-/// then the machine went down, and files that were never synced may be anything.
-fn note_running(files: &dyn Files, dir: &Path) -> io::Result<bool> {
-    let path = dir.join(RUNNING);
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let before = match std::fs::read_to_string(&path) {
-        Ok(before) => Some(before),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    let file = files.create(&path)?;
-    file.write_at(0, &[IoSlice::new(boot.as_bytes())])?;
-    file.sync_data()?;
-    files.sync_dir(dir)?;
-    Ok(before.is_some_and(|before| before != boot))
-}
-
-/// The store was closed: everything that it had is synced.
-///
-/// # Errors
-/// The system's.
-pub fn note_closed(files: &dyn Files, dir: &Path) -> io::Result<()> {
-    files.remove(&dir.join(RUNNING))?;
-    files.sync_dir(dir)
-}
-
 struct Replay<'a> {
     files: &'a dyn Files,
     dir: &'a Path,
     segments: Vec<u32>,
+    /// What a checkpoint says, even one that cannot be used.
     mark: Option<Mark>,
+    /// The last run that it names.
+    last_run: u32,
     state: State,
     recovery: Recovery,
 }
@@ -203,6 +177,8 @@ impl Replay<'_> {
             other => other.map_err(OpenError::at(&path))?,
         };
         let Some(checkpoint) = checkpoint else { return Ok(None) };
+        self.mark = Some(checkpoint.mark);
+        self.last_run = checkpoint.runs.iter().copied().max().unwrap_or(0);
         let (segment, offset) = checkpoint.position;
         let file = self.files.open(&self.path(segment));
         let reaches = file.and_then(|f| Ok((f.size()?, read_segment_header(&*f, segment)?)));
@@ -222,57 +198,41 @@ impl Replay<'_> {
     /// The index, with the checkpoint if both can be used; otherwise a new index.
     fn open_index(
         &mut self,
+        files: &Arc<dyn Files>,
         checkpoint: Option<Checkpoint>,
-        machine_went_down: bool,
-        cache_bytes: u64,
     ) -> Result<(Index, Option<Checkpoint>), OpenError> {
-        let path = self.dir.join("index");
-        let failed = |error: super::index::IndexError| OpenError::Index(error.to_string());
-        let exists = path.exists();
-        match checkpoint {
-            Some(checkpoint) if exists && !machine_went_down => match Index::open(&path, cache_bytes) {
-                Ok(index) if index.token().is_ok_and(|t| t >= Some(checkpoint.token)) => {
-                    return Ok((index, Some(checkpoint)));
+        let dir = self.dir.join("index");
+        let failed = |(path, error): (PathBuf, io::Error)| OpenError::File { path, error };
+        if let Some(checkpoint) = checkpoint {
+            match Index::open(files.clone(), &dir, &checkpoint.runs, self.last_run) {
+                Ok(index) => return Ok((index, Some(checkpoint))),
+                Err((path, error)) if error.kind() == io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), "a run of the index is missing; it is made again");
                 }
-                Ok(_) => tracing::warn!("the index is older than the checkpoint; it is made again"),
-                Err(error) => {
-                    tracing::warn!(%error, "the index does not open; it is set aside and made again");
+                Err((path, error)) if is_damage(&error) => {
+                    tracing::warn!(path = %path.display(), %error, "the index is damaged; it is made again");
                     self.set_name_aside(&path)?;
                 }
-            },
-            _ => {}
+                Err(other) => return Err(failed(other)),
+            }
         }
-        // What is left was not tied to a checkpoint or may not be whole, and everything in it is in the journal.
-        if path.exists() {
-            std::fs::remove_dir_all(&path).map_err(OpenError::at(&path))?;
-        }
-        Ok((Index::open(&path, cache_bytes).map_err(failed)?, None))
+        Ok((Index::open(files.clone(), &dir, &[], self.last_run).map_err(failed)?, None))
     }
 
-    /// Renames something to `<name>.damaged-<n>`, and removes what was set aside so before: it can be gigabytes.
+    /// Renames something to `<name>.damaged`, in the place of what was set aside so before.
     fn set_name_aside(&mut self, path: &Path) -> Result<(), OpenError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let prefix = format!("{name}.damaged-");
-        let mut last = 0;
-        for other in self.files.list(self.dir).map_err(OpenError::at(self.dir))? {
-            let Some(n) = other.strip_prefix(&prefix).and_then(|n| n.parse::<u32>().ok()) else { continue };
-            last = last.max(n);
-            let old = self.dir.join(other);
-            let removed = if old.is_dir() { std::fs::remove_dir_all(&old) } else { self.files.remove(&old) };
-            removed.map_err(OpenError::at(&old))?;
-        }
-        let aside = self.dir.join(format!("{prefix}{}", last.saturating_add(1)));
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".damaged");
+        let aside = PathBuf::from(aside);
         self.files.rename(path, &aside).map_err(OpenError::at(path))?;
-        self.files.sync_dir(self.dir).map_err(OpenError::at(self.dir))?;
+        let dir = path.parent().unwrap_or(self.dir);
+        self.files.sync_dir(dir).map_err(OpenError::at(dir))?;
         self.recovery.set_aside.push(aside);
         Ok(())
     }
 
-    /// The journal's mark: from the checkpoint, else from the first header that is whole, else a new one.
-    fn find_mark(&mut self) -> Result<Mark, OpenError> {
-        if let Some(mark) = self.mark {
-            return Ok(mark);
-        }
+    /// The journal's mark: from the first header that is whole, else from the checkpoint, else a new one.
+    fn find_mark(&self) -> Result<Mark, OpenError> {
         for segment in &self.segments {
             let path = self.path(*segment);
             let header = self.files.open(&path).and_then(|file| read_segment_header(&*file, *segment));
@@ -280,7 +240,7 @@ impl Replay<'_> {
                 return Ok(mark);
             }
         }
-        Ok(Mark(rand::random()))
+        Ok(self.mark.unwrap_or_else(|| Mark(rand::random())))
     }
 
     /// Replays the journal: behind the checkpoint, or all of it.
@@ -355,7 +315,7 @@ impl Replay<'_> {
                         // The checksum is right and the layout is not: written by another version.
                         self.set_aside(&*file, number, place.offset.into(), place.len.into())?;
                     }
-                    if self.state.overlay.waiting() >= FLUSH_KEYS {
+                    if self.state.overlay.waiting() >= REPLAY_KEYS {
                         self.flush(index)?;
                     }
                 }
@@ -426,7 +386,7 @@ impl Replay<'_> {
         match kind {
             Kind::Accepted => {
                 let head = codec::decode_accepted_head(&mut r).ok()?;
-                let key = reclaim::key_of(kind, body);
+                let key = head.key.map(|(key, record)| (keys::hash(&key), record));
                 let bucket = key.as_ref().map(|(_, record)| Bucket::of(record.expires_at));
                 self.state.ledger.accepted(head.id, place, head.accepted_at, bucket);
                 self.remember(key);
@@ -437,19 +397,20 @@ impl Replay<'_> {
             }
             Kind::Finished => self.state.ledger.finished(r.id().ok()?),
             Kind::Key => {
-                let (hash, record) = reclaim::key_of(kind, body)?;
-                self.state.ledger.key(place.segment, Bucket::of(record.expires_at));
-                // A copy stands behind records that may be newer than what it is a copy of.
-                let newest = self.state.overlay.get(&hash);
-                if newest.is_none_or(|newest| newest.accepted_at <= record.accepted_at) {
-                    self.remember(Some((hash, record)));
+                for (hash, record) in reclaim::keys_of(kind, body)? {
+                    self.state.ledger.keys(place.segment, Bucket::of(record.expires_at), 1);
+                    // A copy stands behind records that may be newer than what it is a copy of.
+                    let newest = self.state.overlay.get(&hash);
+                    if newest.is_none_or(|newest| newest.accepted_at <= record.accepted_at) {
+                        self.remember(Some((hash, record)));
+                    }
                 }
             }
         }
         Some(())
     }
 
-    fn remember(&mut self, key: Option<(super::keys::KeyHash, super::KeyRecord)>) {
+    fn remember(&mut self, key: Option<(keys::KeyHash, super::KeyRecord)>) {
         if let Some((hash, record)) = key {
             self.recovery.keys += 1;
             self.state.overlay.insert(hash, record);
@@ -459,8 +420,11 @@ impl Replay<'_> {
     fn flush(&mut self, index: &Index) -> Result<(), OpenError> {
         let keys = self.state.overlay.begin_move();
         let records = keys.iter().map(|(hash, record)| (Bucket::of(record.expires_at), hash, record));
-        index.insert(records).map_err(|error| OpenError::Index(error.to_string()))?;
+        let dir = self.dir.join("index");
+        index.insert(records).map_err(OpenError::at(&dir))?;
         self.state.overlay.finish_move();
+        // A complete replay of millions of keys must not leave hundreds of small runs.
+        while self.recovery.index_rebuilt && index.merge(Bucket(0)).map_err(OpenError::at(&dir))? {}
         Ok(())
     }
 }

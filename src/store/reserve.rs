@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::Files;
+use super::files::{Files, is_full};
 use super::shared::Shared;
 
 /// Bytes kept back.
@@ -23,8 +23,11 @@ pub fn keep(files: &dyn Files, dir: &Path) -> io::Result<()> {
     if files.list(dir)?.iter().any(|name| name == "reserve") {
         return Ok(());
     }
-    match files.create(&path)?.allocate(RESERVE) {
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => files.remove(&path),
+    match files.create(&path).and_then(|file| file.allocate(RESERVE)) {
+        Err(error) if is_full(&error) => match files.remove(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        },
         other => other,
     }
 }

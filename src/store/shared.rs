@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::embedded::Options;
-use super::files::Files;
-use super::index::Index;
+use super::files::{Files, is_full};
+use super::index::{Index, is_damage};
 use super::journal::segment_name;
 use super::keys::{KeyHash, Overlay};
 use super::ledger::Ledger;
@@ -26,8 +26,10 @@ pub struct Shared {
     pub mark: Mark,
     pub index: Index,
     pub state: Mutex<State>,
-    /// Keys have left the overlay: the commit thread may go on.
+    /// The commit thread need not wait for the index thread any more.
     pub room: Condvar,
+    /// The index found the disk full: keys would pile up in memory, so new mail is refused.
+    pub index_is_full: AtomicBool,
     pub closed: AtomicBool,
     latch: OnceLock<String>,
     free: AtomicU64,
@@ -41,8 +43,8 @@ pub struct State {
     pub overlay: Overlay,
     /// Everything before it is in `ledger` and in `overlay` or the index: segment and offset.
     pub position: (u32, u64),
-    /// Keys are on their way into the index: the overlay will have room again.
-    pub flushing: bool,
+    /// The index thread waits for the commit thread, which must not wait for it then.
+    pub asking: bool,
 }
 
 impl State {
@@ -77,6 +79,7 @@ impl Shared {
             index,
             state: Mutex::new(state),
             room: Condvar::new(),
+            index_is_full: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             latch: OnceLock::new(),
             free: AtomicU64::new(u64::MAX),
@@ -122,7 +125,8 @@ impl Shared {
         if free < self.options.min_free || now.abs_diff(asked_at) >= SPACE_INTERVAL {
             self.ask_free_space();
         }
-        Some(self.free.load(Ordering::Relaxed)).filter(|free| *free < self.options.min_free)
+        let is_full = self.index_is_full.load(Ordering::Relaxed);
+        Some(self.free.load(Ordering::Relaxed)).filter(|free| *free < self.options.min_free || is_full)
     }
 
     pub fn ask_free_space(&self) {
@@ -132,6 +136,11 @@ impl Shared {
         });
         self.free.store(free, Ordering::Relaxed);
         self.free_asked_at.store(self.clock.now().as_millis(), Ordering::Relaxed);
+    }
+
+    /// Makes the error of an operation of the index thread that can be tried again after a full disk, and of no other.
+    pub fn full_or_latched(&self, what: &str, error: &std::io::Error) -> StoreError {
+        if is_full(error) { self.low_disk_error() } else { self.latch(format!("{what}: {error}")) }
     }
 
     pub fn low_disk_error(&self) -> StoreError {
@@ -149,16 +158,16 @@ impl Shared {
             }
             state.overlay.moved()
         };
-        match self.index.candidates(hash).as_slice() {
-            [] => (Lookup::Decided(None), moved),
-            _ => (Lookup::ReadIndex, moved),
-        }
+        let lookup = if self.index.may_contain(hash) { Lookup::ReadIndex } else { Lookup::Decided(None) };
+        (lookup, moved)
     }
 
     /// Who has a key, by the index. Reads the disk: not for a tokio worker.
     pub fn look_up_index(&self, hash: &KeyHash) -> Result<Option<KeyRecord>, StoreError> {
-        let buckets = self.index.candidates(hash);
-        let mut found = self.index.read(hash, &buckets).map_err(|e| StoreError::Read(e.to_string()))?;
+        let mut found = self.index.read(hash).map_err(|error| match is_damage(&error) {
+            true => self.latch(format!("index: {error}")),
+            false => StoreError::Read(format!("index: {error}")),
+        })?;
         let state = self.state();
         found.retain(|record| state.is_alive(record, &self.clock));
         Ok(found.into_iter().max_by_key(|record| (record.expires_at, record.accepted_at)))

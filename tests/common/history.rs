@@ -32,7 +32,7 @@ pub fn start() -> Timestamp {
 
 /// Small segments, so that a short run has many.
 pub fn options(dir: &Path) -> Options {
-    Options { segment_bytes: 4096, min_free: 0, cache_bytes: 1 << 20, ..Options::new(dir) }
+    Options { segment_bytes: 4096, min_free: 0, ..Options::new(dir) }
 }
 
 pub fn open(

@@ -12,4 +12,5 @@ pub mod listener;
 pub mod log;
 pub mod recording_files;
 pub mod relay_rig;
+pub mod store_bed;
 pub mod watched_store;

@@ -12,8 +12,6 @@ use oncemail::store::files::{Files, RealFiles, StoreFile};
 pub struct RecordingFiles {
     root: PathBuf,
     log: Arc<Mutex<Vec<Op>>>,
-    /// Copies of the index as it stood at each checkpoint go here, named by the operation's number.
-    index_copies: PathBuf,
 }
 
 struct RecordingFile {
@@ -46,8 +44,8 @@ pub enum Unsynced {
 }
 
 impl RecordingFiles {
-    pub fn new(root: &Path, index_copies: &Path) -> Arc<Self> {
-        Arc::new(Self { root: root.into(), log: Arc::default(), index_copies: index_copies.into() })
+    pub fn new(root: &Path) -> Arc<Self> {
+        Arc::new(Self { root: root.into(), log: Arc::default() })
     }
 
     /// Operations so far.
@@ -66,26 +64,14 @@ impl RecordingFiles {
             disk.apply(op);
         }
         for (path, bytes) in disk.after_power_cut(unsynced) {
-            let path = to.join(path.strip_prefix(&self.root).unwrap());
+            let path = path.strip_prefix(&self.root).unwrap();
+            if path.starts_with("index") && !with_index {
+                continue;
+            }
+            let path = to.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             let file = RealFiles.create(&path).unwrap();
             file.write_at(0, &[IoSlice::new(&bytes)]).unwrap();
-        }
-        let copy = (0..=count).rev().map(|n| self.index_copies.join(n.to_string())).find(|p| p.exists());
-        if let (true, Some(copy)) = (with_index, copy) {
-            copy_dir(&copy, &to.join("index"));
-        }
-    }
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
     }
 }
@@ -285,10 +271,6 @@ impl Files for RecordingFiles {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         RealFiles.rename(from, to)?;
         self.note(Op::Rename(from.into(), to.into()));
-        if to.file_name().is_some_and(|name| name == "checkpoint") {
-            let copy = self.index_copies.join(self.operations().to_string());
-            copy_dir(&self.root.join("index"), &copy);
-        }
         Ok(())
     }
 
