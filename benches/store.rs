@@ -2,6 +2,7 @@
 //! time of a start. Run by hand; `docs/store.md` has the commands and the figures.
 //!
 //! `cargo bench --bench store -- [--dir DIR] [--keys MILLIONS] [--seconds N] [--queued N]`
+//! `cargo bench --bench store -- fill DIR MILLIONS` leaves a directory with that many keys, for `benches/keys.sh`.
 
 #![expect(
     clippy::print_stdout,
@@ -55,6 +56,7 @@ fn main() {
         let value = args.next().unwrap_or_default();
         match arg.as_str() {
             "open" => return open_only(Path::new(&value)),
+            "fill" => return fill_only(Path::new(&value), &args.next().unwrap_or_default()),
             "--dir" => asked.dir = value.into(),
             "--keys" => asked.keys = (value.parse::<f64>().unwrap() * 1e6) as u64,
             "--queued" => asked.queued = value.parse().unwrap(),
@@ -85,6 +87,16 @@ fn open_only(dir: &Path) {
     std::thread::sleep(Duration::from_secs(5));
     println!("  5 s later: resident {} MB", resident_mb());
     drop(store);
+}
+
+fn fill_only(dir: &Path, millions: &str) {
+    let keys = (millions.parse::<f64>().unwrap() * 1e6) as u64;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (store, _) = open(dir);
+        fill(&store, keys).await;
+        store.close().await.unwrap();
+    });
 }
 
 async fn run(asked: &Asked) {
