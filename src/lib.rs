@@ -25,7 +25,7 @@
 //! - **D1** No 250 after the final dot before the message, its envelope and its key are on stable storage.
 //! - **D2** Message, recipients and key are one commit.
 //! - **D3** A failed write or sync latches the store: 451 from then on, readiness false, no fsync is ever retried; a
-//!   restart recovers.
+//!   restart recovers. Only a full disk that shows before any sync is undone instead.
 //! - **D4** Recovery uses only whole, checksummed records; a torn tail is cut off, other damage is set aside in a
 //!   named file and reported, nothing is dropped silently.
 //! - **D5** One process per data directory (lock, retried for a few seconds after a crash).
