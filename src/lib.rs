@@ -20,12 +20,12 @@
 //! `config`. `tests/layers.rs` checks this.
 //!
 //! # Invariants
-//! Code that upholds one is tagged `// D2:`, tests of one are named `d2_…`.
+//! Code that upholds one names it in a comment (`D2`), tests of one name it in front (`d2_…`, `d1_d2_…`).
 //!
 //! - **D1** No 250 after the final dot before the message, its envelope and its key are on stable storage.
 //! - **D2** Message, recipients and key are one commit.
 //! - **D3** A failed write or sync latches the store: 451 from then on, readiness false, no fsync is ever retried; a
-//!   restart recovers.
+//!   restart recovers. Only a full disk that shows before any sync is undone instead.
 //! - **D4** Recovery uses only whole, checksummed records; a torn tail is cut off, other damage is set aside in a
 //!   named file and reported, nothing is dropped silently.
 //! - **D5** One process per data directory (lock, retried for a few seconds after a crash).
@@ -34,10 +34,11 @@
 //! - **I2** Concurrent submissions with one key create one message.
 //! - **I3** A key outlives its message's time in the queue.
 //! - **I4** A submission that got no 250 leaves nothing behind that could turn its retry into a duplicate or a 554.
-//! - **R1** Between writing the final dot and reading its reply an attempt is *in doubt*. It is never cancelled there
-//!   (shutdown waits), and its end is `Delivered`, `Deferred`, `Failed` or `InDoubt`, never guessed.
+//! - **R1** Between writing the final dot and reading its reply an attempt is *in doubt*. It is not cancelled there
+//!   (a shutdown waits, up to `shutdown_grace`), and its end is never guessed: the reply decides, and without one the
+//!   message is deferred and marked as in doubt.
 //! - **R2** A 5xx that says something about *us* (AUTH refused, TLS failed, sender not allowed at the smarthost, 5xx
-//!   to EHLO or the greeting) defers and opens the breaker; it never bounces the users' mail.
+//!   to EHLO or the greeting) defers and counts towards the breaker; it never fails the users' mail.
 //! - **S1** Only CRLF ends a line and only CRLF.CRLF ends DATA, in both directions; a bare CR or LF in a message is
 //!   refused (`550 5.6.11`). No byte that arrived before a TLS handshake is read after it.
 //! - **S2** Memory is bounded by configuration, whatever clients or destinations do.
