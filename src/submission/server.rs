@@ -39,8 +39,8 @@ pub struct Server {
 /// Why the listeners could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The address is taken, not ours, or not allowed.
-    #[error("listener {listener:?} cannot listen on {address}: {source}")]
+    /// The address is taken, not ours, or not allowed. As in all of these, the source says why.
+    #[error("listener {listener:?} cannot listen on {address}")]
     Address {
         /// `[[listener]] name`.
         listener: String,
@@ -59,7 +59,7 @@ pub enum BindError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// A user's password hash cannot be used.
-    #[error("user {user:?}: {source}")]
+    #[error("user {user:?}")]
     PasswordHash {
         /// `[[user]] name`.
         user: String,
