@@ -3,12 +3,20 @@
 
 use std::time::Duration;
 
-use oncemail::submission::options::{AuthMode, TlsMode};
+use oncemail::submission::options::{AuthMode, Tls, TlsMode};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::common::child::Relay;
 use crate::common::client::{AUTH, Client};
 use crate::common::listener::{Running, user, write, write_certificate};
+
+async fn with_implicit_tls(tls: Tls) -> Running {
+    Running::start(|options| {
+        options.listeners[0].tls = TlsMode::Implicit;
+        options.tls = Some(tls);
+    })
+    .await
+}
 
 #[tokio::test]
 async fn starttls_begins_the_session_anew() {
@@ -67,11 +75,7 @@ async fn s1_nothing_from_before_the_handshake_is_read_after_it() {
 async fn implicit_tls_greets_inside_tls() {
     let directory = tempfile::tempdir().unwrap();
     let (tls, root) = write_certificate(directory.path());
-    let server = Running::start(|options| {
-        options.listeners[0].tls = TlsMode::Implicit;
-        options.tls = Some(tls);
-    })
-    .await;
+    let server = with_implicit_tls(tls).await;
     let mut client = Client::connect(server.address).await.encrypt(&root).await.unwrap();
     assert!(client.reply().await.starts_with("220 relay.example"));
     assert!(!client.ask("EHLO client.example").await.contains("STARTTLS"));
@@ -84,11 +88,7 @@ async fn a_changed_certificate_is_used_and_a_broken_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let (tls, first) = write_certificate(directory.path());
     let certificate_file = tls.certificate_file.clone();
-    let server = Running::start(|options| {
-        options.listeners[0].tls = TlsMode::Implicit;
-        options.tls = Some(tls);
-    })
-    .await;
+    let server = with_implicit_tls(tls).await;
     let is_served = async |root: &_| {
         server.clock.advance(Duration::from_secs(10));
         Client::connect(server.address).await.encrypt(root).await.is_ok()
@@ -106,11 +106,7 @@ async fn a_certificate_that_could_not_be_read_just_now_is_tried_again() {
     let directory = tempfile::tempdir().unwrap();
     let (tls, first) = write_certificate(directory.path());
     let certificate_file = tls.certificate_file.clone();
-    let server = Running::start(|options| {
-        options.listeners[0].tls = TlsMode::Implicit;
-        options.tls = Some(tls);
-    })
-    .await;
+    let server = with_implicit_tls(tls).await;
     let is_served = async |root: &_| {
         server.clock.advance(Duration::from_secs(10));
         Client::connect(server.address).await.encrypt(root).await.is_ok()
@@ -133,7 +129,7 @@ async fn tls_1_2_is_taken_unless_the_configuration_refuses_it() {
         let (tls, root) = write_certificate(directory.path());
         let server = Running::start(|options| {
             options.listeners[0].tls = TlsMode::Implicit;
-            options.tls = Some(oncemail::submission::options::Tls { only_tls13, ..tls });
+            options.tls = Some(Tls { only_tls13, ..tls });
         })
         .await;
         let is_served = async |versions: &[_]| {

@@ -46,11 +46,6 @@ impl Reply {
         (400..500).contains(&self.code)
     }
 
-    /// 5yz.
-    pub fn is_permanent(&self) -> bool {
-        (500..600).contains(&self.code)
-    }
-
     /// What follows the code, in one line: `5.1.1 text; more text`.
     pub fn text(&self) -> String {
         let lines = self.lines.join("; ");

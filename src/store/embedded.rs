@@ -218,12 +218,7 @@ impl EmbeddedStore {
             if let Some(record) = found {
                 return Ok(Acceptance::Existing(record));
             }
-            let record = KeyRecord {
-                id: message.id,
-                fingerprint: claim.fingerprint,
-                accepted_at: message.accepted_at,
-                expires_at: claim.expires_at,
-            };
+            let record = claim.record(&message);
             claimed = Some(Claimed { hash, record, seen });
         }
         let head = codec::encode_accepted(Encoded::start(Kind::Accepted, 512), &message, claim.as_ref());

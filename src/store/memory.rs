@@ -53,12 +53,7 @@ impl MemoryStore {
             if let Some(record) = self.living_key(&state, key) {
                 return Ok(Acceptance::Existing(record));
             }
-            let record = KeyRecord {
-                id: message.id,
-                fingerprint: claim.fingerprint,
-                accepted_at: message.accepted_at,
-                expires_at: claim.expires_at,
-            };
+            let record = claim.record(&message);
             state.keys.insert(key.clone(), record);
         }
         let progress = Progress::fresh(message.envelope.recipients.len(), message.accepted_at);

@@ -100,6 +100,18 @@ pub struct KeyClaim {
     pub expires_at: Timestamp,
 }
 
+impl KeyClaim {
+    /// What the key remembers once `message` is durable.
+    pub(crate) fn record(&self, message: &Message) -> KeyRecord {
+        KeyRecord {
+            id: message.id,
+            fingerprint: self.fingerprint,
+            accepted_at: message.accepted_at,
+            expires_at: self.expires_at,
+        }
+    }
+}
+
 /// What a key remembers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyRecord {
