@@ -7,10 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::common::child::Relay;
 use crate::common::listener::write;
@@ -19,6 +21,8 @@ const ROUNDS: usize = 20;
 const CLIENTS: usize = 8;
 /// Acknowledgements between two kills; the exact number differs from round to round.
 const PER_ROUND: usize = 150;
+/// A client gives up on an answer after this, and tries again: that is what keys are for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d1_i1_i2_nothing_acknowledged_is_lost_or_queued_twice_over_kill_9() {
@@ -103,10 +107,10 @@ async fn submit_until_acknowledged(
     loop {
         if connection.is_none() {
             let target = (*address.wait_for(Option::is_some).await.unwrap()).unwrap();
-            *connection = connect(target).await;
+            *connection = timeout(PATIENCE, connect(target)).await.ok().flatten();
         }
         if let Some(open) = connection {
-            match submit(open, key).await {
+            match timeout(PATIENCE, submit(open, key)).await.ok().flatten() {
                 Some(reply) if reply.starts_with("250 ") => return queue_id(&reply),
                 Some(reply) => assert!(reply.starts_with('4'), "{key}: {reply}"),
                 None => *connection = None,
@@ -124,7 +128,10 @@ fn queue_id(reply: &str) -> String {
 
 async fn connect(address: SocketAddr) -> Option<Lines<BufReader<TcpStream>>> {
     let mut lines = BufReader::new(TcpStream::connect(address).await.ok()?).lines();
-    reply(&mut lines).await?;
+    // The port of a relay that was killed may be somebody else's by now.
+    if !reply(&mut lines).await?.starts_with("220 relay.example.com") {
+        return None;
+    }
     lines.get_mut().write_all(b"EHLO client.example\r\n").await.ok()?;
     reply(&mut lines).await?;
     Some(lines)
