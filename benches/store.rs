@@ -21,8 +21,8 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use oncemail::clock::Clock;
 use oncemail::mail::{
-    Address, Body, Envelope, Fingerprint, FingerprintMode, KeyKind, Message, Origin, Progress, QueueId,
-    Recipient, RecipientState, ReversePath, Scope, ScopedKey,
+    Address, Body, Envelope, Fingerprint, FingerprintMode, Handling, KeyKind, Message, Origin, Progress,
+    QueueId, Recipient, RecipientState, ReversePath, Scope, ScopedKey,
 };
 use oncemail::store::embedded::Options;
 use oncemail::store::files::RealFiles;
@@ -229,11 +229,12 @@ fn message(content: &Bytes, keyed: bool) -> Arc<Message> {
         accepted_at: now,
         envelope: Envelope {
             reverse_path: ReversePath::Mailbox(Address::parse("app@example.org").unwrap()),
-            recipients: vec![Recipient { forward_path, notify: None, orcpt: None }],
+            recipients: vec![Recipient { forward_path, notify: None, orcpt: None, unverified: false }],
             body: Body::SevenBit,
             smtputf8: false,
             ret: None,
             envid: None,
+            handling: Handling::default(),
         },
         origin: Origin { listener: "main".into(), user: Some("app".into()), client: None },
         key: keyed.then_some(key),

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | [`mail`] | addresses, envelopes, queue ids, messages, keys, progress: pure values |
 //! | [`smtp`] | the protocol with no I/O: commands, replies, DATA, the session's states |
+//! | [`bounce`] | reports about a message to its sender (RFC 3464), as bytes |
+//! | [`dns`] | names to addresses, mail hosts, TLSA and TXT records |
 //! | [`store`] | the durable memory: journal, index, recovery |
 //! | [`queue`] | which message is due, and when again |
 //! | [`intake`] | the only way in: key, fingerprint, claim, commit |
@@ -15,7 +17,7 @@
 //! | [`cli`] | one file per subcommand |
 //!
 //! # Layers
-//! `cli → app → {submission, relay} → {intake, queue} → store → smtp → mail`. A module imports only what stands to the
+//! `cli → app → {submission, relay} → {intake, queue} → {store, dns} → bounce → smtp → mail`. A module imports only what stands to the
 //! right of it, siblings never import each other, `clock` may be imported by all, and only `cli` and `app` see
 //! `config`. `tests/layers.rs` checks this.
 //!
@@ -44,9 +46,11 @@
 //! - **S2** Memory is bounded by configuration, whatever clients or destinations do.
 
 pub mod app;
+pub mod bounce;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod dns;
 pub mod intake;
 pub mod mail;
 pub mod queue;

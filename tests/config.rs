@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use oncemail::config::{Config, Errors, data_dir, load};
-use oncemail::relay::options::{Smarthost, TlsPolicy, Transport};
+use oncemail::relay::options::{Host, Hosts, Secret, Smtp, TlsPolicy, Transport};
 use oncemail::submission::options::{AuthMode, TlsMode};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -77,10 +77,24 @@ fn one_problem(text: &str, line: usize, words: &[&str]) {
     assert!(found.len() == 1 && is_it(&found[0]), "wanted line {line} with {words:?}, found {found:#?}");
 }
 
-fn smarthost(config: &Config) -> &Smarthost {
+fn smarthost(config: &Config) -> &Smtp {
     match &config.relay.routes[0].transport {
-        Transport::Smarthost(smarthost) => smarthost,
-        Transport::Directory(path) => panic!("a directory: {}", path.display()),
+        Transport::Smtp(smarthost) => smarthost,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn hosts(smarthost: &Smtp) -> &[Host] {
+    match &smarthost.hosts {
+        Hosts::Fixed { hosts, .. } => hosts,
+        Hosts::Mx(mx) => panic!("{mx:?}"),
+    }
+}
+
+fn password(smarthost: &Smtp) -> &str {
+    match &smarthost.auth.as_ref().unwrap().with {
+        Secret::Password(password) => password,
+        Secret::OAuth2(_) => panic!("no password"),
     }
 }
 
@@ -134,7 +148,7 @@ fn the_annotated_configuration_is_right_in_every_line_that_is_commented_out() {
         .replace("/run/secrets/provider", &secret.display().to_string());
     let config = files.load(&uncommented, &[]).unwrap_or_else(|errors| panic!("{errors}"));
     let internal = smarthost(&config);
-    assert_eq!(internal.hosts[1].to_string(), "mx2.corp.example:25");
+    assert_eq!(hosts(internal)[1].to_string(), "mx2.corp.example:25");
     assert_eq!(
         (internal.tls, internal.connections, internal.messages_per_connection),
         (TlsPolicy::Required, 20, 100)
@@ -308,14 +322,13 @@ fn secrets_come_from_one_place_and_are_never_printed() {
     let from_file =
         format!("{LISTENER}{SMARTHOST}username = \"u\"\npassword_file = \"{}\"\n", secret.display());
     let config = files.load(&from_file, &[]).unwrap();
-    let credentials = smarthost(&config).credentials.as_ref().unwrap();
-    assert_eq!(credentials.password.as_str(), "s3cret-word ");
+    assert_eq!(password(smarthost(&config)), "s3cret-word ");
     assert!(!format!("{config:?}").contains("s3cret"));
     let both = problems(files.load(&format!("{from_file}password = \"x\"\n"), &[]));
     assert!(both[0].contains("both `password` and `password_file`"), "{both:?}");
     // The environment's secret replaces the file's.
     let config = files.load(&from_file, &[("ONCEMAIL__ROUTE__0__PASSWORD", "other")]).unwrap();
-    assert_eq!(smarthost(&config).credentials.as_ref().unwrap().password.as_str(), "other");
+    assert_eq!(password(smarthost(&config)), "other");
 }
 
 #[test]

@@ -8,13 +8,13 @@ use oncemail::clock::Clock;
 use oncemail::mail::RecipientState;
 use oncemail::queue::Queue;
 use oncemail::relay::Relay;
-use oncemail::relay::options::{Breaker, Credentials, Host, TlsPolicy, Transport};
+use oncemail::relay::options::{Auth, Breaker, Host, Hosts, Secret, TlsPolicy, Transport};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::common::far_side::{Act, FarSide, Tls, say};
 use crate::common::relay_rig::{
-    DELIVERED, FAILED, Rig, changed, directory, message, nobody, queue_options, relay_options, replies,
+    DELIVERED, FAILED, Rig, changed, directory, dns, message, nobody, queue_options, relay_options, replies,
     route, smarthost, to, to_hosts,
 };
 
@@ -56,7 +56,7 @@ async fn r2_refused_auth_is_a_deferral_with_the_far_sides_words() {
         .on_times(1, "AUTH", say("535 5.7.8 wrong password"))
         .start()
         .await;
-    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.credentials = Some(credentials())));
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.auth = Some(credentials())));
     let id = rig.send(&["b@x.example"], "x").await;
     let progress = rig.store.saved(id, 2).await;
     let said = &progress.recipients[0].replies[0];
@@ -65,8 +65,8 @@ async fn r2_refused_auth_is_a_deferral_with_the_far_sides_words() {
     assert_eq!(far.log().said("AUTH PLAIN AHUAcw=="), 2);
 }
 
-fn credentials() -> Credentials {
-    Credentials { username: "u".into(), password: "s".to_owned().into() }
+fn credentials() -> Auth {
+    Auth { username: "u".into(), with: Secret::Password("s".to_owned().into()) }
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn auth_login_is_spoken_where_plain_is_not_offered() {
         .on("cw==", say("235 2.7.0 ok"))
         .start()
         .await;
-    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.credentials = Some(credentials())));
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.auth = Some(credentials())));
     let id = rig.send(&["b@x.example"], "x").await;
     assert!(rig.store.saved(id, 1).await.is_finished());
     assert_eq!(far.log().said("AUTH LOGIN"), 1);
@@ -90,7 +90,8 @@ async fn tls_is_required_and_verified() {
         let options = changed(&[far.address], |smarthost| {
             smarthost.tls = policy;
             smarthost.ca_file = Some(far.ca_file.clone());
-            smarthost.hosts[0].name = "localhost".into();
+            smarthost.hosts =
+                Hosts::in_order(vec![Host { name: "localhost".into(), port: far.address.port() }]);
         });
         let rig = Rig::start(options);
         let id = rig.send(&["b@x.example"], "secret").await;
@@ -214,8 +215,8 @@ async fn a_message_is_split_by_route_and_each_part_fares_for_itself() {
         (FarSide::new().start().await, FarSide::new().on("RCPT", say("550 5.1.1 no")).start().await);
     let files = tempfile::tempdir().unwrap();
     let options = relay_options(vec![
-        to(&["good.example"], route("good", Transport::Smarthost(smarthost(&[good.address])))),
-        to(&["*.bad.example"], route("bad", Transport::Smarthost(smarthost(&[bad.address])))),
+        to(&["good.example"], route("good", Transport::Smtp(smarthost(&[good.address])))),
+        to(&["*.bad.example"], route("bad", Transport::Smtp(smarthost(&[bad.address])))),
         to(&["dir.example", "dir2.example"], directory("dir", files.path())),
     ]);
     let rig = Rig::start(options);
@@ -252,8 +253,8 @@ async fn a_dead_destination_does_not_hold_back_another() {
     let dead = FarSide::new().on("CONNECT", Act::Silence).start().await;
     let live = FarSide::new().start().await;
     let rig = Rig::start(relay_options(vec![
-        to(&["dead.example"], route("dead", Transport::Smarthost(smarthost(&[dead.address])))),
-        route("live", Transport::Smarthost(smarthost(&[live.address]))),
+        to(&["dead.example"], route("dead", Transport::Smtp(smarthost(&[dead.address])))),
+        route("live", Transport::Smtp(smarthost(&[live.address]))),
     ]));
     for n in 0..500 {
         rig.send(&["x@dead.example"], &format!("dead {n}")).await;
@@ -272,8 +273,9 @@ async fn a_refused_password_is_tried_once_and_never_in_clear_off_loopback() {
     let far = FarSide::new().offers(&["AUTH PLAIN"]).on("AUTH", say("535 5.7.8 no")).start().await;
     let rig = Rig::start_with(
         changed(&[far.address], |smarthost| {
-            smarthost.credentials = Some(credentials());
-            smarthost.hosts = vec![Host { name: "localhost".into(), port: far.address.port() }];
+            smarthost.auth = Some(credentials());
+            smarthost.hosts =
+                Hosts::in_order(vec![Host { name: "localhost".into(), port: far.address.port() }]);
         }),
         oncemail::queue::Options {
             base: Duration::from_secs(600),
@@ -291,8 +293,8 @@ async fn a_split_message_does_not_wait_for_a_destination_that_is_away() {
     let busy = FarSide::new().on_times(3, "RCPT", say("451 4.3.0 later")).start().await;
     let away = nobody().await;
     let mut options = relay_options(vec![
-        to(&["away.example"], route("away", Transport::Smarthost(smarthost(&[away])))),
-        route("busy", Transport::Smarthost(smarthost(&[busy.address]))),
+        to(&["away.example"], route("away", Transport::Smtp(smarthost(&[away])))),
+        route("busy", Transport::Smtp(smarthost(&[busy.address]))),
     ]);
     options.breaker = Breaker { failures: 1, open_for: Duration::from_secs(600), ..Breaker::default() };
     let rig = Rig::start(options);
@@ -312,8 +314,10 @@ async fn a_ca_file_that_is_none_stops_the_start_and_is_named() {
     for file in [missing, empty] {
         let options = changed(&[nobody().await], |smarthost| smarthost.ca_file = Some(file.clone()));
         let clock = Clock::system();
-        let error =
-            Relay::new(options, Queue::new(queue_options(), clock.clone()), clock).err().unwrap().to_string();
+        let error = Relay::new(options, dns(), Queue::new(queue_options(), clock.clone()), clock)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(
             error.starts_with("route hosts: ca_file: ") && error.contains(file.to_str().unwrap()),
             "{error}"

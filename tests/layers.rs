@@ -16,14 +16,15 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["submission", "relay"],
     &["intake", "queue"],
-    &["store"],
+    &["store", "dns"],
+    &["bounce"],
     &["smtp"],
     &["mail"],
     &["clock"],
 ];
 
 /// Layers that are pure: what they may not name, as beginnings of paths.
-const PURE: &[&str] = &["smtp", "mail"];
+const PURE: &[&str] = &["bounce", "smtp", "mail"];
 const IO: &[&[&str]] = &[
     &["std", "fs"],
     &["std", "io", "stdin"],

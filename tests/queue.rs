@@ -38,8 +38,9 @@ fn outcome(recipient: usize, end: End) -> Outcome {
         code: 250,
         text: "2.0.0 ok".into(),
         times: 1,
+        tls: String::new(),
     };
-    Outcome { recipient, end, in_doubt: false, reply }
+    Outcome { recipient, end, in_doubt: false, hard_bounce: false, dsn_onward: false, reply }
 }
 
 #[tokio::test]
@@ -283,7 +284,7 @@ async fn d6_a_split_message_that_is_turned_away_everywhere_expires_all_the_same(
     drop(next(&queue).await);
     // From the store, as after a restart.
     let queue = Queue::new(patient(), clock.clone());
-    let recovered = oncemail::store::Recovered { id, next_attempt: Some(clock.now()) };
+    let recovered = oncemail::store::Recovered { id, next_attempt: Some(clock.now()), priority: 0 };
     queue.start(store.clone(), vec![recovered]);
     let lease = next(&queue).await;
     lease.split(2);

@@ -15,7 +15,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::far_side::{Act, FarSide, PATIENCE, say};
-use crate::common::relay_rig::{DELIVERED, FAILED, Rig, changed, message, queue_options, replies, to_hosts};
+use crate::common::relay_rig::{
+    DELIVERED, FAILED, Rig, changed, dns, message, queue_options, replies, to_hosts,
+};
 use crate::common::watched_store::WatchedStore;
 
 /// No patience: for far sides that say nothing.
@@ -355,7 +357,7 @@ async fn r1_a_shutdown_waits_for_an_attempt_in_doubt_no_longer_than_its_grace() 
     let store = WatchedStore::new(clock.clone(), Some(queue.clone()));
     queue.start(store.clone(), Vec::new());
     let shutdown = CancellationToken::new();
-    let relay = Relay::new(to_hosts(&[far.address]), queue, clock.clone()).unwrap();
+    let relay = Relay::new(to_hosts(&[far.address]), dns(), queue, clock.clone()).unwrap();
     let running = tokio::spawn(relay.run(shutdown.clone(), Duration::from_millis(50)));
     store.accept(Arc::new(message(&clock, &["b@x.example"], "x")), None).await.unwrap();
     far.wait(|log| log.copies("x") == 1).await;

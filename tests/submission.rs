@@ -195,8 +195,8 @@ impl Store for Panicking {
     fn accept(&self, message: Arc<Message>, claim: Option<KeyClaim>) -> StoreFuture<'_, Acceptance> {
         self.store.accept(message, claim)
     }
-    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
-        self.store.save(id, progress)
+    fn save_with(&self, id: QueueId, progress: Progress, notices: Vec<Arc<Message>>) -> StoreFuture<'_, ()> {
+        self.store.save_with(id, progress, notices)
     }
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
         self.store.load(id)

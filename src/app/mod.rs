@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::dns::Dns;
 use crate::intake::Intake;
 use crate::queue::Queue;
 use crate::relay::Relay;
@@ -72,7 +73,9 @@ async fn serve(
     gone: &CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let grace = config.shutdown_grace;
-    let relay = Relay::new(config.relay, queue, clock.clone()).context("cannot set up the relay")?;
+    let dns = Arc::new(Dns::new(config.dns));
+    let relay =
+        Relay::new(config.relay, dns.clone(), queue, clock.clone()).context("cannot set up the relay")?;
     let intake = Arc::new(Intake::new(store.clone(), config.intake, clock.clone()));
     let server = Server::bind(config.submission, intake, clock).await?;
     let socket = HealthSocket::bind(&config.data_dir).await?;

@@ -33,33 +33,25 @@ pub(super) fn fit(connections: usize, routes: &[Route], limit: u64) -> Option<us
 /// Connections of a route; the files that a directory route writes are among the kept ones.
 fn outward(route: &Route) -> u64 {
     match &route.transport {
-        Transport::Smarthost(smarthost) => u64::try_from(smarthost.connections).unwrap_or(u64::MAX),
-        Transport::Directory(_) => 0,
+        Transport::Smtp(smtp) => u64::try_from(smtp.connections).unwrap_or(u64::MAX),
+        Transport::Directory(_) | Transport::Discard => 0,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::options::{Matches, Smarthost, TlsPolicy};
+    use crate::relay::options::{Hosts, InDoubt, Matches, Smtp};
 
     #[test]
     fn clients_get_what_the_store_and_the_routes_leave() {
-        let smarthost = Smarthost {
-            hosts: Vec::new(),
-            tls: TlsPolicy::Required,
-            ca_file: None,
-            credentials: None,
-            connections: 20,
-            messages_per_connection: 1,
-            idle_timeout: std::time::Duration::ZERO,
-            rate: None,
-            recipients_per_transaction: 1,
-        };
+        let smtp = Smtp { connections: 20, ..Smtp::new(Hosts::in_order(Vec::new())) };
         let route = Route {
             name: "out".to_owned(),
             matches: Matches::default(),
-            transport: Transport::Smarthost(smarthost),
+            transport: Transport::Smtp(smtp),
+            in_doubt: InDoubt::Resend,
+            forward_key_as: None,
         };
         assert_eq!(fit(2_000, &[], u64::MAX), Some(2_000));
         assert_eq!(fit(2_000, std::slice::from_ref(&route), 1_024), Some(1_024 - 640 - 20));

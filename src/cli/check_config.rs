@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::{load, print};
 use crate::config::Config;
-use crate::relay::options::{Route, TlsPolicy, Transport};
+use crate::relay::options::{Hosts, Route, Smtp, TlsPolicy, Transport};
 use crate::submission::options::{AuthMode, Listener, TlsMode};
 
 /// Loads the configuration and says what it amounts to.
@@ -56,23 +56,31 @@ fn listener_line(listener: &Listener) -> String {
 fn route_line(route: &Route) -> String {
     let target = match &route.transport {
         Transport::Directory(path) => format!("one .eml file a message into {}", path.display()),
-        Transport::Smarthost(smarthost) => {
-            let hosts = smarthost.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let tls = match smarthost.tls {
-                TlsPolicy::Required => "verified STARTTLS",
-                TlsPolicy::Implicit => "verified implicit TLS",
-                TlsPolicy::None => "no TLS",
-            };
-            let auth = match &smarthost.credentials {
-                Some(credentials) => format!("as {}", credentials.username),
-                None => "no AUTH".to_owned(),
-            };
-            format!("smarthost {hosts}, {tls}, {auth}")
-        }
+        Transport::Discard => "nowhere: it is discarded".to_owned(),
+        Transport::Smtp(smtp) => smtp_line(smtp),
     };
     let selectors = selectors(route);
     let takes = if selectors.is_empty() { "everything".to_owned() } else { selectors.join(" and ") };
     format!("{}: {takes} → {target}", route.name)
+}
+
+fn smtp_line(smtp: &Smtp) -> String {
+    let hosts = match &smtp.hosts {
+        Hosts::Fixed { hosts, .. } => {
+            let hosts = hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            format!("smarthost {hosts}")
+        }
+        Hosts::Mx(_) => "the hosts of the recipient's domain".to_owned(),
+    };
+    let tls = match smtp.tls {
+        TlsPolicy::Required => "verified STARTTLS",
+        TlsPolicy::Opportunistic => "TLS where it can be had",
+        TlsPolicy::Dane => "TLS as the hosts' TLSA records ask",
+        TlsPolicy::Implicit => "verified implicit TLS",
+        TlsPolicy::None => "no TLS",
+    };
+    let auth = smtp.auth.as_ref().map_or("no AUTH".to_owned(), |auth| format!("as {}", auth.username));
+    format!("{hosts}, {tls}, {auth}")
 }
 
 /// The conditions of a route, in words.

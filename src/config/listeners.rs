@@ -11,7 +11,7 @@ use super::errors::Problems;
 use super::files;
 use super::section::Section;
 use super::tree::Table;
-use crate::submission::options::{AuthMode, Limits, Listener, Options, Tls, TlsMode, User};
+use crate::submission::options::{AuthMode, Limits, Listener, Options, Tls, TlsMode, User, Verify};
 
 /// Whoever may send without AUTH must be on this machine, unless the configuration names networks.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
@@ -42,7 +42,7 @@ pub(super) fn submission(
     }
     refuse_twins(&listeners);
     let listeners = listeners.into_iter().map(|(_, listener)| listener).collect();
-    Options { hostname, listeners, tls: read_tls(&tls), users, limits }
+    Options { hostname, listeners, tls: read_tls(&tls), users, limits, verify: Verify::default() }
 }
 
 fn refuse_twins(listeners: &[(&Section<'_>, Listener)]) {

@@ -33,7 +33,7 @@ use std::time::Duration;
 pub use errors::{Errors, Place, Problem};
 pub use log::{Log, LogFormat};
 
-use crate::{intake, queue, relay, submission};
+use crate::{dns, intake, queue, relay, submission};
 use environment::Variables;
 use errors::Problems;
 use section::Section;
@@ -59,6 +59,10 @@ pub struct Config {
     pub queue: queue::options::Options,
     /// For the relay.
     pub relay: relay::options::Options,
+    /// `[dns]`.
+    pub dns: dns::Options,
+    /// `[suppression]`: how long an address that bounced is remembered; `None`: not at all.
+    pub suppression: Option<Duration>,
     /// For the log.
     pub log: Log,
     /// How long a shutdown waits for transactions and in-doubt attempts.
@@ -139,13 +143,15 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         routes: routes::routes(root, problems, &submission),
         breaker: settings::breaker(root, problems),
         timeouts: relay::options::Timeouts::default(),
+        dkim: Vec::new(),
+        own_addresses: submission.listeners.iter().map(|listener| listener.address).collect(),
     };
     settings::store(root, problems);
     Some(Config {
         data_dir: read_data_dir(&top),
         min_free: limits.min_free,
-        intake: settings::intake(root, problems, hostname),
-        queue: settings::queue(root, problems, limits.queue_memory),
+        intake: settings::intake(root, problems, hostname.clone()),
+        queue: settings::queue(root, problems, hostname, limits.queue_memory),
         log: log::read(root, problems),
         shutdown_grace: top.duration(
             "shutdown_grace",
@@ -154,6 +160,8 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         ),
         submission,
         relay,
+        dns: dns::Options::default(),
+        suppression: None,
     })
 }
 

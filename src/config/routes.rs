@@ -9,7 +9,7 @@ use super::errors::{Problems, nearest};
 use super::section::Section;
 use super::tree::Table;
 use super::{files, units};
-use crate::relay::options::{Credentials, Host, Matches, Route, Smarthost, TlsPolicy, Transport};
+use crate::relay::options::{Auth, Host, Hosts, InDoubt, Matches, Route, Secret, Smtp, TlsPolicy, Transport};
 use crate::submission;
 
 /// Submission (RFC 6409 §3.1), and submission over implicit TLS (RFC 8314 §3.3).
@@ -93,14 +93,20 @@ fn route(section: &Section<'_>, submission: &submission::options::Options) -> Op
     let transport = match section.choice("transport", None, &choices)? {
         Kind::Smarthost => {
             refuse_keys(section, &DIRECTORY_KEYS, "directory");
-            smarthost(section).map(Transport::Smarthost)
+            smarthost(section).map(Transport::Smtp)
         }
         Kind::Directory => {
             refuse_keys(section, &SMARTHOST_KEYS, "smarthost");
             directory(section).map(Transport::Directory)
         }
     };
-    Some(Route { name: name?, matches, transport: transport? })
+    Some(Route {
+        name: name?,
+        matches,
+        transport: transport?,
+        in_doubt: InDoubt::Resend,
+        forward_key_as: None,
+    })
 }
 
 fn refuse_keys(section: &Section<'_>, keys: &[&str], transport: &str) {
@@ -154,7 +160,7 @@ fn directory(section: &Section<'_>) -> Option<PathBuf> {
     Some(path)
 }
 
-fn smarthost(section: &Section<'_>) -> Option<Smarthost> {
+fn smarthost(section: &Section<'_>) -> Option<Smtp> {
     let tls = section.choice(
         "tls",
         TlsPolicy::Required,
@@ -166,12 +172,11 @@ fn smarthost(section: &Section<'_>) -> Option<Smarthost> {
     if let Some(Err(error)) = ca_file.as_deref().map(files::certificates) {
         section.problems.add(section.place("ca_file"), format!("`ca_file`: {error}"));
     }
-    let credentials = credentials(section, tls, &hosts);
-    (!hosts.is_empty()).then(|| Smarthost {
-        hosts,
+    let auth = auth(section, tls, &hosts);
+    (!hosts.is_empty()).then(|| Smtp {
         tls,
         ca_file,
-        credentials,
+        auth,
         connections: usize::from(section.number::<u16>("connections", 20, &(1..=10_000))),
         messages_per_connection: section.number("messages_per_connection", 100, &(1..=1_000_000)),
         idle_timeout: section.duration(
@@ -185,6 +190,7 @@ fn smarthost(section: &Section<'_>) -> Option<Smarthost> {
             100,
             &(1..=10_000),
         )),
+        ..Smtp::new(Hosts::in_order(hosts))
     })
 }
 
@@ -198,7 +204,7 @@ fn hosts(section: &Section<'_>, tls: TlsPolicy) -> Vec<Host> {
     hosts
 }
 
-fn credentials(section: &Section<'_>, tls: TlsPolicy, hosts: &[Host]) -> Option<Credentials> {
+fn auth(section: &Section<'_>, tls: TlsPolicy, hosts: &[Host]) -> Option<Auth> {
     let has_password = section.has("password") || section.has("password_file");
     if !section.has("username") {
         if has_password {
@@ -217,7 +223,7 @@ fn credentials(section: &Section<'_>, tls: TlsPolicy, hosts: &[Host]) -> Option<
     }
     let username = section.name("username");
     let password = section.secret("password")?;
-    Some(Credentials { username: username?, password })
+    Some(Auth { username: username?, with: Secret::Password(password) })
 }
 
 fn is_loopback(host: &Host) -> bool {

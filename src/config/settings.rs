@@ -152,7 +152,12 @@ const MAIL_FIELDS: [&str; 19] = [
 ];
 
 /// Reads `[retry]`.
-pub(super) fn queue(root: &Table, problems: &Problems, fresh_bytes: usize) -> queue::options::Options {
+pub(super) fn queue(
+    root: &Table,
+    problems: &Problems,
+    hostname: String,
+    fresh_bytes: usize,
+) -> queue::options::Options {
     let section = Section::once(root, "retry", problems);
     section.choice("on_failure", (), &[("hold", ())]);
     let shortest = Duration::from_millis(10);
@@ -161,6 +166,9 @@ pub(super) fn queue(root: &Table, problems: &Problems, fresh_bytes: usize) -> qu
         cap: section.duration("cap", HOUR, &(shortest..=7 * DAY)),
         jitter: section.choice("jitter", Jitter::Full, &[("full", Jitter::Full), ("none", Jitter::None)]),
         expire_after: section.duration("expire_after", 5 * DAY, &(SECOND..=366 * DAY)),
+        warn_after: None,
+        on_failure: queue::OnFailure::Hold,
+        hostname,
         fresh_bytes,
     };
     if options.cap < options.base {

@@ -109,7 +109,9 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::intake::{Fallback, Submission, Trace};
-    use crate::mail::{Address, Body, Envelope, FingerprintMode, Origin, Recipient, ReversePath, Scope};
+    use crate::mail::{
+        Address, Body, Envelope, FingerprintMode, Handling, Origin, Recipient, ReversePath, Scope,
+    };
 
     fn options() -> Options {
         Options {
@@ -132,11 +134,12 @@ mod tests {
             scope: Scope::named("shop"),
             envelope: Envelope {
                 reverse_path: ReversePath::Null,
-                recipients: vec![Recipient { forward_path, notify: None, orcpt: None }],
+                recipients: vec![Recipient { forward_path, notify: None, orcpt: None, unverified: false }],
                 body: Body::EightBitMime,
                 smtputf8: false,
                 ret: None,
                 envid: None,
+                handling: Handling::default(),
             },
             content: content.to_vec(),
         };

@@ -9,6 +9,8 @@ pub struct Progress {
     pub attempts: u32,
     /// When it is due again; meaningful while a recipient is queued.
     pub next_attempt: Timestamp,
+    /// The sender was told that it takes long (RFC 3461 §6.3 `delayed`): once is enough.
+    pub warned: bool,
     /// One entry per recipient.
     pub recipients: Vec<RecipientProgress>,
 }
@@ -36,6 +38,9 @@ pub enum RecipientState {
     Held(HoldCause),
     /// The sender was told that it failed.
     Bounced,
+    /// It failed, and nobody was told: the sender wanted it so (`NOTIFY=NEVER`, the null sender) or the operator did
+    /// (`on_failure = "discard"`).
+    Discarded,
 }
 
 /// Why a recipient is held.
@@ -45,7 +50,8 @@ pub enum HoldCause {
     Failed,
     /// `retry.expire_after` went by.
     Expired,
-    /// The final dot was written and no reply came, on a route with `in_doubt = "hold"`.
+    /// The final dot was, or may have been, written and no reply came, on a route with `in_doubt = "hold"`. It is journalled
+    /// before the final dot, and an outcome of the same attempt takes its place.
     InDoubt,
 }
 
@@ -64,6 +70,8 @@ pub struct AttemptReply {
     pub text: String,
     /// How often in a row.
     pub times: u32,
+    /// The encryption it came over, `TLSv1.3 (dane)`; empty for none, and when nothing was connected.
+    pub tls: String,
 }
 
 impl AttemptReply {
@@ -90,6 +98,7 @@ impl RecipientProgress {
         if let Some(last) = self.replies.last_mut()
             && (last.code, &last.text, &last.host, &last.route)
                 == (reply.code, &reply.text, &reply.host, &reply.route)
+            && last.tls == reply.tls
         {
             last.times = last.times.saturating_add(reply.times);
             last.at = reply.at;
@@ -106,7 +115,7 @@ impl Progress {
     /// A message that nobody has tried yet, due at `now`.
     pub fn fresh(recipients: usize, now: Timestamp) -> Self {
         let recipient = RecipientProgress { state: RecipientState::Queued, attempts: 0, replies: Vec::new() };
-        Self { attempts: 0, next_attempt: now, recipients: vec![recipient; recipients] }
+        Self { attempts: 0, next_attempt: now, warned: false, recipients: vec![recipient; recipients] }
     }
 
     /// Whether a recipient waits for an attempt.
@@ -119,7 +128,7 @@ impl Progress {
         self.recipients.iter().any(|r| matches!(r.state, RecipientState::Held(_)))
     }
 
-    /// Whether nothing is left to do: every recipient is delivered or bounced, and the message may be forgotten.
+    /// Whether nothing is left to do: every recipient is delivered, bounced or discarded, and the message may be forgotten.
     pub fn is_finished(&self) -> bool {
         !self.is_queued() && !self.is_held()
     }
@@ -137,6 +146,7 @@ mod tests {
             code: 451,
             text: text.into(),
             times: 1,
+            tls: String::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The envelope: who a message is from and for, and how it wants to be carried (RFC 5321 §2.3.1, RFC 3461).
 
 use super::address::{Address, ReversePath};
+use crate::clock::Timestamp;
 
 /// What MAIL and RCPT said, in the order in which it was accepted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +18,26 @@ pub struct Envelope {
     pub ret: Option<Ret>,
     /// ENVID= (RFC 3461 §4.4), as it came: xtext, at most 100 characters.
     pub envid: Option<String>,
+    /// How it wants to be carried, beyond its words.
+    pub handling: Handling,
+}
+
+/// What MAIL asked for beside the mail's own nature.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Handling {
+    /// REQUIRETLS (RFC 8689 §2): no hop without verified TLS.
+    pub require_tls: bool,
+    /// MT-PRIORITY (RFC 6710 §3), −9 to 9; 0 is what mail has that says nothing.
+    pub priority: i8,
+    /// HOLDFOR or HOLDUNTIL (RFC 4865 §4): not relayed before.
+    pub release_at: Option<Timestamp>,
+}
+
+impl Envelope {
+    /// When it may be relayed at the earliest, for a message accepted at `accepted_at`.
+    pub fn due_at(&self, accepted_at: Timestamp) -> Timestamp {
+        self.handling.release_at.map_or(accepted_at, |release_at| release_at.max(accepted_at))
+    }
 }
 
 /// One forward-path and its delivery status wishes.
@@ -28,6 +49,8 @@ pub struct Recipient {
     pub notify: Option<Notify>,
     /// ORCPT= (RFC 3461 §4.2), as it came: `addr-type;xtext`, at most 500 characters.
     pub orcpt: Option<String>,
+    /// A check at RCPT time was to be made and could not be: the address was accepted unseen.
+    pub unverified: bool,
 }
 
 /// BODY= of MAIL (RFC 6152 §3). BINARYMIME is not offered.

@@ -14,7 +14,7 @@ pub mod received;
 
 pub use address::{Address, AddressError, ReversePath};
 pub use delivery::{AttemptReply, HoldCause, Progress, RecipientProgress, RecipientState};
-pub use envelope::{Body, Envelope, Notify, Recipient, Ret};
+pub use envelope::{Body, Envelope, Handling, Notify, Recipient, Ret};
 pub use key::{Fingerprint, FingerprintMode, KeyKind, Scope, ScopedKey};
 pub use message::{Message, Origin};
 pub use queue_id::QueueId;

@@ -92,6 +92,11 @@ impl Lease {
         self.id
     }
 
+    /// Its MT-PRIORITY (RFC 6710).
+    pub fn priority(&self) -> i8 {
+        self.fresh().as_ref().map_or(0, |message| message.envelope.handling.priority)
+    }
+
     /// Says into how many legs the message is split; one unless said, and before any of them is settled.
     pub fn split(&self, legs: usize) {
         self.legs.store(legs, Ordering::SeqCst);

@@ -13,7 +13,7 @@ mod retry;
 mod schedule;
 
 pub use lease::{Lease, OpenError, Settled};
-pub use options::{Jitter, Options};
+pub use options::{Jitter, OnFailure, Options};
 pub use outcome::{End, Outcome};
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -11,8 +11,14 @@ pub struct Options {
     pub cap: Duration,
     /// How a wait is spread.
     pub jitter: Jitter,
-    /// From acceptance; what is still queued then is held.
+    /// From acceptance, or from the time until which the sender wanted it held back; what is still queued then has failed.
     pub expire_after: Duration,
+    /// A sender whose message is still queued after this is told so, once; `None`: never.
+    pub warn_after: Option<Duration>,
+    /// What becomes of a recipient that failed for good or expired.
+    pub on_failure: OnFailure,
+    /// Our name in reports to senders.
+    pub hostname: String,
     /// Fresh messages are kept in memory up to this many bytes; beyond it they are read back when due (S2).
     pub fresh_bytes: usize,
 }
@@ -25,4 +31,31 @@ pub enum Jitter {
     Full,
     /// The wait as computed.
     None,
+}
+
+/// `retry.on_failure`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnFailure {
+    /// The sender is told (RFC 3464), and the message is forgotten.
+    #[default]
+    Bounce,
+    /// The message is kept, with every reply it got.
+    Hold,
+    /// The message is forgotten.
+    Discard,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(30),
+            cap: Duration::from_secs(3_600),
+            jitter: Jitter::Full,
+            expire_after: Duration::from_secs(5 * 86_400),
+            warn_after: Some(Duration::from_secs(4 * 3_600)),
+            on_failure: OnFailure::Bounce,
+            hostname: "localhost".to_owned(),
+            fresh_bytes: 64_000_000,
+        }
+    }
 }

@@ -11,6 +11,11 @@ pub struct Outcome {
     pub end: End,
     /// R1: the final dot was written and its reply never came.
     pub in_doubt: bool,
+    /// The recipient's address itself was refused for good: a 5yz with an enhanced code 5.1.x to RCPT or the final dot, or
+    /// a domain that does not exist.
+    pub hard_bounce: bool,
+    /// The next hop speaks DSN (RFC 3461 §4), and was told what the sender wants to know: success is its to report.
+    pub dsn_onward: bool,
     /// What the far side, or the network, said.
     pub reply: AttemptReply,
 }
@@ -24,6 +29,8 @@ pub enum End {
     Deferred,
     /// Refused for good.
     Failed,
+    /// R1: it may have been taken, and on a route with `in_doubt = "hold"` nobody guesses.
+    InDoubt,
 }
 
 impl Outcome {
@@ -39,6 +46,7 @@ impl Outcome {
             End::Delivered => RecipientState::Delivered,
             End::Deferred => RecipientState::Queued,
             End::Failed => RecipientState::Held(HoldCause::Failed),
+            End::InDoubt => RecipientState::Held(HoldCause::InDoubt),
         };
     }
 }

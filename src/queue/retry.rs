@@ -58,6 +58,7 @@ pub(super) fn expire(progress: &mut Progress) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::OnFailure;
     use super::*;
 
     fn options() -> Options {
@@ -66,7 +67,8 @@ mod tests {
             cap: Duration::from_secs(3600),
             jitter: Jitter::Full,
             expire_after: Duration::from_secs(5 * 86_400),
-            fresh_bytes: 0,
+            on_failure: OnFailure::Hold,
+            ..Options::default()
         }
     }
 

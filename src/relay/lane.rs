@@ -14,12 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::directory::Directory;
+use super::dkim::Signers;
+use super::fields::Fields;
+use super::options::{InDoubt, Route};
 use super::smarthost::{Attempt, Link, PROBES_OUT_WAIT, Smarthost};
-use super::transaction::Answer;
+use super::transaction::{Answer, By, Parcel};
 use super::{SETTLING, report};
 use crate::clock::Clock;
 use crate::mail::{AttemptReply, Message};
-use crate::queue::{Lease, OpenError, Outcome};
+use crate::queue::{End, Lease, OpenError, Outcome};
 
 /// Messages that a directory is written at a time.
 const DIRECTORY_WRITERS: usize = 4;
@@ -75,6 +78,7 @@ impl Surroundings {
 pub(super) enum Transport {
     Smarthost(Box<Smarthost>),
     Directory(Directory),
+    Discard,
 }
 
 /// The part of a message that goes one way.
@@ -95,6 +99,8 @@ pub(super) enum Share {
 pub(super) struct Lane {
     route: String,
     transport: Transport,
+    fields: Fields,
+    in_doubt: InDoubt,
     surroundings: Surroundings,
     traffic: Mutex<Traffic>,
     arrived: Notify,
@@ -118,9 +124,16 @@ struct Worker {
 }
 
 impl Lane {
-    pub(super) fn new(route: String, transport: Transport, surroundings: Surroundings) -> Arc<Self> {
-        let (traffic, arrived) = (Mutex::default(), Notify::new());
-        Arc::new(Self { route, transport, surroundings, traffic, arrived })
+    pub(super) fn new(
+        route: &Route,
+        signers: &Arc<Signers>,
+        transport: Transport,
+        surroundings: Surroundings,
+    ) -> Arc<Self> {
+        let (traffic, arrived, fields) =
+            (Mutex::default(), Notify::new(), Fields::new(route, signers.clone()));
+        let (route, in_doubt) = (route.name.clone(), route.in_doubt);
+        Arc::new(Self { route, transport, fields, in_doubt, surroundings, traffic, arrived })
     }
 
     /// Whether this lane writes into the same directory.
@@ -164,7 +177,7 @@ impl Lane {
         }
         let most = match &self.transport {
             Transport::Smarthost(smarthost) => smarthost.options.connections.max(1),
-            Transport::Directory(_) => DIRECTORY_WRITERS,
+            Transport::Directory(_) | Transport::Discard => DIRECTORY_WRITERS,
         };
         while traffic.free < traffic.legs.len() && traffic.workers < most {
             traffic.workers += 1;
@@ -310,10 +323,15 @@ impl Worker {
         let recipients = leg.recipients().await;
         let mut outcomes = Vec::with_capacity(recipients.len());
         let mut untried = None;
-        let mut groups = recipients.chunks(self.recipients_per_transaction()).peekable();
-        while let Some(group) = groups.next() {
-            match self.attempt(link, &message, group).await {
-                Attempt::Answered(host, answers) => outcomes.extend(self.outcomes(group, &host, answers)),
+        let groups = recipients.chunks(self.recipients_per_transaction());
+        let count = groups.len();
+        let mut groups = groups.enumerate().peekable();
+        while let Some((number, group)) = groups.next() {
+            let fields = self.lane.fields.of(&message, number, count);
+            let doubt = (self.lane.in_doubt == InDoubt::Hold).then_some(&*leg.lease);
+            let parcel = Parcel { message: &message, fields: &fields, recipients: group, doubt };
+            match self.attempt(link, &message, &parcel).await {
+                Attempt::Answered(by, answers) => outcomes.extend(self.outcomes(group, &by, answers)),
                 Attempt::Blocked(until) if outcomes.is_empty() && leg.lease.is_untouched() => {
                     return self.lane.pause(leg, until);
                 }
@@ -343,14 +361,19 @@ impl Worker {
         }
     }
 
-    async fn attempt(&self, link: &mut Option<Link>, message: &Arc<Message>, group: &[usize]) -> Attempt {
+    async fn attempt(&self, link: &mut Option<Link>, message: &Arc<Message>, parcel: &Parcel<'_>) -> Attempt {
         match &self.lane.transport {
             Transport::Smarthost(smarthost) => {
-                smarthost.attempt(link, message, group, &self.lane.surroundings.stop).await
+                smarthost.attempt(link, parcel, &self.lane.surroundings.stop).await
             }
             Transport::Directory(directory) => {
-                let answer = directory.attempt(message, group).await;
-                Attempt::Answered(directory.path().display().to_string(), vec![answer; group.len()])
+                let answer = directory.attempt(message, parcel.recipients).await;
+                let by = By::name(directory.path().display().to_string());
+                Attempt::Answered(by, vec![answer; parcel.recipients.len()])
+            }
+            Transport::Discard => {
+                let answer = Answer::local(End::Delivered, "2.0.0 discarded");
+                Attempt::Answered(By::default(), vec![answer; parcel.recipients.len()])
             }
         }
     }
@@ -359,23 +382,26 @@ impl Worker {
         match &self.lane.transport {
             Transport::Smarthost(smarthost) => smarthost.options.recipients_per_transaction.max(1),
             // One pair of files has all recipients.
-            Transport::Directory(_) => usize::MAX,
+            Transport::Directory(_) | Transport::Discard => usize::MAX,
         }
     }
 
-    fn outcomes(&self, group: &[usize], host: &str, answers: Vec<Answer>) -> Vec<Outcome> {
+    fn outcomes(&self, group: &[usize], by: &By, answers: Vec<Answer>) -> Vec<Outcome> {
         let at = self.lane.surroundings.clock.now();
         let outcome = |(recipient, answer): (&usize, Answer)| Outcome {
             recipient: *recipient,
             end: answer.end,
             in_doubt: answer.in_doubt,
+            hard_bounce: answer.hard_bounce,
+            dsn_onward: by.dsn_onward,
             reply: AttemptReply {
                 at,
                 route: self.lane.route.clone(),
-                host: host.to_owned(),
+                host: by.host.clone(),
                 code: answer.code,
                 text: answer.text,
                 times: 1,
+                tls: by.tls.clone(),
             },
         };
         group.iter().zip(answers).map(outcome).collect()
@@ -423,7 +449,7 @@ async fn unreadable(leg: &Leg, error: &OpenError) {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::mail::{Body, Envelope, Origin, QueueId, ReversePath};
+    use crate::mail::{Body, Envelope, Handling, Origin, QueueId, ReversePath};
     use crate::queue::{self, Queue};
     use crate::store::memory::MemoryStore;
     use crate::store::{Store, StoreError};
@@ -439,6 +465,7 @@ mod tests {
                 smtputf8: false,
                 ret: None,
                 envid: None,
+                handling: Handling::default(),
             },
             origin: Origin { listener: String::new(), user: None, client: None },
             key: None,
@@ -451,13 +478,8 @@ mod tests {
     async fn s2_large_contents_whose_outcomes_wait_for_the_store_hold_up_their_connections() {
         let clock = Clock::manual(Timestamp::from_millis(1));
         let hour = Duration::from_secs(3600);
-        let options = queue::Options {
-            base: hour,
-            cap: hour,
-            jitter: queue::Jitter::None,
-            expire_after: hour,
-            fresh_bytes: usize::MAX,
-        };
+        let options =
+            queue::Options { base: hour, cap: hour, fresh_bytes: usize::MAX, ..queue::Options::default() };
         let queue = Queue::new(options, clock.clone());
         let store = Arc::new(MemoryStore::new(clock.clone(), Some(queue.clone())));
         queue.start(store.clone(), Vec::new());

@@ -5,16 +5,20 @@
 //! spoken (R1), never fail mail for what is our own fault (R2), and never let one destination hold back another.
 //! `docs/relay.md` has the table of outcomes.
 
+mod auth;
 mod breaker;
 mod classify;
 mod commands;
 mod directory;
+mod dkim;
+mod fields;
+mod https;
 mod lane;
 mod opening;
 pub mod options;
 mod report;
-mod resolver;
 mod route;
+mod security;
 mod smarthost;
 mod tls;
 mod transaction;
@@ -35,12 +39,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::dns::Dns;
 use crate::mail::{AttemptReply, Message};
 use crate::queue::{End, Lease, Outcome, Queue};
 use directory::Directory;
+use dkim::Signers;
 use lane::{Lane, Leg, Share, Surroundings, Transport};
 use options::Route;
-use resolver::Resolver;
 use smarthost::Smarthost;
 use tls::{SystemTrust, Trust};
 
@@ -70,6 +75,9 @@ pub enum SetupError {
         /// What is wrong.
         error: TrustError,
     },
+    /// A `[[dkim]]` key.
+    #[error("dkim: {0}")]
+    Dkim(String),
     /// Its directory.
     #[error("route {route}: {path}: {error}")]
     Directory {
@@ -87,24 +95,25 @@ impl Relay {
     ///
     /// # Errors
     /// Names the route and the file.
-    pub fn new(options: Options, queue: Arc<Queue>, clock: Clock) -> Result<Self, SetupError> {
+    pub fn new(options: Options, dns: Arc<Dns>, queue: Arc<Queue>, clock: Clock) -> Result<Self, SetupError> {
         let surroundings = Surroundings {
             clock,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             settling: Arc::new(Semaphore::new(SETTLING)),
         };
-        let (system, resolver) = (Arc::<SystemTrust>::default(), Arc::<Resolver>::default());
+        let system = Arc::<SystemTrust>::default();
+        let signers = Arc::new(Signers::new(&options.dkim).map_err(SetupError::Dkim)?);
         let mut lanes: Vec<Arc<Lane>> = Vec::new();
         let mut lane_of_route = Vec::new();
         for route in &options.routes {
-            let transport = transport(route, &options, &system, &resolver)?;
+            let transport = transport(route, &options, &system, &dns)?;
             if let Some(shared) = lanes.iter().position(|lane| lane.writes_into(&transport)) {
                 lane_of_route.push(shared);
                 continue;
             }
             lane_of_route.push(lanes.len());
-            lanes.push(Lane::new(route.name.clone(), transport, surroundings.clone()));
+            lanes.push(Lane::new(route, &signers, transport, surroundings.clone()));
         }
         Ok(Self { queue, routes: options.routes, lane_of_route, lanes, surroundings })
     }
@@ -191,6 +200,8 @@ impl Relay {
             recipient,
             end: End::Deferred,
             in_doubt: false,
+            hard_bounce: false,
+            dsn_onward: false,
             reply: AttemptReply {
                 at,
                 route: String::new(),
@@ -198,6 +209,7 @@ impl Relay {
                 code: 0,
                 text: "5.4.4 no route matches this recipient".to_owned(),
                 times: 1,
+                tls: String::new(),
             },
         };
         let outcomes = unrouted.into_iter().map(outcome).collect();
@@ -213,13 +225,14 @@ fn transport(
     route: &Route,
     options: &Options,
     system: &Arc<SystemTrust>,
-    resolver: &Arc<Resolver>,
+    dns: &Arc<Dns>,
 ) -> Result<Transport, SetupError> {
     match &route.transport {
         options::Transport::Directory(path) => Directory::new(path)
             .map(Transport::Directory)
             .map_err(|error| SetupError::Directory { route: route.name.clone(), path: path.clone(), error }),
-        options::Transport::Smarthost(smarthost) => {
+        options::Transport::Discard => Ok(Transport::Discard),
+        options::Transport::Smtp(smarthost) => {
             let trust = match &smarthost.ca_file {
                 Some(file) => Trust::only(file)
                     .map_err(|error| SetupError::Trust { route: route.name.clone(), error })?,
@@ -231,7 +244,7 @@ fn transport(
                 smarthost.clone(),
                 options,
                 trust,
-                resolver.clone(),
+                dns.clone(),
             ))))
         }
     }

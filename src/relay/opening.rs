@@ -8,11 +8,12 @@
 use std::net::SocketAddr;
 
 use mail_send::SmtpClient;
-use smtp_proto::{AUTH_LOGIN, AUTH_PLAIN, EhloResponse};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::options::{Credentials, Host, Timeouts, TlsPolicy};
+use super::auth::Authenticator;
+use super::options::{Host, Timeouts};
+use super::security::{Demand, Verify};
 use super::tls::Trust;
 use super::wire::{Duplex, Wire, WireError};
 use crate::mail::AttemptReply;
@@ -23,9 +24,9 @@ use crate::smtp::capabilities::Capabilities;
 pub(super) struct Opening<'a> {
     pub(super) host: &'a Host,
     pub(super) hostname: &'a str,
-    pub(super) tls: TlsPolicy,
+    pub(super) demand: &'a Demand,
     pub(super) trust: &'a Trust,
-    pub(super) credentials: Option<&'a Credentials>,
+    pub(super) auth: Option<&'a Authenticator>,
     pub(super) timeouts: &'a Timeouts,
 }
 
@@ -44,6 +45,10 @@ pub(super) struct Trouble {
 pub(super) struct Ready {
     pub(super) wire: Wire,
     pub(super) capabilities: Capabilities,
+    /// The encryption, for log and record: `TLSv1.3 (verified)`; empty for none.
+    pub(super) tls: String,
+    /// The certificate was verified, by whatever the demand asked for: only then REQUIRETLS can be honoured.
+    pub(super) is_verified: bool,
 }
 
 impl Trouble {
@@ -73,34 +78,35 @@ impl Opening<'_> {
     pub(super) async fn run(&self, address: SocketAddr) -> Result<Ready, Trouble> {
         let stream = self.connect(address).await?;
         // R2, RFC 8314: a password is never sent over a network in clear.
-        if self.credentials.is_some() && self.tls == TlsPolicy::None && !address.ip().is_loopback() {
+        if self.auth.is_some() && *self.demand == Demand::Plain && !address.ip().is_loopback() {
             return Err(Trouble::local("AUTH: refused to send a password without TLS"));
         }
-        let (wire, capabilities) = match self.tls {
-            TlsPolicy::None => {
+        let (wire, capabilities) = match self.demand {
+            Demand::Plain | Demand::Opportunistic => {
                 let mut wire = Wire::new(boxed(stream));
                 self.greeting(&mut wire).await?;
                 let capabilities = self.ehlo(&mut wire).await?;
                 (wire, capabilities)
             }
-            TlsPolicy::Implicit => {
-                let mut wire = Wire::new(self.handshake(stream).await?);
+            Demand::Implicit(verify) => {
+                let mut wire = Wire::new(self.handshake(stream, verify).await?);
                 self.greeting(&mut wire).await?;
                 let capabilities = self.ehlo(&mut wire).await?;
                 (wire, capabilities)
             }
-            TlsPolicy::Required => {
-                let mut wire = Wire::new(self.starttls(stream).await?);
+            Demand::StartTls(verify) => {
+                let mut wire = Wire::new(self.starttls(stream, verify).await?);
                 // RFC 3207 §4.2: what was offered before the handshake is forgotten.
                 let capabilities = self.ehlo(&mut wire).await?;
                 (wire, capabilities)
             }
         };
-        let wire = match self.credentials {
-            Some(credentials) => self.authenticate(wire, capabilities, credentials).await?,
+        let wire = match self.auth {
+            Some(auth) => auth.authenticate(wire, &capabilities, self.timeouts.command).await?,
             None => wire,
         };
-        Ok(Ready { wire, capabilities })
+        let is_verified = matches!(self.demand, Demand::StartTls(_) | Demand::Implicit(_));
+        Ok(Ready { wire, capabilities, tls: String::new(), is_verified })
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<TcpStream, Trouble> {
@@ -131,7 +137,7 @@ impl Opening<'_> {
         }
     }
 
-    async fn starttls(&self, stream: TcpStream) -> Result<Box<dyn Duplex>, Trouble> {
+    async fn starttls(&self, stream: TcpStream, verify: &Verify) -> Result<Box<dyn Duplex>, Trouble> {
         let step = "STARTTLS";
         let mut wire = Wire::new(stream);
         self.greeting(&mut wire).await?;
@@ -144,46 +150,17 @@ impl Opening<'_> {
         }
         // S1: a reply that was put behind this one in clear text must not be taken for one that came encrypted.
         let stream = wire.into_stream().map_err(|error| Trouble::lost(step, &error))?;
-        self.handshake(stream).await
+        self.handshake(stream, verify).await
     }
 
-    async fn handshake(&self, stream: TcpStream) -> Result<Box<dyn Duplex>, Trouble> {
+    async fn handshake(&self, stream: TcpStream, verify: &Verify) -> Result<Box<dyn Duplex>, Trouble> {
         let connector =
             self.trust.connector().await.map_err(|error| Trouble::local(format!("TLS: {error}")))?;
         let client = SmtpClient { stream, timeout: self.timeouts.connect };
-        match client.into_tls(&connector, &self.host.name).await {
+        let Verify::Name(name) = verify;
+        match client.into_tls(&connector, name).await {
             Ok(client) => Ok(boxed(client.stream)),
             Err(error) => Err(Trouble::local(format!("TLS with {}: {}", self.host, describe(&error)))),
-        }
-    }
-
-    async fn authenticate(
-        &self,
-        wire: Wire,
-        capabilities: Capabilities,
-        credentials: &Credentials,
-    ) -> Result<Wire, Trouble> {
-        let stream = wire.into_stream().map_err(|error| Trouble::lost("AUTH", &error))?;
-        // mail-send would also start AUTH CRAM-MD5, which it is built without here, and leave it half done.
-        let offered = [(capabilities.auth_plain, AUTH_PLAIN), (capabilities.auth_login, AUTH_LOGIN)];
-        let auth_mechanisms = offered
-            .iter()
-            .filter(|(is_offered, _)| *is_offered)
-            .fold(0, |all, (_, mechanism)| all | mechanism);
-        if auth_mechanisms == 0 {
-            return Err(Trouble::local("AUTH: the far side offers neither PLAIN nor LOGIN"));
-        }
-        let offer = EhloResponse { auth_mechanisms, ..EhloResponse::<String>::default() };
-        let secret =
-            mail_send::Credentials::new(credentials.username.as_str(), credentials.password.as_str());
-        let mut client = SmtpClient { stream, timeout: self.timeouts.command };
-        match client.authenticate(&secret, &offer).await {
-            Ok(_) => Ok(Wire::new(client.stream)),
-            Err(mail_send::Error::AuthenticationFailed(reply) | mail_send::Error::UnexpectedReply(reply)) => {
-                let text = format!("{} (in reply to AUTH)", spoken(&reply));
-                Err(Trouble { code: reply.code, text, is_about_password: true })
-            }
-            Err(error) => Err(Trouble::local(format!("AUTH: {}", describe(&error)))),
         }
     }
 
@@ -202,7 +179,7 @@ fn boxed(stream: impl Duplex + 'static) -> Box<dyn Duplex> {
 }
 
 /// mail-send's errors in words that say what happened: it has one for end of file and for garbage.
-fn describe(error: &mail_send::Error) -> String {
+pub(super) fn describe(error: &mail_send::Error) -> String {
     match error {
         mail_send::Error::Io(error) => error.to_string(),
         mail_send::Error::Tls(error) => error.to_string(),
@@ -212,13 +189,4 @@ fn describe(error: &mail_send::Error) -> String {
         mail_send::Error::Timeout => "no answer in time".to_owned(),
         other => other.to_string(),
     }
-}
-
-/// A reply of mail-send as `5.7.8 text`, without controls.
-fn spoken(reply: &smtp_proto::Response<String>) -> String {
-    let [class, subject, detail] = reply.esc;
-    let enhanced = if class == 0 { String::new() } else { format!("{class}.{subject}.{detail} ") };
-    let text: String =
-        reply.message.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("{enhanced}{text}")
 }

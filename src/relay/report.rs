@@ -37,6 +37,7 @@ fn recipient(message: &Message, number: usize, in_doubt: bool, settled: &Settled
         }
         RecipientState::Held(_) => ("held", None),
         RecipientState::Bounced => ("bounced", None),
+        RecipientState::Discarded => ("discarded", None),
     };
     let reply = last
         .map(|last| if last.code == 0 { last.text.clone() } else { format!("{} {}", last.code, last.text) });

@@ -47,12 +47,16 @@ fn in_domains(patterns: &[String], domain: Option<&str>) -> bool {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::mail::{Address, Body, Origin, QueueId, ReversePath};
-    use crate::relay::options::Transport;
+    use crate::mail::{Address, Body, Handling, Origin, QueueId, ReversePath};
+    use crate::relay::options::{InDoubt, Transport};
 
     fn message(sender: &str, user: Option<&str>, recipient: &str) -> Message {
-        let recipient =
-            Recipient { forward_path: Address::parse(recipient).unwrap(), notify: None, orcpt: None };
+        let recipient = Recipient {
+            forward_path: Address::parse(recipient).unwrap(),
+            notify: None,
+            orcpt: None,
+            unverified: false,
+        };
         let reverse_path = match sender {
             "" => ReversePath::Null,
             sender => ReversePath::Mailbox(Address::parse(sender).unwrap()),
@@ -67,6 +71,7 @@ mod tests {
                 smtputf8: false,
                 ret: None,
                 envid: None,
+                handling: Handling::default(),
             },
             origin: Origin { listener: "main".into(), user: user.map(Into::into), client: None },
             key: None,
@@ -76,7 +81,13 @@ mod tests {
     }
 
     fn route(matches: Matches) -> Route {
-        Route { name: "r".into(), matches, transport: Transport::Directory("x".into()) }
+        Route {
+            name: "r".into(),
+            matches,
+            transport: Transport::Directory("x".into()),
+            in_doubt: InDoubt::Resend,
+            forward_key_as: None,
+        }
     }
 
     fn strings(texts: &[&str]) -> Vec<String> {

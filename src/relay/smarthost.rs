@@ -3,19 +3,21 @@
 //! Hosts are tried in order within one attempt, as long as none has taken the message. A host whose breaker is open is
 //! not asked; when none may be asked, the attempt has not happened.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::DefaultDirectRateLimiter;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::Authenticator;
 use super::breaker::{Admission, Breaker, Transition};
 use super::opening::{Opening, Trouble};
-use super::options::{self, Host, Timeouts};
-use super::resolver::Resolver;
+use super::options::{self, Host, Hosts, Timeouts};
+use super::security::{Candidate, Security};
 use super::tls::Trust;
-use super::transaction::{Answer, Ended, Session};
-use crate::mail::Message;
+use super::transaction::{Answer, By, Ended, Parcel, Session};
+use crate::dns::{Dns, Family};
 use crate::queue::End;
 
 /// A host that loses this many connections in one attempt is not asked again in it.
@@ -23,12 +25,15 @@ const LOSSES_PER_HOST: u32 = 3;
 
 /// One route to configured hosts.
 pub(super) struct Smarthost {
-    pub(super) options: options::Smarthost,
+    pub(super) options: options::Smtp,
+    pub(super) hosts: Vec<Host>,
     pub(super) route: String,
     pub(super) hostname: String,
     pub(super) timeouts: Timeouts,
     pub(super) trust: Trust,
-    pub(super) resolver: Arc<Resolver>,
+    pub(super) dns: Arc<Dns>,
+    security: Security,
+    auth: Option<Authenticator>,
     /// One per host, in their order.
     breakers: Vec<Mutex<Breaker>>,
     limiter: Option<DefaultDirectRateLimiter>,
@@ -44,7 +49,7 @@ pub(super) struct Link {
 /// The end of an attempt.
 pub(super) enum Attempt {
     /// Each recipient has its answer, from this host.
-    Answered(String, Vec<Answer>),
+    Answered(By, Vec<Answer>),
     /// No host may be asked before this time.
     Blocked(Instant),
     /// The relay is shutting down.
@@ -75,30 +80,34 @@ enum NoLink {
 impl Smarthost {
     pub(super) fn new(
         route: String,
-        options: options::Smarthost,
+        options: options::Smtp,
         relay: &options::Options,
         trust: Trust,
-        resolver: Arc<Resolver>,
+        dns: Arc<Dns>,
     ) -> Self {
-        let breakers = options.hosts.iter().map(|_| Mutex::new(Breaker::new(relay.breaker))).collect();
+        let hosts = match &options.hosts {
+            Hosts::Fixed { hosts, .. } => hosts.clone(),
+            Hosts::Mx(_) => Vec::new(),
+        };
+        let (security, auth) = (Security::new(options.tls), options.auth.clone().map(Authenticator::new));
+        let breakers = hosts.iter().map(|_| Mutex::new(Breaker::new(relay.breaker))).collect();
         let limiter = options.rate.map(governor::RateLimiter::direct);
         let (hostname, timeouts) = (relay.hostname.clone(), relay.timeouts);
-        Self { options, route, hostname, timeouts, trust, resolver, breakers, limiter }
+        Self { options, hosts, route, hostname, timeouts, trust, dns, security, auth, breakers, limiter }
     }
 
     /// Offers a message to the first host that takes it.
     pub(super) async fn attempt(
         &self,
         link: &mut Option<Link>,
-        message: &Message,
-        recipients: &[usize],
+        parcel: &Parcel<'_>,
         stop: &CancellationToken,
     ) -> Attempt {
         // Before a connection is opened, which might not outlive the wait.
         if !self.within_rate(stop).await {
             return Attempt::Stopped;
         }
-        let mut tally = Tally { losses: vec![0; self.options.hosts.len()], last: None };
+        let mut tally = Tally { losses: vec![0; self.hosts.len()], last: None };
         loop {
             let reused = link.is_some();
             let (mut current, permit) = match self.link(link, &mut tally, stop).await {
@@ -106,23 +115,24 @@ impl Smarthost {
                 Err(NoLink::Stopped) => return Attempt::Stopped,
                 Err(NoLink::Blocked(until)) => match tally.last {
                     None => return Attempt::Blocked(until),
-                    Some(last) => return self.deferred(last, recipients.len()),
+                    Some(last) => return self.deferred(last, parcel.recipients.len()),
                 },
                 Err(NoLink::AllFailed) => {
                     let nobody = || (0, Trouble::local("there is no host to ask"));
-                    return self.deferred(tally.last.unwrap_or_else(nobody), recipients.len());
+                    return self.deferred(tally.last.unwrap_or_else(nobody), parcel.recipients.len());
                 }
             };
             let host = current.host;
             let reused = reused && current.transactions > 0;
             current.transactions += 1;
-            match current.session.transact(message, recipients, &self.timeouts, stop).await {
+            match current.session.transact(parcel, &self.timeouts, stop).await {
                 Ended::Answered { answers, usable, healthy } => {
                     permit.tell(healthy);
+                    let by = current.session.by(self.host_name(host));
                     if usable {
                         *link = Some(current);
                     }
-                    return Attempt::Answered(self.host_name(host), answers);
+                    return Attempt::Answered(by, answers);
                 }
                 Ended::Lost(_) if stop.is_cancelled() => return Attempt::Stopped,
                 // A kept connection may have been closed long ago: that says nothing.
@@ -143,7 +153,7 @@ impl Smarthost {
     /// When a host may be asked again, if none may be asked now.
     pub(super) fn blocked_until(&self, retry: std::time::Duration) -> Option<Instant> {
         let mut earliest: Option<Instant> = None;
-        for host in 0..self.options.hosts.len() {
+        for host in 0..self.hosts.len() {
             match self.admit(host) {
                 Ok(_permit) => return None,
                 Err(until) => {
@@ -196,19 +206,28 @@ impl Smarthost {
 
     /// Opens a connection to one host, at the first of its addresses that works.
     async fn open(&self, number: usize) -> Result<Session, Trouble> {
-        let Some(host) = self.options.hosts.get(number) else {
+        let Some(host) = self.hosts.get(number) else {
             return Err(Trouble::local("there is no such host"));
         };
+        let candidate = Candidate { host: host.clone(), secure: true };
+        let demand = self.security.demand(None, &candidate, false).await?;
         let opening = Opening {
             host,
             hostname: &self.hostname,
-            tls: self.options.tls,
+            demand: &demand,
             trust: &self.trust,
-            credentials: self.options.credentials.as_ref(),
+            auth: self.auth.as_ref(),
             timeouts: &self.timeouts,
         };
         let mut last = Trouble::local("there is no address");
-        for address in self.resolver.addresses(host).await.map_err(Trouble::local)? {
+        let addresses = match host.name.parse() {
+            Ok(address) => vec![address],
+            Err(_) => {
+                let found = self.dns.addresses(&host.name, Family::Any).await;
+                found.map_err(|fault| Trouble::local(fault.to_string()))?.found
+            }
+        };
+        for address in addresses.into_iter().map(|address| SocketAddr::new(address, host.port)) {
             match opening.run(address).await {
                 Ok(ready) => return Ok(Session::new(ready)),
                 Err(trouble) => {
@@ -243,12 +262,12 @@ impl Smarthost {
     }
 
     fn deferred(&self, (host, trouble): (usize, Trouble), recipients: usize) -> Attempt {
-        let answer = Answer { end: End::Deferred, in_doubt: false, code: trouble.code, text: trouble.text };
-        Attempt::Answered(self.host_name(host), vec![answer; recipients])
+        let answer = Answer { code: trouble.code, ..Answer::local(End::Deferred, trouble.text) };
+        Attempt::Answered(By::name(self.host_name(host)), vec![answer; recipients])
     }
 
     fn host_name(&self, host: usize) -> String {
-        self.options.hosts.get(host).map(Host::to_string).unwrap_or_default()
+        self.hosts.get(host).map(Host::to_string).unwrap_or_default()
     }
 
     fn admit(&self, host: usize) -> Result<Permit<'_>, Option<Instant>> {

@@ -14,7 +14,7 @@ use super::opening::{Ready, Trouble};
 use super::options::Timeouts;
 use super::wire::{Wire, WireError};
 use crate::mail::{AttemptReply, Message};
-use crate::queue::End;
+use crate::queue::{End, Lease};
 use crate::smtp::Reply;
 use crate::smtp::capabilities::Capabilities;
 use crate::smtp::dot_writer::Pieces;
@@ -34,6 +34,37 @@ pub(super) struct Session {
     capabilities: Capabilities,
     /// The last transaction was left open at the far side.
     needs_reset: bool,
+    /// As in [`Ready`].
+    tls: String,
+}
+
+/// What goes over the wire in one transaction.
+pub(super) struct Parcel<'a> {
+    pub(super) message: &'a Message,
+    /// Header fields that the route puts in front of it, each with its CRLF.
+    pub(super) fields: &'a [u8],
+    /// Numbers of the recipients.
+    pub(super) recipients: &'a [usize],
+    /// On a route with `in_doubt = "hold"`: where it is journalled, before the final dot, that the message may be taken.
+    pub(super) doubt: Option<&'a Lease>,
+}
+
+/// Who answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct By {
+    /// Name and port; empty when nobody did.
+    pub(super) host: String,
+    /// As in [`Ready`].
+    pub(super) tls: String,
+    /// It speaks DSN, and was told what the sender wants to know.
+    pub(super) dsn_onward: bool,
+}
+
+impl By {
+    /// A host that was not connected to.
+    pub(super) fn name(host: String) -> Self {
+        Self { host, ..Self::default() }
+    }
 }
 
 /// How a transaction ended.
@@ -59,6 +90,8 @@ pub(super) enum Ended {
 pub(super) struct Answer {
     pub(super) end: End,
     pub(super) in_doubt: bool,
+    /// The recipient's address itself was refused for good.
+    pub(super) hard_bounce: bool,
     /// Reply code, or 0.
     pub(super) code: u16,
     /// Reply with its enhanced code, or a sentence of ours.
@@ -84,7 +117,7 @@ impl Answer {
         let mut text = text.into();
         // S2: a far side that talks much must not be quoted in full to each of many recipients.
         AttemptReply::cut(&mut text);
-        Self { end, in_doubt: false, code: 0, text }
+        Self { end, in_doubt: false, hard_bounce: false, code: 0, text }
     }
 
     /// R1: nobody knows.
@@ -96,7 +129,12 @@ impl Answer {
 
 impl Session {
     pub(super) fn new(ready: Ready) -> Self {
-        Self { wire: ready.wire, capabilities: ready.capabilities, needs_reset: false }
+        Self { wire: ready.wire, capabilities: ready.capabilities, needs_reset: false, tls: ready.tls }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn by(&self, host: String) -> By {
+        By { host, tls: self.tls.clone(), dsn_onward: self.capabilities.dsn }
     }
 
     /// Says goodbye and closes; nobody waits long for the answer.
@@ -111,11 +149,11 @@ impl Session {
     /// R1: must not be dropped once it was started.
     pub(super) async fn transact(
         &mut self,
-        message: &Message,
-        recipients: &[usize],
+        parcel: &Parcel<'_>,
         timeouts: &Timeouts,
         stop: &CancellationToken,
     ) -> Ended {
+        let Parcel { message, recipients, .. } = *parcel;
         let can_be_sent = |number: &&usize| {
             let recipient = message.envelope.recipients.get(**number);
             self.capabilities.smtputf8 || recipient.is_none_or(|r| r.forward_path.is_ascii())

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::command::{Mail, Rcpt};
 use super::content::{Budget, Reservation};
 use super::reply::Reply;
-use crate::mail::{Envelope, Recipient};
+use crate::mail::{Envelope, Handling, Recipient};
 
 /// What a recipient takes in memory beside its texts, octets, rounded up.
 const RECIPIENT_OVERHEAD: usize = 128;
@@ -28,6 +28,7 @@ impl Transaction {
             smtputf8: mail.parameters.smtputf8,
             ret: mail.parameters.ret,
             envid: mail.parameters.envid,
+            handling: Handling::default(),
         };
         Self { envelope, memory: Reservation::empty(budget) }
     }
@@ -68,7 +69,12 @@ impl Transaction {
             return Err(Reply::new(452, (4, 3, 1), "Too many messages are being received; retry later"));
         }
         let notify = rcpt.parameters.notify;
-        self.envelope.recipients.push(Recipient { forward_path: rcpt.forward_path, notify, orcpt });
+        self.envelope.recipients.push(Recipient {
+            forward_path: rcpt.forward_path,
+            notify,
+            orcpt,
+            unverified: false,
+        });
         Ok(())
     }
 }

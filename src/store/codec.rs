@@ -10,9 +10,9 @@ use bytes::Bytes;
 use super::{KeyClaim, KeyRecord};
 use crate::clock::Timestamp;
 use crate::mail::{
-    Address, AttemptReply, Body, Envelope, Fingerprint, FingerprintMode, HoldCause, KeyKind, Message, Notify,
-    Origin, Progress, QueueId, Recipient, RecipientProgress, RecipientState, Ret, ReversePath, Scope,
-    ScopedKey,
+    Address, AttemptReply, Body, Envelope, Fingerprint, FingerprintMode, Handling, HoldCause, KeyKind,
+    Message, Notify, Origin, Progress, QueueId, Recipient, RecipientProgress, RecipientState, Ret,
+    ReversePath, Scope, ScopedKey,
 };
 
 /// The bytes are not what the layout says.
@@ -314,10 +314,36 @@ fn read_origin(r: &mut Reader<'_>) -> Result<Origin, Malformed> {
     Ok(Origin { listener, user, client })
 }
 
+/// Bits of the octet that says what follows in an envelope. A bit that stands for a field comes with it, in this order.
+const SMTPUTF8: u8 = 1;
+const REQUIRETLS: u8 = 2;
+const PRIORITY: u8 = 4;
+const RELEASE: u8 = 8;
+/// In a recipient's NOTIFY octet: the check at RCPT time could not be made.
+const UNVERIFIED: u8 = 16;
+/// In an `Attempted` record's first flag: a recipient is queued, and the sender was warned of the delay.
+const QUEUED: u8 = 1;
+const WARNED: u8 = 2;
+/// In the count of a reply: the encryption follows its text.
+const OVER_TLS: u32 = 1 << 31;
+
 fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     w.optional_text(envelope.reverse_path.mailbox().map(Address::as_str));
     w.u8((envelope.body == Body::EightBitMime).into());
-    w.u8(envelope.smtputf8.into());
+    let Handling { require_tls, priority, release_at } = envelope.handling;
+    let marks = [
+        (envelope.smtputf8, SMTPUTF8),
+        (require_tls, REQUIRETLS),
+        (priority != 0, PRIORITY),
+        (release_at.is_some(), RELEASE),
+    ];
+    w.u8(marks.iter().filter(|(is_set, _)| *is_set).map(|(_, bit)| bit).sum());
+    if priority != 0 {
+        w.raw(&priority.to_be_bytes());
+    }
+    if let Some(release_at) = release_at {
+        w.u64(release_at.as_millis());
+    }
     w.u8(match envelope.ret {
         None => 0,
         Some(Ret::Full) => 1,
@@ -327,9 +353,10 @@ fn write_envelope(w: &mut Writer, envelope: &Envelope) {
     w.count(envelope.recipients.len());
     for recipient in &envelope.recipients {
         w.text(recipient.forward_path.as_str());
-        w.u8(recipient
+        let notify = recipient
             .notify
-            .map_or(0, |n| 8 | u8::from(n.success) | (u8::from(n.failure) << 1) | (u8::from(n.delay) << 2)));
+            .map_or(0, |n| 8 | u8::from(n.success) | (u8::from(n.failure) << 1) | (u8::from(n.delay) << 2));
+        w.u8(notify | if recipient.unverified { UNVERIFIED } else { 0 });
         w.optional_text(recipient.orcpt.as_deref());
     }
 }
@@ -340,7 +367,15 @@ fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope, Malformed> {
         Some(text) => ReversePath::Mailbox(read_address(&text)?),
     };
     let body = if r.flag()? { Body::EightBitMime } else { Body::SevenBit };
-    let smtputf8 = r.flag()?;
+    let marks = r.u8()?;
+    if marks & !(SMTPUTF8 | REQUIRETLS | PRIORITY | RELEASE) != 0 {
+        return Err(Malformed("the marks of an envelope"));
+    }
+    let handling = Handling {
+        require_tls: marks & REQUIRETLS != 0,
+        priority: if marks & PRIORITY != 0 { i8::from_be_bytes(r.array()?) } else { 0 },
+        release_at: if marks & RELEASE != 0 { Some(r.time()?) } else { None },
+    };
     let ret = match r.u8()? {
         0 => None,
         1 => Some(Ret::Full),
@@ -349,19 +384,21 @@ fn read_envelope(r: &mut Reader<'_>) -> Result<Envelope, Malformed> {
     };
     let envid = r.optional_text()?;
     let recipients = (0..r.count(6)?).map(|_| read_recipient(r)).collect::<Result<_, _>>()?;
-    Ok(Envelope { reverse_path, recipients, body, smtputf8, ret, envid })
+    Ok(Envelope { reverse_path, recipients, body, smtputf8: marks & SMTPUTF8 != 0, ret, envid, handling })
 }
 
 fn read_recipient(r: &mut Reader<'_>) -> Result<Recipient, Malformed> {
     let forward_path = read_address(r.text()?)?;
-    let notify = match r.u8()? {
+    let marks = r.u8()?;
+    let unverified = marks & UNVERIFIED != 0;
+    let notify = match marks & !UNVERIFIED {
         0 => None,
         bits @ 8..=15 => {
             Some(Notify { success: bits & 1 != 0, failure: bits & 2 != 0, delay: bits & 4 != 0 })
         }
         _ => return Err(Malformed("NOTIFY")),
     };
-    Ok(Recipient { forward_path, notify, orcpt: r.optional_text()? })
+    Ok(Recipient { forward_path, notify, orcpt: r.optional_text()?, unverified })
 }
 
 fn read_address(text: &str) -> Result<Address, Malformed> {
@@ -372,7 +409,7 @@ fn read_address(text: &str) -> Result<Address, Malformed> {
 pub fn encode_attempted(out: Vec<u8>, id: QueueId, progress: &Progress) -> Vec<u8> {
     let mut w = Writer(out);
     w.raw(&id.to_bytes());
-    w.u8(progress.is_queued().into());
+    w.u8(u8::from(progress.is_queued()) * QUEUED | u8::from(progress.warned) * WARNED);
     w.u64(progress.next_attempt.as_millis());
     w.u32(progress.attempts);
     w.count(progress.recipients.len());
@@ -384,16 +421,21 @@ pub fn encode_attempted(out: Vec<u8>, id: QueueId, progress: &Progress) -> Vec<u
             RecipientState::Held(HoldCause::Failed) => 3,
             RecipientState::Held(HoldCause::Expired) => 4,
             RecipientState::Held(HoldCause::InDoubt) => 5,
+            RecipientState::Discarded => 6,
         });
         w.u32(recipient.attempts);
         w.count(recipient.replies.len());
         for reply in &recipient.replies {
             w.u64(reply.at.as_millis());
             w.raw(&reply.code.to_be_bytes());
-            w.u32(reply.times);
+            let over_tls = if reply.tls.is_empty() { 0 } else { OVER_TLS };
+            w.u32(reply.times.min(OVER_TLS - 1) | over_tls);
             w.text(&reply.route);
             w.text(&reply.host);
             w.text(&reply.text);
+            if over_tls != 0 {
+                w.text(&reply.tls);
+            }
         }
     }
     w.0
@@ -404,7 +446,16 @@ pub fn encode_attempted(out: Vec<u8>, id: QueueId, progress: &Progress) -> Vec<u
 /// # Errors
 /// When it does not follow the layout.
 pub fn decode_attempted_head(r: &mut Reader<'_>) -> Result<(QueueId, bool, Timestamp), Malformed> {
-    Ok((r.id()?, r.flag()?, r.time()?))
+    let (id, marks, next_attempt) = attempted_head(r)?;
+    Ok((id, marks & QUEUED != 0, next_attempt))
+}
+
+fn attempted_head(r: &mut Reader<'_>) -> Result<(QueueId, u8, Timestamp), Malformed> {
+    let (id, marks, next_attempt) = (r.id()?, r.u8()?, r.time()?);
+    if marks & !(QUEUED | WARNED) != 0 {
+        return Err(Malformed("the marks of a progress"));
+    }
+    Ok((id, marks, next_attempt))
 }
 
 /// Reads an `Attempted` record's body.
@@ -413,11 +464,11 @@ pub fn decode_attempted_head(r: &mut Reader<'_>) -> Result<(QueueId, bool, Times
 /// When it does not follow the layout.
 pub fn decode_attempted(body: &[u8]) -> Result<(QueueId, Progress), Malformed> {
     let mut r = Reader(body);
-    let (id, _, next_attempt) = decode_attempted_head(&mut r)?;
+    let (id, marks, next_attempt) = attempted_head(&mut r)?;
     let attempts = r.u32()?;
     let recipients = (0..r.count(9)?).map(|_| read_progress(&mut r)).collect::<Result<_, _>>()?;
     r.end()?;
-    Ok((id, Progress { attempts, next_attempt, recipients }))
+    Ok((id, Progress { attempts, next_attempt, warned: marks & WARNED != 0, recipients }))
 }
 
 fn read_progress(r: &mut Reader<'_>) -> Result<RecipientProgress, Malformed> {
@@ -428,6 +479,7 @@ fn read_progress(r: &mut Reader<'_>) -> Result<RecipientProgress, Malformed> {
         3 => RecipientState::Held(HoldCause::Failed),
         4 => RecipientState::Held(HoldCause::Expired),
         5 => RecipientState::Held(HoldCause::InDoubt),
+        6 => RecipientState::Discarded,
         _ => return Err(Malformed("a recipient's state")),
     };
     let attempts = r.u32()?;
@@ -438,5 +490,6 @@ fn read_progress(r: &mut Reader<'_>) -> Result<RecipientProgress, Malformed> {
 fn read_reply(r: &mut Reader<'_>) -> Result<AttemptReply, Malformed> {
     let (at, code, times) = (r.time()?, r.u16()?, r.u32()?);
     let (route, host, text) = (r.text()?.to_owned(), r.text()?.to_owned(), r.text()?.to_owned());
-    Ok(AttemptReply { at, route, host, code, text, times })
+    let tls = if times & OVER_TLS == 0 { String::new() } else { r.text()?.to_owned() };
+    Ok(AttemptReply { at, route, host, code, text, times: times & !OVER_TLS, tls })
 }

@@ -7,9 +7,9 @@ use super::codec::*;
 use super::{KeyClaim, KeyRecord};
 use crate::clock::Timestamp;
 use crate::mail::{
-    Address, AttemptReply, Body, Envelope, Fingerprint, FingerprintMode, HoldCause, KeyKind, Message, Notify,
-    Origin, Progress, QueueId, Recipient, RecipientProgress, RecipientState, Ret, ReversePath, Scope,
-    ScopedKey,
+    Address, AttemptReply, Body, Envelope, Fingerprint, FingerprintMode, Handling, HoldCause, KeyKind,
+    Message, Notify, Origin, Progress, QueueId, Recipient, RecipientProgress, RecipientState, Ret,
+    ReversePath, Scope, ScopedKey,
 };
 
 fn address() -> impl Strategy<Value = Address> {
@@ -18,9 +18,10 @@ fn address() -> impl Strategy<Value = Address> {
 
 fn recipient() -> impl Strategy<Value = Recipient> {
     let notify = prop::option::of(any::<(bool, bool, bool)>());
-    (address(), notify, prop::option::of("rfc822;[a-z]{0,20}")).prop_map(|(forward_path, notify, orcpt)| {
+    let parts = (address(), notify, prop::option::of("rfc822;[a-z]{0,20}"), any::<bool>());
+    parts.prop_map(|(forward_path, notify, orcpt, unverified)| {
         let notify = notify.map(|(success, failure, delay)| Notify { success, failure, delay });
-        Recipient { forward_path, notify, orcpt }
+        Recipient { forward_path, notify, orcpt, unverified }
     })
 }
 
@@ -29,13 +30,19 @@ fn envelope() -> impl Strategy<Value = Envelope> {
     let ret = prop_oneof![Just(None), Just(Some(Ret::Full)), Just(Some(Ret::Headers))];
     let parts =
         (prop::option::of(address()), recipients, any::<(bool, bool)>(), ret, prop::option::of(".{0,30}"));
-    parts.prop_map(|(reverse, recipients, (eight, smtputf8), ret, envid)| Envelope {
+    let handling = any::<(bool, i8, Option<u64>)>().prop_map(|(require_tls, priority, release)| Handling {
+        require_tls,
+        priority,
+        release_at: release.map(Timestamp::from_millis),
+    });
+    (parts, handling).prop_map(|((reverse, recipients, (eight, smtputf8), ret, envid), handling)| Envelope {
         reverse_path: reverse.map_or(ReversePath::Null, ReversePath::Mailbox),
         recipients,
         body: if eight { Body::EightBitMime } else { Body::SevenBit },
         smtputf8,
         ret,
         envid,
+        handling,
     })
 }
 
@@ -78,28 +85,31 @@ fn message() -> impl Strategy<Value = (Message, Option<KeyClaim>)> {
 }
 
 fn progress() -> impl Strategy<Value = Progress> {
-    let reply = (any::<(u64, u16, u32)>(), ".{0,10}", ".{0,10}", ".{0,50}").prop_map(
-        |((at, code, times), route, host, text)| AttemptReply {
+    let reply = (any::<(u64, u16, u32)>(), ".{0,10}", ".{0,10}", ".{0,50}", ".{0,9}").prop_map(
+        |((at, code, times), route, host, text, tls)| AttemptReply {
             at: Timestamp::from_millis(at),
             route,
             host,
             code,
             text,
-            times,
+            times: times >> 1,
+            tls,
         },
     );
     let state = prop::sample::select(vec![
         RecipientState::Queued,
         RecipientState::Delivered,
         RecipientState::Bounced,
+        RecipientState::Discarded,
         RecipientState::Held(HoldCause::Failed),
         RecipientState::Held(HoldCause::Expired),
         RecipientState::Held(HoldCause::InDoubt),
     ]);
     let recipient = (state, any::<u32>(), prop::collection::vec(reply, 0..4))
         .prop_map(|(state, attempts, replies)| RecipientProgress { state, attempts, replies });
-    (any::<(u32, u64)>(), prop::collection::vec(recipient, 0..5)).prop_map(
-        |((attempts, next), recipients)| Progress {
+    (any::<(u32, u64, bool)>(), prop::collection::vec(recipient, 0..5)).prop_map(
+        |((attempts, next, warned), recipients)| Progress {
+            warned,
             attempts,
             next_attempt: Timestamp::from_millis(next),
             recipients,

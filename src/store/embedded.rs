@@ -274,7 +274,8 @@ impl Store for EmbeddedStore {
         Box::pin(self.accept_message(message, claim))
     }
 
-    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
+    fn save_with(&self, id: QueueId, progress: Progress, notices: Vec<Arc<Message>>) -> StoreFuture<'_, ()> {
+        let _ = notices;
         Box::pin(self.save_progress(id, progress))
     }
 

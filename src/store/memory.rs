@@ -56,7 +56,8 @@ impl MemoryStore {
             let record = claim.record(&message);
             state.keys.insert(key.clone(), record);
         }
-        let progress = Progress::fresh(message.envelope.recipients.len(), message.accepted_at);
+        let due_at = message.envelope.due_at(message.accepted_at);
+        let progress = Progress::fresh(message.envelope.recipients.len(), due_at);
         state.messages.insert(message.id, (message.clone(), progress));
         drop(state);
         if let Some(arrivals) = &self.arrivals {
@@ -65,7 +66,12 @@ impl MemoryStore {
         Ok(Acceptance::Queued)
     }
 
-    fn save_now(&self, id: QueueId, progress: Progress) -> Result<(), StoreError> {
+    fn save_now(
+        &self,
+        id: QueueId,
+        progress: Progress,
+        notices: Vec<Arc<Message>>,
+    ) -> Result<(), StoreError> {
         let mut state = self.state();
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
@@ -74,6 +80,14 @@ impl MemoryStore {
             state.messages.remove(&id);
         } else if let Some((_, current)) = state.messages.get_mut(&id) {
             *current = progress;
+        }
+        for notice in &notices {
+            let progress = Progress::fresh(notice.envelope.recipients.len(), notice.accepted_at);
+            state.messages.insert(notice.id, (notice.clone(), progress));
+        }
+        drop(state);
+        if let Some(arrivals) = self.arrivals.as_ref().filter(|_| !notices.is_empty()) {
+            arrivals.arrived(notices);
         }
         Ok(())
     }
@@ -94,8 +108,8 @@ impl Store for MemoryStore {
         Box::pin(async move { self.accept_now(message, claim) })
     }
 
-    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
-        Box::pin(async move { self.save_now(id, progress) })
+    fn save_with(&self, id: QueueId, progress: Progress, notices: Vec<Arc<Message>>) -> StoreFuture<'_, ()> {
+        Box::pin(async move { self.save_now(id, progress, notices) })
     }
 
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {

@@ -26,6 +26,7 @@ mod recovery;
 mod reserve;
 mod run;
 mod shared;
+pub mod suppression;
 mod upkeep;
 
 pub use embedded::{EmbeddedStore, OpenError};
@@ -66,7 +67,16 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// After an error the message stands as it was before.
-    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()>;
+    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
+        self.save_with(id, progress, Vec::new())
+    }
+
+    /// The same, and makes `notices` (bounces, delay notices) durable and due in the same commit (D2): all of it is there
+    /// after a crash, or nothing. Notices have no key.
+    ///
+    /// # Errors
+    /// After an error the message stands as it was before, and no notice is queued.
+    fn save_with(&self, id: QueueId, progress: Progress, notices: Vec<Arc<Message>>) -> StoreFuture<'_, ()>;
 
     /// Reads a message that is not finished; `None` when there is no such message.
     ///
@@ -141,6 +151,8 @@ pub struct Recovered {
     pub id: QueueId,
     /// When it is due, or `None` when no recipient of it is queued (all that is left of it is held).
     pub next_attempt: Option<Timestamp>,
+    /// MT-PRIORITY (RFC 6710): those with a higher one are handed out first.
+    pub priority: i8,
 }
 
 /// Whether new mail can be taken.

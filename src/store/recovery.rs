@@ -286,6 +286,7 @@ impl Replay<'_> {
             .map(|(id, entry)| Recovered {
                 id: *id,
                 next_attempt: entry.queued.then_some(entry.next_attempt),
+                priority: 0,
             })
             .collect();
         self.recovery.messages.sort_unstable_by_key(|message| message.id);

@@ -23,6 +23,19 @@ pub struct Options {
     pub users: Vec<User>,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[verify]`.
+    pub verify: Verify,
+}
+
+/// `[verify]`: what is looked at when RCPT names a recipient.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Verify {
+    /// The domain has the form of one that mail can be sent to.
+    pub syntax: bool,
+    /// The domain has hosts that take mail. DNS in trouble accepts, and marks.
+    pub mx: bool,
+    /// Domains that are refused, one a line; read again when it changes.
+    pub disposable_file: Option<PathBuf>,
 }
 
 /// One `[[listener]]`.

@@ -315,7 +315,7 @@ mod tests {
     use crate::intake;
     use crate::mail::FingerprintMode;
     use crate::store::memory::MemoryStore;
-    use crate::submission::options::{AuthMode, Limits, Listener};
+    use crate::submission::options::{self, AuthMode, Limits, Listener};
 
     fn options() -> Options {
         let minute = Duration::from_secs(60);
@@ -342,6 +342,7 @@ mod tests {
                 data_timeout: minute,
                 data_block_timeout: minute,
             },
+            verify: options::Verify::default(),
         }
     }
 

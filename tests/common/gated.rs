@@ -77,8 +77,8 @@ impl Store for Gated {
         })
     }
 
-    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
-        self.inner.save(id, progress)
+    fn save_with(&self, id: QueueId, progress: Progress, notices: Vec<Arc<Message>>) -> StoreFuture<'_, ()> {
+        self.inner.save_with(id, progress, notices)
     }
 
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {

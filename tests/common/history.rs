@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use oncemail::clock::{Clock, Timestamp};
 use oncemail::mail::{
-    Address, AttemptReply, Body, Envelope, Fingerprint, FingerprintMode, HoldCause, KeyKind, Message, Origin,
-    Progress, QueueId, Recipient, RecipientState, ReversePath, Scope, ScopedKey,
+    Address, AttemptReply, Body, Envelope, Fingerprint, FingerprintMode, Handling, HoldCause, KeyKind,
+    Message, Origin, Progress, QueueId, Recipient, RecipientState, ReversePath, Scope, ScopedKey,
 };
 use oncemail::store::embedded::Options;
 use oncemail::store::files::Files;
@@ -49,8 +49,12 @@ pub fn key(text: &str) -> ScopedKey {
 
 pub fn message(now: Timestamp, key_text: Option<&str>, size: usize) -> Arc<Message> {
     let id = QueueId::new(now);
-    let recipient =
-        |text| Recipient { forward_path: Address::parse(text).unwrap(), notify: None, orcpt: None };
+    let recipient = |text| Recipient {
+        forward_path: Address::parse(text).unwrap(),
+        notify: None,
+        orcpt: None,
+        unverified: false,
+    };
     Arc::new(Message {
         id,
         accepted_at: now,
@@ -61,6 +65,7 @@ pub fn message(now: Timestamp, key_text: Option<&str>, size: usize) -> Arc<Messa
             smtputf8: false,
             ret: None,
             envid: None,
+            handling: Handling::default(),
         },
         origin: Origin { listener: "main".into(), user: Some("app".into()), client: None },
         key: key_text.map(key),
@@ -92,6 +97,7 @@ pub fn deferred(now: Timestamp, attempt: u32) -> Progress {
         code: 451,
         text: format!("busy {attempt}"),
         times: 1,
+        tls: String::new(),
     });
     progress
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use oncemail::clock::{Clock, Timestamp};
 use oncemail::intake::{Decision, Fallback, Intake, Options, Receipt, Submission, Trace};
 use oncemail::mail::{
-    Address, Body, Envelope, FingerprintMode, Message, Origin, Recipient, ReversePath, Scope,
+    Address, Body, Envelope, FingerprintMode, Handling, Message, Origin, Recipient, ReversePath, Scope,
 };
 use oncemail::store::Store;
 use oncemail::store::memory::MemoryStore;
@@ -94,8 +94,12 @@ pub fn keyed(key: &str, body: &str) -> Submission {
 }
 
 pub fn envelope(reverse_path: &str, forward_paths: &[&str]) -> Envelope {
-    let recipient =
-        |path: &&str| Recipient { forward_path: Address::parse(path).unwrap(), notify: None, orcpt: None };
+    let recipient = |path: &&str| Recipient {
+        forward_path: Address::parse(path).unwrap(),
+        notify: None,
+        orcpt: None,
+        unverified: false,
+    };
     Envelope {
         reverse_path: ReversePath::Mailbox(Address::parse(reverse_path).unwrap()),
         recipients: forward_paths.iter().map(recipient).collect(),
@@ -103,5 +107,6 @@ pub fn envelope(reverse_path: &str, forward_paths: &[&str]) -> Envelope {
         smtputf8: false,
         ret: None,
         envid: None,
+        handling: Handling::default(),
     }
 }

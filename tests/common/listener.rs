@@ -14,7 +14,7 @@ use oncemail::intake::{self, Intake};
 use oncemail::mail::{FingerprintMode, Message, Scope};
 use oncemail::store::Store;
 use oncemail::store::memory::MemoryStore;
-use oncemail::submission::options::{AuthMode, Limits, Listener, Tls, TlsMode, User};
+use oncemail::submission::options::{AuthMode, Limits, Listener, Tls, TlsMode, User, Verify};
 use oncemail::submission::{Options, Server};
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -124,6 +124,7 @@ pub fn options() -> Options {
             data_timeout: Duration::from_secs(60),
             data_block_timeout: Duration::from_secs(60),
         },
+        verify: Verify::default(),
     }
 }
 

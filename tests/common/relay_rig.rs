@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncemail::clock::Clock;
+use oncemail::dns::{self, Dns};
 use oncemail::mail::{
-    Address, Body, Envelope, HoldCause, Message, Origin, Progress, QueueId, Recipient, RecipientState,
-    ReversePath,
+    Address, Body, Envelope, Handling, HoldCause, Message, Origin, Progress, QueueId, Recipient,
+    RecipientState, ReversePath,
 };
-use oncemail::queue::{self, Jitter, Queue};
+use oncemail::queue::{self, OnFailure, Queue};
 use oncemail::relay::Relay;
 use oncemail::relay::options::{
-    Breaker, Host, Matches, Options, Route, Smarthost, Timeouts, TlsPolicy, Transport,
+    Breaker, Host, Hosts, InDoubt, Matches, Options, Route, Smtp, Timeouts, TlsPolicy, Transport,
 };
 use oncemail::store::{Recovered, Store};
 use tokio::task::JoinHandle;
@@ -34,10 +35,10 @@ pub const DELIVERED: RecipientState = RecipientState::Delivered;
 pub const FAILED: RecipientState = RecipientState::Held(HoldCause::Failed);
 
 /// Like `to_hosts`, with a change.
-pub fn changed(addresses: &[SocketAddr], change: impl FnOnce(&mut Smarthost)) -> Options {
+pub fn changed(addresses: &[SocketAddr], change: impl FnOnce(&mut Smtp)) -> Options {
     let mut smarthost = smarthost(addresses);
     change(&mut smarthost);
-    relay_options(vec![route("hosts", Transport::Smarthost(smarthost))])
+    relay_options(vec![route("hosts", Transport::Smtp(smarthost))])
 }
 
 /// Every reply that the first recipient got.
@@ -55,9 +56,10 @@ pub fn queue_options() -> queue::Options {
     queue::Options {
         base: Duration::from_millis(1),
         cap: Duration::from_millis(1),
-        jitter: Jitter::Full,
-        expire_after: Duration::from_secs(5 * 86_400),
+        on_failure: OnFailure::Hold,
+        warn_after: None,
         fresh_bytes: 1 << 20,
+        ..queue::Options::default()
     }
 }
 
@@ -67,25 +69,29 @@ pub fn relay_options(routes: Vec<Route>) -> Options {
         routes,
         breaker: Breaker { failures: 1000, ..Breaker::default() },
         timeouts: Timeouts::default(),
+        dkim: Vec::new(),
+        own_addresses: Vec::new(),
     }
 }
 
-pub fn smarthost(addresses: &[SocketAddr]) -> Smarthost {
-    Smarthost {
-        hosts: addresses.iter().map(|a| Host { name: a.ip().to_string(), port: a.port() }).collect(),
-        tls: TlsPolicy::None,
-        ca_file: None,
-        credentials: None,
-        connections: 2,
-        messages_per_connection: 100,
-        idle_timeout: Duration::from_secs(30),
-        rate: None,
-        recipients_per_transaction: 100,
-    }
+pub fn smarthost(addresses: &[SocketAddr]) -> Smtp {
+    let hosts = addresses.iter().map(|a| Host { name: a.ip().to_string(), port: a.port() }).collect();
+    Smtp { tls: TlsPolicy::None, connections: 2, ..Smtp::new(Hosts::in_order(hosts)) }
+}
+
+/// Nothing is asked unless a name has to be looked up.
+pub fn dns() -> Arc<Dns> {
+    Arc::new(Dns::new(dns::Options::default()))
 }
 
 pub fn route(name: &str, transport: Transport) -> Route {
-    Route { name: name.into(), matches: Matches::default(), transport }
+    Route {
+        name: name.into(),
+        matches: Matches::default(),
+        transport,
+        in_doubt: InDoubt::Resend,
+        forward_key_as: None,
+    }
 }
 
 pub fn to(domains: &[&str], mut route: Route) -> Route {
@@ -99,7 +105,7 @@ pub fn directory(name: &str, path: &Path) -> Route {
 
 /// All mail to these far sides, in order.
 pub fn to_hosts(addresses: &[SocketAddr]) -> Options {
-    relay_options(vec![route("hosts", Transport::Smarthost(smarthost(addresses)))])
+    relay_options(vec![route("hosts", Transport::Smtp(smarthost(addresses)))])
 }
 
 impl Rig {
@@ -121,7 +127,11 @@ impl Rig {
         let recovered = store
             .messages()
             .iter()
-            .map(|(m, p)| Recovered { id: m.id, next_attempt: p.is_queued().then_some(p.next_attempt) })
+            .map(|(m, p)| Recovered {
+                id: m.id,
+                next_attempt: p.is_queued().then_some(p.next_attempt),
+                priority: m.envelope.handling.priority,
+            })
             .collect();
         Self::run(options, queue, store, clock, recovered)
     }
@@ -135,7 +145,7 @@ impl Rig {
     ) -> Self {
         queue.start(store.clone(), recovered);
         let shutdown = CancellationToken::new();
-        let relay = Relay::new(options, queue.clone(), clock.clone()).unwrap();
+        let relay = Relay::new(options, dns(), queue.clone(), clock.clone()).unwrap();
         let running = tokio::spawn(relay.run(shutdown.clone(), Duration::from_secs(10)));
         Self { store, queue, clock, shutdown, running }
     }
@@ -164,6 +174,7 @@ pub fn message(clock: &Clock, recipients: &[&str], text: &str) -> Message {
         forward_path: Address::parse(address).unwrap(),
         notify: None,
         orcpt: None,
+        unverified: false,
     };
     Message {
         id: QueueId::new(now),
@@ -175,6 +186,7 @@ pub fn message(clock: &Clock, recipients: &[&str], text: &str) -> Message {
             smtputf8: false,
             ret: None,
             envid: None,
+            handling: Handling::default(),
         },
         origin: Origin { listener: "main".into(), user: None, client: None },
         key: None,

@@ -68,9 +68,9 @@ impl Store for WatchedStore {
         self.inner.accept(message, claim)
     }
 
-    fn save(&self, id: QueueId, progress: Progress) -> StoreFuture<'_, ()> {
+    fn save_with(&self, id: QueueId, progress: Progress, notices: Vec<Arc<Message>>) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            let saved = self.inner.save(id, progress.clone()).await;
+            let saved = self.inner.save_with(id, progress.clone(), notices).await;
             self.seen.send_modify(|seen| match saved {
                 Ok(()) => seen.saves.push((id, progress)),
                 Err(_) => seen.failed_saves += 1,

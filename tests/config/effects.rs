@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use oncemail::config::Config;
-use oncemail::relay::options::Transport;
+use oncemail::relay::options::{Secret, Transport};
 
 use super::{Files, HASH, every_key};
 
@@ -97,10 +97,13 @@ fn told(config: &Config) -> String {
         .routes
         .iter()
         .filter_map(|route| match &route.transport {
-            Transport::Smarthost(smarthost) => smarthost.credentials.as_ref(),
-            Transport::Directory(_) => None,
+            Transport::Smtp(smarthost) => smarthost.auth.as_ref(),
+            Transport::Directory(_) | Transport::Discard => None,
         })
-        .map(|credentials| credentials.password.as_str())
+        .filter_map(|auth| match &auth.with {
+            Secret::Password(password) => Some(password.as_str()),
+            Secret::OAuth2(_) => None,
+        })
         .collect();
     format!("{config:?}{users:?}{passwords:?}")
 }

@@ -68,10 +68,10 @@ fn a_container_runs_from_the_environment_alone() {
     let config = from_environment(&env).unwrap();
     let smarthost = smarthost(&config);
     assert_eq!(
-        (smarthost.hosts[0].to_string().as_str(), smarthost.tls),
+        (hosts(smarthost)[0].to_string().as_str(), smarthost.tls),
         ("smtp.example.com:2587", TlsPolicy::Required)
     );
-    assert_eq!(smarthost.credentials.as_ref().unwrap().username, "user");
+    assert_eq!(smarthost.auth.as_ref().unwrap().username, "user");
     let listener = &config.submission.listeners[0];
     assert_eq!((listener.address.to_string().as_str(), listener.auth), ("0.0.0.0:587", AuthMode::None));
     assert!(
@@ -102,7 +102,7 @@ fn a_container_with_users_requires_auth_over_tls() {
         config.submission.users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>(),
         ["shop", "blog"]
     );
-    assert_eq!(smarthost(&config).hosts[0].port, 465);
+    assert_eq!(hosts(smarthost(&config))[0].port, 465);
 }
 
 #[test]

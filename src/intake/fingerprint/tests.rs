@@ -1,7 +1,7 @@
 //! What counts as the same message, and what does not.
 
 use super::*;
-use crate::mail::{Address, Body, Recipient, ReversePath};
+use crate::mail::{Address, Body, Handling, Recipient, ReversePath};
 use proptest::prelude::*;
 
 macro_rules! pair {
@@ -21,8 +21,12 @@ fn crlf(text: &str) -> String {
 }
 
 fn envelope(reverse_path: &str, forward_paths: &[&str]) -> Envelope {
-    let recipient =
-        |path: &&str| Recipient { forward_path: Address::parse(path).unwrap(), notify: None, orcpt: None };
+    let recipient = |path: &&str| Recipient {
+        forward_path: Address::parse(path).unwrap(),
+        notify: None,
+        orcpt: None,
+        unverified: false,
+    };
     Envelope {
         reverse_path: match reverse_path {
             "" => ReversePath::Null,
@@ -33,6 +37,7 @@ fn envelope(reverse_path: &str, forward_paths: &[&str]) -> Envelope {
         smtputf8: false,
         ret: None,
         envid: None,
+        handling: Handling::default(),
     }
 }
 
