@@ -126,8 +126,8 @@ impl<S: Stream> Client<S> {
         pipelining: Pipelining,
     ) -> Result<Outcome, Failure> {
         let refused = match pipelining {
-            Pipelining::On => self.envelope_at_once(shape).await?,
-            Pipelining::Off => self.envelope_in_steps(shape).await?,
+            Pipelining::On => self.envelope_at_once(shape, draft.id).await?,
+            Pipelining::Off => self.envelope_in_steps(shape, draft.id).await?,
         };
         if let Some(code) = refused {
             return Ok(Outcome { code, from_dot: None });
@@ -151,11 +151,11 @@ impl<S: Stream> Client<S> {
     }
 
     /// MAIL, RCPT and DATA in one write (RFC 2920); the first refusal, if any.
-    async fn envelope_at_once(&mut self, shape: &Shape) -> Result<Option<u16>, Failure> {
+    async fn envelope_at_once(&mut self, shape: &Shape, id: u64) -> Result<Option<u16>, Failure> {
         self.output.clear();
         shape.write_mail(&mut self.output);
         for number in 0..shape.recipients {
-            shape.write_rcpt(number, &mut self.output);
+            shape.write_rcpt(number, id, &mut self.output);
         }
         self.output.extend_from_slice(b"DATA\r\n");
         self.send().await?;
@@ -185,12 +185,12 @@ impl<S: Stream> Client<S> {
     }
 
     /// One command at a time, for servers and tests without PIPELINING.
-    async fn envelope_in_steps(&mut self, shape: &Shape) -> Result<Option<u16>, Failure> {
+    async fn envelope_in_steps(&mut self, shape: &Shape, id: u64) -> Result<Option<u16>, Failure> {
         for step in 0..shape.recipients + 2 {
             self.output.clear();
             match step {
                 0 => shape.write_mail(&mut self.output),
-                _ if step <= shape.recipients => shape.write_rcpt(step - 1, &mut self.output),
+                _ if step <= shape.recipients => shape.write_rcpt(step - 1, id, &mut self.output),
                 _ => self.output.extend_from_slice(b"DATA\r\n"),
             }
             self.send().await?;

@@ -10,6 +10,9 @@ pub const MARKER: &str = "X-Load-Id";
 /// The field that oncemail takes the idempotency key from, unless told otherwise.
 pub const KEY: &str = "X-Idempotency-Key";
 
+/// The domain that a route of its own leads to, where a scenario wants one.
+pub const DEAD_DOMAIN: &str = "dead.invalid";
+
 /// Each body line with its CRLF; none starts with a dot, so nothing needs stuffing.
 const LINE: &[u8] = b"The quick brown fox jumps over the lazy dog, again and again, until the end.\r\n";
 
@@ -27,6 +30,18 @@ pub enum Keys {
     Mismatches,
 }
 
+/// Where the messages of a run go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Destinations {
+    /// All to one domain.
+    #[default]
+    One,
+    /// All to a domain of which nothing comes back.
+    Dead,
+    /// By turns to so many address literals in 127.0.0.0/8, at most 60,000.
+    Literals(u32),
+}
+
 /// What all messages of a run have in common.
 #[derive(Clone, Debug)]
 pub struct Shape {
@@ -34,6 +49,8 @@ pub struct Shape {
     pub run: u64,
     /// Recipients of each message, at least 1.
     pub recipients: u32,
+    /// Where they go.
+    pub destinations: Destinations,
     /// Name of the key's field; none is written when absent.
     pub key_header: Option<String>,
     /// Body lines, as many as the longest message needs.
@@ -59,6 +76,7 @@ impl Shape {
         Self {
             run,
             recipients: recipients.max(1),
+            destinations: Destinations::One,
             key_header,
             filler: LINE.repeat(size / LINE.len() + 1),
             size,
@@ -70,10 +88,18 @@ impl Shape {
         out.extend_from_slice(b"MAIL FROM:<sender@load.invalid>\r\n");
     }
 
-    /// RCPT of the recipient with this number.
-    pub fn write_rcpt(&self, number: u32, out: &mut Vec<u8>) {
+    /// RCPT of the recipient with this number of the message with this id.
+    pub fn write_rcpt(&self, number: u32, id: u64, out: &mut Vec<u8>) {
         // Writing to a Vec cannot fail.
-        let _ = write!(out, "RCPT TO:<recipient{number}@load.invalid>\r\n");
+        let _ = match self.destinations {
+            Destinations::One => write!(out, "RCPT TO:<recipient{number}@load.invalid>\r\n"),
+            Destinations::Dead => write!(out, "RCPT TO:<recipient{number}@{DEAD_DOMAIN}>\r\n"),
+            Destinations::Literals(count) => {
+                let place = id % u64::from(count.max(1));
+                let (high, low) = (place / 250 + 1, place % 250 + 1);
+                write!(out, "RCPT TO:<recipient{number}@[127.1.{high}.{low}]>\r\n")
+            }
+        };
     }
 
     /// Header, body and final dot.

@@ -6,6 +6,7 @@
 use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -57,6 +58,8 @@ pub struct Sink {
     /// What it has seen.
     pub tally: Arc<Tally>,
     answers: watch::Sender<bool>,
+    /// Microseconds.
+    delay: Arc<AtomicU64>,
 }
 
 /// Runs `load sink` until `quit`, or its time is over, or, without a time, standard input ends. Commands, one a line:
@@ -123,8 +126,10 @@ impl Sink {
         let address = listener.local_addr()?;
         let tally = Arc::new(Tally::default());
         let (answers, released) = watch::channel(true);
+        let delay = Arc::new(AtomicU64::new(micros(delay)));
         for _ in 0..threads {
-            let server = Server { tally: Arc::clone(&tally), answers: released.clone(), delay };
+            let (tally, delay) = (Arc::clone(&tally), Arc::clone(&delay));
+            let server = Server { tally, answers: released.clone(), delay };
             let listener = listener.try_clone()?;
             thread::spawn(move || {
                 if let Err(error) = server.run(listener) {
@@ -132,7 +137,12 @@ impl Sink {
                 }
             });
         }
-        Ok(Self { address, tally, answers })
+        Ok(Self { address, tally, answers, delay })
+    }
+
+    /// From now on what one read brings is answered after this time, as if the way were long.
+    pub fn delay(&self, delay: Duration) {
+        self.delay.store(micros(delay), Ordering::Relaxed);
     }
 
     /// From now on nothing is answered.
@@ -150,7 +160,11 @@ impl Sink {
 struct Server {
     tally: Arc<Tally>,
     answers: watch::Receiver<bool>,
-    delay: Duration,
+    delay: Arc<AtomicU64>,
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Server {
@@ -186,8 +200,9 @@ impl Server {
                 input.reserve(READ_BUFFER);
             }
             if !output.is_empty() {
-                if !self.delay.is_zero() {
-                    tokio::time::sleep(self.delay).await;
+                let delay = self.delay.load(Ordering::Relaxed);
+                if delay > 0 {
+                    tokio::time::sleep(Duration::from_micros(delay)).await;
                 }
                 stream.write_all(&output).await?;
                 output.clear();

@@ -66,6 +66,7 @@ pub enum InDoubt {
 
 /// Where a route leads.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a handful of routes, read once at the start")]
 pub enum Transport {
     /// SMTP, to configured hosts or to those of the recipient's domain.
     Smtp(Smtp),

@@ -409,7 +409,7 @@ fn read_address(text: &str) -> Result<Address, Malformed> {
 pub fn encode_attempted(out: Vec<u8>, id: QueueId, progress: &Progress) -> Vec<u8> {
     let mut w = Writer(out);
     w.raw(&id.to_bytes());
-    w.u8(u8::from(progress.is_queued()) * QUEUED | u8::from(progress.warned) * WARNED);
+    w.u8((u8::from(progress.is_queued()) * QUEUED) | (u8::from(progress.warned) * WARNED));
     w.u64(progress.next_attempt.as_millis());
     w.u32(progress.attempts);
     w.count(progress.recipients.len());

@@ -16,19 +16,19 @@ use crate::message::Keys;
 use crate::report::Report;
 use crate::sink::Sink;
 
-const SMALL: usize = 2 * 1024;
+pub const SMALL: usize = 2 * 1024;
 const LARGE: usize = 50 * 1024;
 /// Content of a message that only leaves its key behind.
 const TINY: usize = 512;
 /// Connections of the scenarios that do not say otherwise.
-const MANY: usize = 50;
+pub const MANY: usize = 50;
 const FEW: usize = 10;
 /// Large messages are fewer, so that a scenario writes about as much as with small ones.
 const LARGE_SHARE: u64 = 4;
 /// After the last message, a copy too many may still come.
 const SETTLE: Duration = Duration::from_millis(500);
 /// A relay that has started finishes what it does at start within this.
-const CALM: Duration = Duration::from_secs(3);
+pub const CALM: Duration = Duration::from_secs(3);
 /// Messages per second below which filling up is given up.
 const SLOWEST_PREFILL: u64 = 500;
 const DISK_TIME: Duration = Duration::from_secs(3);
@@ -214,12 +214,13 @@ impl Bench<'_> {
         Ok(report.accepted_per_second)
     }
 
-    fn load(&self, load: Load) -> Arc<Load> {
+    /// The load with our number of threads.
+    pub fn load(&self, load: Load) -> Arc<Load> {
         Arc::new(Load { threads: self.threads, ..load })
     }
 
     /// Waits until the sink has all that was acknowledged, or the limit passed.
-    fn wait(&self, load: &Load, finished: &Finished) {
+    pub fn wait(&self, load: &Load, finished: &Finished) {
         let mut ids = finished.measured.accepted.clone();
         ids.sort_unstable();
         ids.dedup();
@@ -227,7 +228,7 @@ impl Bench<'_> {
     }
 
     /// Waits for the sink, then counts what is missing or there twice.
-    fn prove(&self, load: &Load, finished: &Finished, section: &mut Section<'_>) {
+    pub fn prove(&self, load: &Load, finished: &Finished, section: &mut Section<'_>) {
         self.wait(load, finished);
         thread::sleep(SETTLE);
         let verdict =
@@ -236,7 +237,8 @@ impl Bench<'_> {
     }
 }
 
-fn generate(load: &Arc<Load>) -> Result<(Finished, Report)> {
+/// Sends a load, and sums up what was answered.
+pub fn generate(load: &Arc<Load>) -> Result<(Finished, Report)> {
     let finished = generate::run(load)?;
     let report = finished.measured.report(load.shape.run, finished.elapsed);
     Ok((finished, report))
@@ -263,6 +265,7 @@ fn add_cpu(
     }
 }
 
-fn mebibytes(bytes: u64) -> f64 {
+/// For the table.
+pub fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }

@@ -4,6 +4,7 @@
 //! its key. A proof that fails ends the run with an error, whatever the rates.
 
 mod measure;
+mod outbound;
 mod relay;
 mod table;
 
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use self::measure::Bench;
-use self::relay::Relay;
+use self::relay::{Relay, Ways};
 use self::table::Table;
 use crate::sink::Sink;
 use crate::target;
@@ -39,6 +40,12 @@ pub enum Scenario {
     Reconnect,
     /// 50 KB messages, relaying paused.
     Large,
+    /// A next hop that answers after 50 ms, 20 connections.
+    Far,
+    /// Live messages beside a destination with a long queue that answers nothing.
+    Beside,
+    /// Memory with a long queue for a thousand destinations; kill -9, restart, greeting.
+    Destinations,
     /// Half of the submissions are repetitions with their key; relaying.
     Replay,
     /// Memory of a relay that has nothing to do.
@@ -67,6 +74,9 @@ pub struct Cli {
     /// Messages in the queue of "queued".
     #[arg(long, default_value_t = 100_000)]
     queued: u64,
+    /// Messages in the queue of "destinations".
+    #[arg(long, default_value_t = 1_000_000)]
+    queued_widely: u64,
     /// Remembered keys of "keys".
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
@@ -135,12 +145,22 @@ fn measure(cli: &Cli, scenario: Scenario, sink: &Sink, table: &mut Table) -> Res
     }
     if !cli.only_compare {
         eprintln!("load: oncemail, {name}");
-        let mut relay = Relay::start(&cli.binary, &cli.directory, sink.address)?;
+        let dead = Sink::start(0, 1, Duration::ZERO)?;
+        dead.hold();
+        let ways = match scenario {
+            Scenario::Beside => Ways::Beside(sink.address, dead.address),
+            Scenario::Destinations => Ways::Hosts(outbound::closed_port()?),
+            _ => Ways::Sink(sink.address),
+        };
+        let mut relay = Relay::start(&cli.binary, &cli.directory, ways)?;
         let bench = Bench { sink, messages: cli.messages, threads: cli.threads.into(), drain: cli.drain };
         let mut section = table.section("oncemail", &name);
         let ended = match scenario {
             Scenario::Idle => bench.idle(&relay, &mut section),
             Scenario::Queued => bench.queued(&mut relay, cli.queued, &mut section),
+            Scenario::Far => bench.far(&relay, &mut section),
+            Scenario::Beside => bench.beside(&relay, &mut section),
+            Scenario::Destinations => bench.destinations(&mut relay, cli.queued_widely, &mut section),
             Scenario::Keys => bench.keys(&relay, cli.keys, &mut section),
             Scenario::Replay => bench.replay(&relay, &mut section),
             _ => bench.rates(scenario, &relay, &mut section),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use crate::message::DEAD_DOMAIN;
 use crate::usage;
 
 /// From start to greeting, recovery included.
@@ -33,16 +34,27 @@ struct OwnChild {
     child: Child,
 }
 
+/// Where the relay sends.
+#[derive(Clone, Copy, Debug)]
+pub enum Ways {
+    /// Everything to this sink.
+    Sink(SocketAddr),
+    /// Everything to the first, but for [`DEAD_DOMAIN`], which goes to the second.
+    Beside(SocketAddr, SocketAddr),
+    /// To the hosts of each recipient's domain, at this port.
+    Hosts(u16),
+}
+
 impl Relay {
     /// Starts oncemail with an empty data directory below `directory`, and waits for its greeting.
     ///
     /// # Errors
     /// When it ends, or does not greet in time; the end of its log is part of the error.
-    pub fn start(binary: &Path, directory: &Path, sink: SocketAddr) -> Result<Self> {
+    pub fn start(binary: &Path, directory: &Path, ways: Ways) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("oncemail-load-").tempdir_in(directory)?;
         // The port is free a moment before it is used; nothing else on a machine that measures takes ports.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        fs::write(home.path().join("oncemail.toml"), configuration(home.path(), address, sink))?;
+        fs::write(home.path().join("oncemail.toml"), configuration(home.path(), address, ways))?;
         let child = spawn(binary, home.path())?;
         let pid = Some(child.id());
         let own = OwnChild { binary: binary.to_owned(), home, child };
@@ -149,9 +161,19 @@ fn log_tail(home: &Path) -> String {
     log.get(log.ceil_char_boundary(start)..).unwrap_or_default().to_owned()
 }
 
-/// Open to loopback, everything to the sink, limits out of the way. `ONCEMAIL__SECTION__KEY` in the environment
-/// overrides it, as always.
-fn configuration(home: &Path, address: SocketAddr, sink: SocketAddr) -> String {
+/// Open to loopback, limits out of the way. `ONCEMAIL__SECTION__KEY` in the environment overrides it, as always.
+fn configuration(home: &Path, address: SocketAddr, ways: Ways) -> String {
+    let routes = match ways {
+        Ways::Sink(sink) => smarthost("sink", "", sink),
+        Ways::Beside(sink, dead) => {
+            let selector = format!("recipient_domains = [\"{DEAD_DOMAIN}\"]\n");
+            smarthost("dead", &selector, dead) + &smarthost("sink", "", sink)
+        }
+        Ways::Hosts(port) => format!(
+            "[[route]]\nname = \"world\"\ntransport = \"mx\"\nport = {port}\nallow_private_addresses = true\n\
+             mta_sts = false\ntls = \"none\"\n"
+        ),
+    };
     format!(
         r#"hostname = "relay.load.invalid"
 data_dir = "{}"
@@ -168,18 +190,21 @@ connections_per_ip = 5000
 messages_per_connection = 1000000
 min_free = "100MB"
 
-[[route]]
-name = "sink"
-transport = "smarthost"
-hosts = ["{sink}"]
-tls = "none"
-connections = 20
-messages_per_connection = 10000
+[retry]
+on_failure = "hold"
 
+{routes}
 [log]
 format = "json"
 level = "warn"
 "#,
         home.join("var").display()
+    )
+}
+
+fn smarthost(name: &str, selector: &str, host: SocketAddr) -> String {
+    format!(
+        "[[route]]\nname = \"{name}\"\n{selector}transport = \"smarthost\"\nhosts = [\"{host}\"]\ntls = \"none\"\n\
+         connections = 20\nmessages_per_connection = 10000\n"
     )
 }
