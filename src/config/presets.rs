@@ -60,9 +60,8 @@ pub(super) fn known(preset: Preset) -> Known {
             // "smtp-relay.gmail.com on port 587" with TLS:
             // https://support.google.com/a/answer/2956491 (read 2026-11-22).
             host: Some("smtp-relay.gmail.com:587"),
-            // "Recipients per message sent via SMTP … 100", for smtp-relay.gmail.com and smtp.gmail.com:
-            // https://support.google.com/a/answer/166852, as quoted by
-            // https://support.dmit.co.th/hc/en-us/articles/115002170747-Gmail-send-limits (read 2026-11-22).
+            // "There is a 100-recipient limit per SMTP transaction for smtp-relay.gmail.com":
+            // https://support.google.com/a/answer/6140680 (read 2026-11-22).
             recipients: Some(100),
             ..Known::default()
         },

@@ -133,9 +133,10 @@ fn route(section: &Section<'_>, around: &Around<'_>) -> Option<Route> {
         Kind::Directory => directory(section).map(Transport::Directory),
         Kind::Discard => Some(Transport::Discard),
     };
-    let is_smtp = matches!(kind, Kind::Smarthost | Kind::Mx);
-    let in_doubt = is_smtp.then(|| in_doubt(section)).unwrap_or_default();
-    let forward_key_as = is_smtp.then(|| forward_key_as(section)).flatten();
+    let (in_doubt, forward_key_as) = match kind {
+        Kind::Smarthost | Kind::Mx => (in_doubt(section), forward_key_as(section)),
+        Kind::Directory | Kind::Discard => (InDoubt::Resend, None),
+    };
     Some(Route { name: name?, matches, transport: transport?, in_doubt, forward_key_as })
 }
 
