@@ -1,6 +1,6 @@
 //! `preset` of a route: what a provider's own documentation says about sending through it, as defaults.
 //!
-//! Only numbers that the provider publishes stand here, each with its source and the day on which it was read; a key
+//! Only numbers that the provider publishes stand here, each with its source and the day on which a copy was read; a key
 //! of the route always wins over them. docs/providers.md says the same to whoever sets a route up.
 
 use std::num::NonZeroU32;
@@ -34,7 +34,7 @@ pub(super) const CHOICES: [(&str, Preset); 4] = [
 
 /// Microsoft's messages a minute.
 const MICROSOFT_PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
-/// Evenly, and none at once: then no minute, wherever it begins, has more than the limit.
+/// One by one: then no minute, wherever it begins, has more than the limit.
 const ONE_AT_ONCE: NonZeroU32 = NonZeroU32::new(1).unwrap();
 
 /// What is known of a provider.

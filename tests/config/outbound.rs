@@ -340,3 +340,20 @@ fn name_servers_are_addresses() {
     assert_eq!(loaded(&format!("{text}dnssec = true\n")).dns.trust_anchor_file, Some(anchor));
     one_problem(&with("[dns]\ntrust_anchor_file = \"/nowhere\"\ndnssec = true\n"), 11, &["cannot read"]);
 }
+
+#[test]
+fn the_routes_in_the_documentation_are_good() {
+    let files = Files::new();
+    let secret = files.write("secret", "secret\n").display().to_string();
+    let text = include_str!("../../docs/providers.md");
+    let blocks: Vec<_> =
+        text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 4);
+    for block in blocks {
+        let route = ["oauth2", "google", "ses", "provider"].iter().fold(block.to_owned(), |block, name| {
+            block.replace(&format!("\"/run/secrets/{name}\""), &format!("{secret:?}"))
+        });
+        let config = loaded(&format!("{LISTENER}{route}"));
+        assert!(smarthost(&config).auth.is_some(), "{block}");
+    }
+}
