@@ -23,6 +23,8 @@ const KB: u64 = 1_000;
 const MB: u64 = 1_000_000;
 const GB: u64 = 1_000_000_000;
 
+/// No wait of `[retry]` is shorter: the queue would do nothing else.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// Between two reads within DATA, and never more than the whole of `data_timeout` (RFC 5321 §4.5.3.2.5 gives the
 /// sender of a block 3 minutes).
 const DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(120);
@@ -171,10 +173,9 @@ pub(super) fn queue(
     fresh_bytes: usize,
 ) -> queue::options::Options {
     let section = Section::once(root, "retry", problems);
-    let shortest = Duration::from_millis(10);
     let options = queue::options::Options {
-        base: section.duration("base", 30 * SECOND, &(shortest..=DAY)),
-        cap: section.duration("cap", HOUR, &(shortest..=7 * DAY)),
+        base: section.duration("base", 30 * SECOND, &(SHORTEST..=DAY)),
+        cap: section.duration("cap", HOUR, &(SHORTEST..=7 * DAY)),
         jitter: section.choice("jitter", Jitter::Full, &[("full", Jitter::Full), ("none", Jitter::None)]),
         expire_after: section.duration("expire_after", 5 * DAY, &(SECOND..=366 * DAY)),
         warn_after: warn_after(&section),
@@ -207,7 +208,7 @@ fn warn_after(section: &Section<'_>) -> Option<Duration> {
     if section.says("warn_after", "never") {
         return None;
     }
-    Some(section.duration("warn_after", 4 * HOUR, &(SECOND..=366 * DAY)))
+    Some(section.duration("warn_after", 4 * HOUR, &(SHORTEST..=366 * DAY)))
 }
 
 /// Reads `[breaker]`.

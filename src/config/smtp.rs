@@ -3,7 +3,7 @@
 //! A combination that cannot mean what whoever wrote it thinks (DANE without DNSSEC, a CA that nobody asks, our own
 //! listener as the next hop) is an error here, not a surprise at the first message.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -164,22 +164,27 @@ fn weights(section: &Section<'_>, hosts: usize) -> Vec<u32> {
 /// What we send to ourselves comes back to be sent to ourselves (RFC 5321 §6.3).
 fn refuse_ourselves(section: &Section<'_>, hosts: &[Host], around: &Around<'_>) {
     for host in hosts {
-        let own = around.submission.listeners.iter().find(|listener| {
-            let here = listener.address.ip();
-            let is_here = match host.name.parse::<IpAddr>() {
-                Ok(there) => {
-                    there == here || here.is_unspecified() && (there.is_loopback() || there.is_unspecified())
-                }
-                Err(_) => is_loopback(host) && (here.is_loopback() || here.is_unspecified()),
-            };
-            is_here && host.port == listener.address.port()
-        });
-        if let Some(listener) = own {
+        let mut listeners = around.submission.listeners.iter();
+        if let Some(listener) = listeners.find(|listener| leads_to(host, listener.address)) {
             let what =
                 format!("{host} is our own listener {:?}: mail would go round in a loop", listener.name);
             section.problem("hosts", what, "name the host that mail goes to next");
         }
     }
+}
+
+/// Whether a connection to `host` ends at `own`, as far as that can be told without asking the DNS.
+fn leads_to(host: &Host, own: SocketAddr) -> bool {
+    let here = own.ip().to_canonical();
+    let is_own = match host.name.parse::<IpAddr>().map(|there| there.to_canonical()) {
+        Ok(there) => {
+            there == here
+                || (here.is_unspecified() && (there.is_loopback() || there.is_unspecified()))
+                || (here.is_loopback() && there.is_unspecified())
+        }
+        Err(_) => is_loopback(host) && (here.is_loopback() || here.is_unspecified()),
+    };
+    is_own && host.port == own.port()
 }
 
 /// Whether a host is this machine, whatever else is done to its name.

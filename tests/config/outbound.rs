@@ -186,6 +186,8 @@ fn a_route_to_ourselves_is_refused() {
         ("127.0.0.1:2525", "localhost:2525"),
         ("0.0.0.0:587", "127.0.0.1:587"),
         ("[::]:587", "[::1]:587"),
+        ("127.0.0.1:587", "0.0.0.0:587"),
+        ("127.0.0.1:587", "[::ffff:127.0.0.1]:587"),
         ("192.0.2.1:587", "192.0.2.1"),
     ] {
         one_problem(&loop_at(listener, host), 9, &["our own listener \"in\"", "loop"]);
@@ -345,15 +347,19 @@ fn name_servers_are_addresses() {
 fn the_routes_in_the_documentation_are_good() {
     let files = Files::new();
     let secret = files.write("secret", "secret\n").display().to_string();
-    let text = include_str!("../../docs/providers.md");
-    let blocks: Vec<_> =
-        text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 4);
-    for block in blocks {
+    let blocks =
+        |text: &'static str| text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let providers: Vec<_> = blocks(include_str!("../../docs/providers.md")).collect();
+    assert_eq!(providers.len(), 4);
+    for block in providers {
         let route = ["oauth2", "google", "ses", "provider"].iter().fold(block.to_owned(), |block, name| {
             block.replace(&format!("\"/run/secrets/{name}\""), &format!("{secret:?}"))
         });
         let config = loaded(&format!("{LISTENER}{route}"));
         assert!(smarthost(&config).auth.is_some(), "{block}");
     }
+    let world = blocks(include_str!("../../README.md")).find(|block| block.contains("\"mx\"")).unwrap();
+    let key = files.signing_key("s1").display().to_string();
+    let world = world.replace("/etc/oncemail/dkim/s1.pem", &key);
+    assert_eq!(mx_of(&loaded(&format!("{LISTENER}{world}"))).port, 25);
 }
