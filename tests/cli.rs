@@ -104,6 +104,11 @@ fn check_config_says_where_each_route_leads_and_how_safely() {
     ] {
         assert!(said.contains(expected), "{expected}\nis not in\n{said}");
     }
+    let microsoft =
+        "transport = \"smarthost\"\npreset = \"microsoft365\"\nusername = \"u\"\npassword = \"hunter2\"";
+    let said = check(microsoft, &[]);
+    assert!(said.contains("smarthost smtp.office365.com:587, verified STARTTLS, as u\n"), "{said}");
+    assert!(said.contains("note      out: Microsoft switches passwords off"), "{said}");
     let said = check("transport = \"discard\"", &[("ONCEMAIL__RETRY__ON_FAILURE", "discard")]);
     assert!(said.contains("nowhere: it is discarded") && said.contains("the message is discarded"), "{said}");
 }

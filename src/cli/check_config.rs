@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::{load, print};
 use crate::config::Config;
 use crate::queue::OnFailure;
-use crate::relay::options::{Host, Hosts, InDoubt, Route, Secret, Smtp, TlsPolicy, Transport};
+use crate::relay::options::{Host, Hosts, InDoubt, Preset, Route, Secret, Smtp, TlsPolicy, Transport};
 use crate::submission::options::{AuthMode, Listener, TlsMode};
 
 /// Loads the configuration and says what it amounts to.
@@ -36,12 +36,25 @@ fn summary(config: &Config) -> Result<String, fmt::Error> {
             "  note      no route takes everything: mail that none of them matches has nowhere to go"
         )?;
     }
+    for route in config.relay.routes.iter().filter(|route| has_password_at_microsoft(route)) {
+        writeln!(
+            text,
+            "  note      {}: Microsoft switches passwords off by default at the end of 2026; auth = \"xoauth2\" stays (docs/providers.md)",
+            route.name
+        )?;
+    }
     for key in &config.relay.dkim {
         writeln!(text, "  dkim      {}, selector {}", key.domain, key.selector)?;
     }
     writeln!(text, "  failures  {}", failures_line(config.queue.on_failure))?;
     writeln!(text, "  dns       {}", dns_line(config))?;
     Ok(text)
+}
+
+fn has_password_at_microsoft(route: &Route) -> bool {
+    let Transport::Smtp(smtp) = &route.transport else { return false };
+    let has_password = smtp.auth.as_ref().is_some_and(|auth| matches!(auth.with, Secret::Password(_)));
+    smtp.preset == Preset::Microsoft365 && has_password
 }
 
 fn failures_line(on_failure: OnFailure) -> &'static str {

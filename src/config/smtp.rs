@@ -85,14 +85,30 @@ pub(super) fn mx(section: &Section<'_>, around: &Around<'_>) -> Option<Smtp> {
         }
     }
     let families = [("any", Family::Any), ("ipv4", Family::V4), ("ipv6", Family::V6)];
+    let family = section.choice("address_family", Family::Any, &families);
     let hosts = Hosts::Mx(Mx {
         port: section.number("port", SMTP_PORT, &(1..=u16::MAX)),
         allow_private: section.flag("allow_private_addresses", false),
         mta_sts,
         mta_sts_port: HTTPS_PORT,
-        family: section.choice("address_family", Family::Any, &families),
+        family,
     });
-    Some(common(section, hosts, tls, &Known::default()))
+    let smtp = common(section, hosts, tls, &Known::default());
+    refuse_useless_sources(section, &smtp.source_addresses, family);
+    Some(smtp)
+}
+
+/// Nothing would ever be sent from an address of the other family.
+fn refuse_useless_sources(section: &Section<'_>, sources: &[IpAddr], family: Family) {
+    let is_useless = |source: &&IpAddr| match family {
+        Family::Any => false,
+        Family::V4 => source.is_ipv6(),
+        Family::V6 => source.is_ipv4(),
+    };
+    if let Some(source) = sources.iter().find(is_useless) {
+        let what = format!("{source} is of the family that `address_family` excludes");
+        section.problem("source_addresses", what, "leave one of them out");
+    }
 }
 
 /// What both have.

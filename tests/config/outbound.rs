@@ -1,5 +1,6 @@
 //! What leaves: routes, TLS, credentials, presets, DKIM, DNS, and what becomes of what cannot be delivered.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use oncemail::dns::Family;
@@ -35,13 +36,19 @@ fn a_route_to_the_world_needs_nothing_but_its_transport() {
     assert_eq!((route.tls, route.connections, route.auth.is_none()), (TlsPolicy::Opportunistic, 20, true));
     let config = loaded(&format!(
         "{LISTENER}{MX}tls = \"required\"\nport = 2525\nallow_private_addresses = true\naddress_family = \"ipv4\"\n\
-         connection_lifetime = \"7m\"\nsource_addresses = [\"192.0.2.7\", \"2001:db8::7\"]\n"
+         connection_lifetime = \"7m\"\nsource_addresses = [\"192.0.2.7\", \"192.0.2.8\"]\n"
     ));
     let mx = mx_of(&config);
     assert_eq!((mx.port, mx.allow_private, mx.family), (2525, true, Family::V4));
     let route = smarthost(&config);
     assert_eq!(route.connection_lifetime, Duration::from_secs(420));
-    assert_eq!(route.source_addresses.len(), 2);
+    assert_eq!(
+        route.source_addresses,
+        ["192.0.2.7".parse::<IpAddr>().unwrap(), "192.0.2.8".parse().unwrap()]
+    );
+    let foreign = format!("{LISTENER}{MX}address_family = \"ipv6\"\nsource_addresses = [\"192.0.2.7\"]\n");
+    one_problem(&foreign, 10, &["192.0.2.7 is of the family", "`address_family`"]);
+    one_problem(&with("source_addresses = [\"0.0.0.0\"]\n"), 10, &["an IP address of this machine"]);
     assert!(mx_of(&loaded(&format!("{LISTENER}{MX}tls = \"required\"\n"))).mta_sts);
     assert!(!mx_of(&loaded(&format!("{LISTENER}{MX}tls = \"none\"\n"))).mta_sts);
 }
