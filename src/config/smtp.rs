@@ -170,8 +170,9 @@ fn hosts(section: &Section<'_>, tls: TlsPolicy, known: &Known, preset: Preset) -
 /// One share per host, or none.
 fn weights(section: &Section<'_>, hosts: usize) -> Vec<u32> {
     let Some(weights) = section.numbers("weights", &(1..=MAX_WEIGHT)) else { return Vec::new() };
-    if weights.len() != hosts {
-        let what = format!("`weights` has {} numbers, and there are {hosts} hosts", weights.len());
+    // No host at all has been noted already.
+    if weights.len() != hosts && hosts > 0 {
+        let what = format!("`weights` has {}, and `hosts` has {hosts}", weights.len());
         section.problem("weights", what, "one number for each host, in the order of `hosts`");
     }
     weights

@@ -213,7 +213,7 @@ fn weights_are_one_number_for_each_host() {
     let hosts = with("weights = [3, 1]\n").replace("\"smtp.example.com\"", "\"a.example\", \"b.example\"");
     let config = loaded(&hosts);
     assert!(matches!(&smarthost(&config).hosts, Hosts::Fixed { weights, .. } if *weights == [3, 1]));
-    one_problem(&with("weights = [3, 1]\n"), 10, &["2 numbers", "1 hosts"]);
+    one_problem(&with("weights = [3, 1]\n"), 10, &["`weights` has 2", "`hosts` has 1"]);
     one_problem(&hosts.replace("[3, 1]", "[3, 0]"), 10, &["no number that fits", "from 1 to 1000"]);
     one_problem(&hosts.replace("[3, 1]", "[3, \"1\"]"), 10, &["no number that fits"]);
     one_problem(&hosts.replace("[3, 1]", "3"), 10, &["a list of whole numbers"]);
