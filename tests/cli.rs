@@ -75,6 +75,62 @@ fn check_config_says_what_would_run_and_starts_nothing() {
 }
 
 #[test]
+fn check_config_says_where_each_route_leads_and_how_safely() {
+    let check = |route: &str, rest: &[(&str, &str)]| {
+        let setup = Setup::with_route(route);
+        let mut command = oncemail(&["check-config", "--config", &setup.config()]);
+        let output = command.envs(rest.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let two = "transport = \"smarthost\"\nhosts = [\"a.example\", \"b.example:25\"]\nweights = [3, 1]\n\
+               in_doubt = \"hold\"\nforward_key_as = \"Resend-Idempotency-Key\"\nusername = \"u\"\npassword = \"hunter2\"";
+    let said = check(two, &[("ONCEMAIL__RETRY__ON_FAILURE", "hold")]);
+    for expected in [
+        "out: everything → smarthost a.example:587 (3), b.example:25 (1), verified STARTTLS, as u, \
+         held when in doubt, the key as Resend-Idempotency-Key\n",
+        "failures  the message is held\n",
+        "dns       the system's name servers, without DNSSEC\n",
+    ] {
+        assert!(said.contains(expected), "{expected}\nis not in\n{said}");
+    }
+    assert!(!said.contains("hunter2"));
+    let world = "transport = \"mx\"\ntls = \"dane\"\n[dns]\ndnssec = true\nservers = [\"192.0.2.53\"]";
+    let said = check(world, &[]);
+    for expected in [
+        "the hosts of the recipient's domain, TLS as the hosts' TLSA records ask, MTA-STS\n",
+        "dns       192.0.2.53:53, with DNSSEC\n",
+        "failures  the sender gets a bounce\n",
+    ] {
+        assert!(said.contains(expected), "{expected}\nis not in\n{said}");
+    }
+    let microsoft =
+        "transport = \"smarthost\"\npreset = \"microsoft365\"\nusername = \"u\"\npassword = \"hunter2\"";
+    let said = check(microsoft, &[]);
+    assert!(said.contains("smarthost smtp.office365.com:587, verified STARTTLS, as u\n"), "{said}");
+    assert!(said.contains("note      out: Microsoft switches passwords off"), "{said}");
+    let said = check("transport = \"discard\"", &[("ONCEMAIL__RETRY__ON_FAILURE", "discard")]);
+    assert!(said.contains("nowhere: it is discarded") && said.contains("the message is discarded"), "{said}");
+}
+
+#[test]
+fn check_config_names_the_domains_that_are_signed_for() {
+    let setup = Setup::new();
+    let key = setup.dir.path().join("s1.pem");
+    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+    #[expect(clippy::disallowed_methods, reason = "a test's own file")]
+    std::fs::write(&key, pem).unwrap();
+    let output = oncemail(&["check-config", "--config", &setup.config()])
+        .env("ONCEMAIL__DKIM__0__DOMAIN", "Shop.example")
+        .env("ONCEMAIL__DKIM__0__SELECTOR", "s1")
+        .env("ONCEMAIL__DKIM__0__KEY_FILE", &key)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("dkim      shop.example, selector s1\n"));
+}
+
+#[test]
 fn hash_password_reads_a_line_and_prints_a_hash_that_verifies() {
     let mut child = oncemail(&["hash-password"]).stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"correct horse\n").unwrap();

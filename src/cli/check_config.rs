@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use super::{load, print};
 use crate::config::Config;
-use crate::relay::options::{Hosts, Route, Smtp, TlsPolicy, Transport};
+use crate::queue::OnFailure;
+use crate::relay::options::{Host, Hosts, InDoubt, Preset, Route, Secret, Smtp, TlsPolicy, Transport};
 use crate::submission::options::{AuthMode, Listener, TlsMode};
 
 /// Loads the configuration and says what it amounts to.
@@ -35,7 +36,41 @@ fn summary(config: &Config) -> Result<String, fmt::Error> {
             "  note      no route takes everything: mail that none of them matches has nowhere to go"
         )?;
     }
+    for route in config.relay.routes.iter().filter(|route| has_password_at_microsoft(route)) {
+        writeln!(
+            text,
+            "  note      {}: Microsoft switches passwords off by default at the end of 2026; auth = \"xoauth2\" stays (docs/providers.md)",
+            route.name
+        )?;
+    }
+    for key in &config.relay.dkim {
+        writeln!(text, "  dkim      {}, selector {}", key.domain, key.selector)?;
+    }
+    writeln!(text, "  failures  {}", failures_line(config.queue.on_failure))?;
+    writeln!(text, "  dns       {}", dns_line(config))?;
     Ok(text)
+}
+
+fn has_password_at_microsoft(route: &Route) -> bool {
+    let Transport::Smtp(smtp) = &route.transport else { return false };
+    let has_password = smtp.auth.as_ref().is_some_and(|auth| matches!(auth.with, Secret::Password(_)));
+    smtp.preset == Preset::Microsoft365 && has_password
+}
+
+fn failures_line(on_failure: OnFailure) -> &'static str {
+    match on_failure {
+        OnFailure::Bounce => "the sender gets a bounce",
+        OnFailure::Hold => "the message is held",
+        OnFailure::Discard => "the message is discarded",
+    }
+}
+
+fn dns_line(config: &Config) -> String {
+    let servers: Vec<_> = config.dns.servers.iter().map(ToString::to_string).collect();
+    let servers =
+        if servers.is_empty() { "the system's name servers".to_owned() } else { servers.join(", ") };
+    let validated = if config.dns.dnssec { "with DNSSEC" } else { "without DNSSEC" };
+    format!("{servers}, {validated}")
 }
 
 fn listener_line(listener: &Listener) -> String {
@@ -61,17 +96,18 @@ fn route_line(route: &Route) -> String {
     };
     let selectors = selectors(route);
     let takes = if selectors.is_empty() { "everything".to_owned() } else { selectors.join(" and ") };
-    format!("{}: {takes} → {target}", route.name)
+    let mut line = format!("{}: {takes} → {target}", route.name);
+    if route.in_doubt == InDoubt::Hold {
+        line.push_str(", held when in doubt");
+    }
+    if let Some(field) = &route.forward_key_as {
+        line.push_str(", the key as ");
+        line.push_str(field);
+    }
+    line
 }
 
 fn smtp_line(smtp: &Smtp) -> String {
-    let hosts = match &smtp.hosts {
-        Hosts::Fixed { hosts, .. } => {
-            let hosts = hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            format!("smarthost {hosts}")
-        }
-        Hosts::Mx(_) => "the hosts of the recipient's domain".to_owned(),
-    };
     let tls = match smtp.tls {
         TlsPolicy::Required => "verified STARTTLS",
         TlsPolicy::Opportunistic => "TLS where it can be had",
@@ -79,8 +115,41 @@ fn smtp_line(smtp: &Smtp) -> String {
         TlsPolicy::Implicit => "verified implicit TLS",
         TlsPolicy::None => "no TLS",
     };
-    let auth = smtp.auth.as_ref().map_or("no AUTH".to_owned(), |auth| format!("as {}", auth.username));
-    format!("{hosts}, {tls}, {auth}")
+    let certificate = smtp.client_certificate.as_ref().map(|_| "with a client certificate");
+    match &smtp.hosts {
+        Hosts::Fixed { hosts, weights } => {
+            let mut shares = weights.iter();
+            let host = |host: &Host| match shares.next() {
+                Some(weight) => format!("{host} ({weight})"),
+                None => host.to_string(),
+            };
+            let hosts = hosts.iter().map(host).collect::<Vec<_>>().join(", ");
+            let auth = auth_words(smtp);
+            let parts = [Some(tls), certificate, Some(auth.as_str())];
+            format!("smarthost {hosts}, {}", joined(parts))
+        }
+        Hosts::Mx(mx) => {
+            let port = (mx.port != 25).then(|| format!("port {}", mx.port));
+            let sts = mx.mta_sts.then_some("MTA-STS");
+            let private = mx.allow_private.then_some("private addresses too");
+            let parts = [port.as_deref(), Some(tls), sts, certificate, private];
+            format!("the hosts of the recipient's domain, {}", joined(parts))
+        }
+    }
+}
+
+fn joined<'a>(parts: impl IntoIterator<Item = Option<&'a str>>) -> String {
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn auth_words(smtp: &Smtp) -> String {
+    match &smtp.auth {
+        None => "no AUTH".to_owned(),
+        Some(auth) => match &auth.with {
+            Secret::Password(_) => format!("as {}", auth.username),
+            Secret::OAuth2(_) => format!("as {} by OAuth 2", auth.username),
+        },
+    }
 }
 
 /// The conditions of a route, in words.

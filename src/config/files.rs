@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use rustls::SignatureAlgorithm;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -60,6 +61,21 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String>
     let pem = Zeroizing::new(bytes(path)?);
     PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|_| format!("{} contains no unencrypted private key in PEM form", path.display()))
+}
+
+/// Reads a PEM file with a key to sign with, as it is. Whether it can be used is for the one who signs; here it must
+/// be a private key, and of a kind that DKIM has (RFC 6376 §3.3, RFC 8463).
+pub(super) fn signing_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let pem = Zeroizing::new(bytes(path)?);
+    let key = PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|_| format!("{} contains no unencrypted private key in PEM form", path.display()))?;
+    let loaded = ring::default_provider().key_provider.load_private_key(key);
+    match loaded.map(|key| key.algorithm()) {
+        Ok(SignatureAlgorithm::ECDSA) => {
+            Err(format!("{} is an ECDSA key, and DKIM has RSA and Ed25519", path.display()))
+        }
+        _ => Ok(pem),
+    }
 }
 
 /// Whether the key is the first certificate's.

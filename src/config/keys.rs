@@ -48,7 +48,7 @@ pub(super) const SECTIONS: &[Shape] = &[
     once("idempotency", &["header", "ttl", "fingerprint", "ignore_headers", "fallback_key", "observe"]),
     once("header", &["drop_bcc"]),
     once("store", &["backend"]),
-    once("retry", &["base", "cap", "jitter", "expire_after", "on_failure"]),
+    once("retry", &["base", "cap", "jitter", "expire_after", "warn_after", "on_failure"]),
     once("breaker", &["failures", "window", "open_for", "probes", "successes"]),
     repeated(
         "route",
@@ -61,19 +61,40 @@ pub(super) const SECTIONS: &[Shape] = &[
             "transport",
             "path",
             "hosts",
+            "weights",
+            "preset",
+            "port",
+            "allow_private_addresses",
+            "mta_sts",
+            "address_family",
             "tls",
             "ca_file",
+            "client_certificate_file",
+            "client_key_file",
+            "auth",
             "username",
             "password",
             "password_file",
+            "oauth2_token_url",
+            "oauth2_client_id",
+            "oauth2_client_secret",
+            "oauth2_client_secret_file",
+            "oauth2_scope",
             "connections",
             "messages_per_connection",
+            "connection_lifetime",
             "recipients_per_transaction",
             "idle_timeout",
             "rate",
+            "source_addresses",
             "in_doubt",
+            "forward_key_as",
         ],
     ),
+    repeated("dkim", &["domain", "selector", "key_file"]),
+    once("suppression", &["on_hard_bounce", "ttl"]),
+    once("verify", &["syntax", "mx", "disposable_file"]),
+    once("dns", &["servers", "timeout", "dnssec", "trust_anchor_file"]),
     once("log", &["format", "level", "addresses"]),
 ];
 
@@ -109,10 +130,6 @@ const fn key(section: &'static str, key: &'static str, values: Values, what: &'s
 
 /// What this version only knows of.
 pub(super) const PLANNED: &[Planned] = &[
-    section("dkim", "signing with DKIM"),
-    section("suppression", "the suppression list"),
-    section("verify", "checking recipients at RCPT time"),
-    section("dns", "DNS of its own (the system's resolver is used)"),
     section("admin", "the HTTP interface for administration"),
     section("http", "submission over HTTP"),
     section("webhook", "telling events to a webhook"),
@@ -123,37 +140,6 @@ pub(super) const PLANNED: &[Planned] = &[
     key("store", "url_file", Values::Any, "the PostgreSQL store"),
     key("store", "node", Values::Any, "the PostgreSQL store"),
     key("store", "lease", Values::Any, "the PostgreSQL store"),
-    key("retry", "warn_after", Values::AnyBut(&["never"]), "a delay notice to the sender"),
-    key(
-        "retry",
-        "on_failure",
-        Values::Only(&["bounce"]),
-        "sending bounces (a failed message is held instead)",
-    ),
-    key(
-        "retry",
-        "on_failure",
-        Values::Only(&["discard"]),
-        "discarding failed messages (they are held instead)",
-    ),
-    key("route", "transport", Values::Only(&["mx"]), "direct delivery to MX hosts"),
-    key("route", "transport", Values::Only(&["discard"]), "the discarding transport"),
-    key("route", "tls", Values::Only(&["opportunistic"]), "TLS without verification"),
-    key("route", "tls", Values::Only(&["dane"]), "DANE"),
-    key("route", "preset", Values::AnyBut(&["none"]), "the limits and quirks of a provider as a preset"),
-    key(
-        "route",
-        "auth",
-        Values::Any,
-        "a choice of AUTH mechanism (the best that the far side offers is used)",
-    ),
-    key("route", "oauth2_token_url", Values::Any, "OAuth 2"),
-    key("route", "oauth2_client_id", Values::Any, "OAuth 2"),
-    key("route", "oauth2_client_secret", Values::Any, "OAuth 2"),
-    key("route", "oauth2_client_secret_file", Values::Any, "OAuth 2"),
-    key("route", "source_addresses", Values::AnyBut(&["[]"]), "a choice of source address"),
-    key("route", "forward_key_as", Values::AnyBut(&[""]), "forwarding the key to the next hop"),
-    key("route", "in_doubt", Values::Only(&["hold"]), "holding messages that are in doubt"),
     key("log", "addresses", Values::Only(&["hashed"]), "hashing addresses in the log"),
 ];
 
@@ -276,7 +262,6 @@ fn elsewhere(key: &str) -> Option<String> {
 /// Refuses a section or a key that this version only knows of.
 fn not_built(planned: &Planned, said: &str, place: &Place, problems: &Problems) {
     let hint = match planned.values {
-        Values::AnyBut([""]) => "leave it out, or empty".to_owned(),
         Values::AnyBut([only]) => format!("leave it out; this version behaves like {only}"),
         _ => "leave it out".to_owned(),
     };
@@ -307,12 +292,9 @@ mod tests {
 
     /// A section with the keys it cannot do without, but for `key`, and then `line`.
     fn section_with(name: &str, key: &str, line: &str) -> String {
-        let transport = if key == "path" { "directory" } else { "smarthost" };
         let needed: &[(&str, &str)] = match name {
             "listener" => &[("name", "in"), ("address", "127.0.0.1:0"), ("tls", "none"), ("auth", "none")],
-            "route" => {
-                &[("name", "out"), ("transport", transport), ("hosts", "h.example"), ("username", "u")]
-            }
+            "route" => route_for(key),
             "user" => &[("name", "u")],
             _ => &[],
         };
@@ -322,9 +304,7 @@ mod tests {
         };
         let others: String = needed
             .iter()
-            .filter(|(other, _)| {
-                *other != key && (transport == "smarthost" || !["hosts", "username"].contains(other))
-            })
+            .filter(|(other, _)| *other != key)
             .map(|(other, text)| format!("{other} = {}\n", value(other, text)))
             .collect();
         let header = match shape(name) {
@@ -333,6 +313,24 @@ mod tests {
             _ => format!("[{name}]\n"),
         };
         format!("{header}{others}{line}\n")
+    }
+
+    /// A route on which `key` belongs.
+    fn route_for(key: &str) -> &'static [(&'static str, &'static str)] {
+        match key {
+            "path" => &[("name", "out"), ("transport", "directory")],
+            "port" | "allow_private_addresses" | "mta_sts" | "address_family" => {
+                &[("name", "out"), ("transport", "mx")]
+            }
+            key if key.starts_with("oauth2") => &[
+                ("name", "out"),
+                ("transport", "smarthost"),
+                ("hosts", "h.example"),
+                ("username", "u"),
+                ("auth", "xoauth2"),
+            ],
+            _ => &[("name", "out"), ("transport", "smarthost"), ("hosts", "h.example"), ("username", "u")],
+        }
     }
 
     /// What is said about the last line of `text`.

@@ -8,10 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::errors::Problems;
-use super::files;
 use super::section::Section;
 use super::tree::Table;
-use crate::submission::options::{AuthMode, Limits, Listener, Options, Tls, TlsMode, User, Verify};
+use super::{files, recipients};
+use crate::submission::options::{AuthMode, Limits, Listener, Options, Tls, TlsMode, User};
 
 /// Whoever may send without AUTH must be on this machine, unless the configuration names networks.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
@@ -42,7 +42,14 @@ pub(super) fn submission(
     }
     refuse_twins(&listeners);
     let listeners = listeners.into_iter().map(|(_, listener)| listener).collect();
-    Options { hostname, listeners, tls: read_tls(&tls), users, limits, verify: Verify::default() }
+    Options {
+        hostname,
+        listeners,
+        tls: read_tls(&tls),
+        users,
+        limits,
+        verify: recipients::verify(root, problems),
+    }
 }
 
 fn refuse_twins(listeners: &[(&Section<'_>, Listener)]) {
@@ -155,15 +162,10 @@ fn read_tls(section: &Section<'_>) -> Option<Tls> {
     let key_file = section.path("key_file");
     let certificates = certificate_file
         .as_deref()
-        .and_then(|path| noted(section, "certificate_file", files::certificates(path)));
-    let key = key_file.as_deref().and_then(|path| noted(section, "key_file", files::private_key(path)));
+        .and_then(|path| section.noted("certificate_file", files::certificates(path)));
+    let key = key_file.as_deref().and_then(|path| section.noted("key_file", files::private_key(path)));
     if let (Some(certificates), Some(key)) = (certificates, key) {
-        noted(section, "key_file", files::belong_together(certificates, key));
+        section.noted("key_file", files::belong_together(certificates, key));
     }
     Some(Tls { certificate_file: certificate_file?, key_file: key_file?, only_tls13 })
-}
-
-/// Notes what is wrong with a file.
-fn noted<T>(section: &Section<'_>, key: &str, result: Result<T, String>) -> Option<T> {
-    result.map_err(|error| section.problems.add(section.place(key), format!("`{key}`: {error}"))).ok()
 }

@@ -13,15 +13,21 @@
 //! Relative paths are relative to the directory that the command is started in. An empty variable counts as not set.
 
 mod container;
+mod credentials;
+mod dkim;
+mod dns;
 mod environment;
 mod errors;
 mod files;
 mod keys;
 mod listeners;
 mod log;
+mod presets;
+mod recipients;
 mod routes;
 mod section;
 mod settings;
+mod smtp;
 mod tree;
 mod units;
 mod users;
@@ -33,7 +39,7 @@ use std::time::Duration;
 pub use errors::{Errors, Place, Problem};
 pub use log::{Log, LogFormat};
 
-use crate::{dns, intake, queue, relay, submission};
+use crate::{intake, queue, relay, submission};
 use environment::Variables;
 use errors::Problems;
 use section::Section;
@@ -60,7 +66,7 @@ pub struct Config {
     /// For the relay.
     pub relay: relay::options::Options,
     /// `[dns]`.
-    pub dns: dns::Options,
+    pub dns: crate::dns::Options,
     /// `[suppression]`: how long an address that bounced is remembered; `None`: not at all.
     pub suppression: Option<Duration>,
     /// For the log.
@@ -138,12 +144,14 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
     let limits = settings::limits(root, problems);
     let users = users::users(root, problems);
     let submission = listeners::submission(root, problems, hostname.clone(), users, limits.submission);
+    let dns = dns::read(root, problems);
+    let around = routes::Around { submission: &submission, dnssec: dns.dnssec };
     let relay = relay::options::Options {
         hostname: hostname.clone(),
-        routes: routes::routes(root, problems, &submission),
+        routes: routes::routes(root, problems, &around),
         breaker: settings::breaker(root, problems),
         timeouts: relay::options::Timeouts::default(),
-        dkim: Vec::new(),
+        dkim: dkim::keys(root, problems),
         own_addresses: submission.listeners.iter().map(|listener| listener.address).collect(),
     };
     settings::store(root, problems);
@@ -160,8 +168,8 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         ),
         submission,
         relay,
-        dns: dns::Options::default(),
-        suppression: None,
+        dns,
+        suppression: recipients::suppression(root, problems),
     })
 }
 

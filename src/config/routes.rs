@@ -1,50 +1,82 @@
-//! `[[route]]`.
+//! `[[route]]`: when each applies and where it leads. How it gets there over SMTP is read in `smtp.rs`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::errors::{Problems, nearest};
 use super::section::Section;
+use super::settings::forwarded_field_name;
 use super::tree::Table;
-use super::{files, units};
-use crate::relay::options::{Auth, Host, Hosts, InDoubt, Matches, Route, Secret, Smtp, TlsPolicy, Transport};
+use super::{smtp, units};
+use crate::relay::options::{InDoubt, Matches, Route, Transport};
 use crate::submission;
 
-/// Submission (RFC 6409 §3.1), and submission over implicit TLS (RFC 8314 §3.3).
-const SUBMISSION_PORT: u16 = 587;
-const SUBMISSIONS_PORT: u16 = 465;
-
-/// The keys that only one transport reads.
-const SMARTHOST_KEYS: [&str; 12] = [
-    "hosts",
+/// When a route applies.
+const CONDITIONS: [&str; 4] = ["recipient_domains", "sender_domains", "users", "listeners"];
+/// The keys of SMTP to whatever host.
+const SMTP_KEYS: &[&str] = &[
     "tls",
     "ca_file",
-    "username",
-    "password",
-    "password_file",
+    "client_certificate_file",
+    "client_key_file",
     "connections",
     "messages_per_connection",
+    "connection_lifetime",
     "recipients_per_transaction",
     "idle_timeout",
     "rate",
+    "source_addresses",
     "in_doubt",
+    "forward_key_as",
 ];
-const DIRECTORY_KEYS: [&str; 1] = ["path"];
+/// The keys of SMTP to hosts that the route names.
+const SMARTHOST_KEYS: &[&str] = &[
+    "hosts",
+    "weights",
+    "preset",
+    "auth",
+    "username",
+    "password",
+    "password_file",
+    "oauth2_token_url",
+    "oauth2_client_id",
+    "oauth2_client_secret",
+    "oauth2_client_secret_file",
+    "oauth2_scope",
+];
+/// The keys of SMTP to hosts that the recipient's domain names.
+const MX_KEYS: &[&str] = &["port", "allow_private_addresses", "mta_sts", "address_family"];
+const DIRECTORY_KEYS: &[&str] = &["path"];
+/// How the keys of [`SMARTHOST_KEYS`] begin that prove who we are.
+const CREDENTIALS: [&str; 4] = ["auth", "username", "password", "oauth2"];
 
-#[derive(Clone, Copy)]
+/// Whose keys they are, as a sentence says it.
+const OWNERS: [(&str, &[&str], &[Kind]); 4] = [
+    ("transport = \"smarthost\" or \"mx\"", SMTP_KEYS, &[Kind::Smarthost, Kind::Mx]),
+    ("transport = \"smarthost\"", SMARTHOST_KEYS, &[Kind::Smarthost]),
+    ("transport = \"mx\"", MX_KEYS, &[Kind::Mx]),
+    ("transport = \"directory\"", DIRECTORY_KEYS, &[Kind::Directory]),
+];
+
+/// `transport`.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Smarthost,
+    Mx,
     Directory,
+    Discard,
+}
+
+/// What a route must know of the rest of the configuration.
+pub(super) struct Around<'a> {
+    /// Names of users and listeners, and where we listen ourselves.
+    pub submission: &'a submission::options::Options,
+    /// `dns.dnssec`.
+    pub dnssec: bool,
 }
 
 /// Reads every route, in order.
-pub(super) fn routes(
-    root: &Table,
-    problems: &Problems,
-    submission: &submission::options::Options,
-) -> Vec<Route> {
+pub(super) fn routes(root: &Table, problems: &Problems, around: &Around<'_>) -> Vec<Route> {
     let sections = Section::repeated(root, "route", problems);
     if sections.is_empty() && !root.contains("route") {
         let hint = "[[route]] with name, transport = \"smarthost\" and hosts = [\"smtp.example.com:587\"], \
@@ -55,7 +87,7 @@ pub(super) fn routes(
     let mut catch_all: Option<String> = None;
     let mut routes = Vec::new();
     for section in &sections {
-        let Some(route) = route(section, submission) else { continue };
+        let Some(route) = route(section, around) else { continue };
         if let Some(first) = names.insert(route.name.clone(), section.place("name")) {
             let what = format!("there are two routes named {:?}", route.name);
             section.problem("name", what, format!("the first is at {first}"));
@@ -64,7 +96,7 @@ pub(super) fn routes(
             let what =
                 format!("the route {:?} is never reached: {first:?} before it takes everything", route.name);
             section.problem("name", what, "the first match wins: put the route that takes everything last");
-        } else if is_catch_all(&route.matches) {
+        } else if is_catch_all(section) {
             catch_all = Some(route.name.clone());
         }
         routes.push(route);
@@ -72,53 +104,74 @@ pub(super) fn routes(
     routes
 }
 
-fn is_catch_all(matches: &Matches) -> bool {
-    matches.recipient_domains.is_empty()
-        && matches.sender_domains.is_empty()
-        && matches.users.is_empty()
-        && matches.listeners.is_empty()
+/// A condition that is written but wrong is still a condition.
+fn is_catch_all(section: &Section<'_>) -> bool {
+    !CONDITIONS.into_iter().any(|key| section.has(key))
 }
 
-fn route(section: &Section<'_>, submission: &submission::options::Options) -> Option<Route> {
+fn route(section: &Section<'_>, around: &Around<'_>) -> Option<Route> {
     let name = section.name("name");
     if !section.has("name") {
         section.problem("name", "a [[route]] without `name`", "name = \"provider\"");
     }
-    let matches = matches(section, submission);
+    let matches = matches(section, around.submission);
     if !section.has("transport") {
-        let hint = "transport = \"smarthost\" or \"directory\"";
+        let hint = "transport = \"smarthost\", \"mx\", \"directory\" or \"discard\"";
         section.problem("transport", "a [[route]] without `transport`", hint);
     }
-    let choices = [("smarthost", Some(Kind::Smarthost)), ("directory", Some(Kind::Directory))];
-    let transport = match section.choice("transport", None, &choices)? {
-        Kind::Smarthost => {
-            refuse_keys(section, &DIRECTORY_KEYS, "directory");
-            smarthost(section).map(Transport::Smtp)
-        }
-        Kind::Directory => {
-            refuse_keys(section, &SMARTHOST_KEYS, "smarthost");
-            directory(section).map(Transport::Directory)
-        }
+    let choices = [
+        ("smarthost", Some(Kind::Smarthost)),
+        ("mx", Some(Kind::Mx)),
+        ("directory", Some(Kind::Directory)),
+        ("discard", Some(Kind::Discard)),
+    ];
+    let kind = section.choice("transport", None, &choices)?;
+    refuse_foreign_keys(section, kind);
+    let transport = match kind {
+        Kind::Smarthost => smtp::smarthost(section, around).map(Transport::Smtp),
+        Kind::Mx => smtp::mx(section, around).map(Transport::Smtp),
+        Kind::Directory => directory(section).map(Transport::Directory),
+        Kind::Discard => Some(Transport::Discard),
     };
-    Some(Route {
-        name: name?,
-        matches,
-        transport: transport?,
-        in_doubt: InDoubt::Resend,
-        forward_key_as: None,
-    })
+    let (in_doubt, forward_key_as) = match kind {
+        Kind::Smarthost | Kind::Mx => (in_doubt(section), forward_key_as(section)),
+        Kind::Directory | Kind::Discard => (InDoubt::Resend, None),
+    };
+    Some(Route { name: name?, matches, transport: transport?, in_doubt, forward_key_as })
 }
 
-fn refuse_keys(section: &Section<'_>, keys: &[&str], transport: &str) {
-    for key in keys.iter().filter(|key| section.has(key)) {
-        section.problem(key, format!("`{key}` belongs to transport = \"{transport}\""), "leave it out");
+fn in_doubt(section: &Section<'_>) -> InDoubt {
+    let choices = [("resend", InDoubt::Resend), ("hold", InDoubt::Hold)];
+    section.choice("in_doubt", InDoubt::Resend, &choices)
+}
+
+/// The field's name; an empty one is none.
+fn forward_key_as(section: &Section<'_>) -> Option<String> {
+    let name = |text: &str| match text {
+        "" => Ok(None),
+        name => forwarded_field_name(name).map(Some),
+    };
+    section.parsed("forward_key_as", name).flatten()
+}
+
+/// A key that says nothing for this transport would be ignored: it is refused.
+fn refuse_foreign_keys(section: &Section<'_>, kind: Kind) {
+    for (owner, keys, _) in OWNERS.iter().filter(|(_, _, kinds)| !kinds.contains(&kind)) {
+        for key in keys.iter().filter(|key| section.has(key)) {
+            let hint = if kind == Kind::Mx && CREDENTIALS.iter().any(|start| key.starts_with(start)) {
+                "leave it out: the hosts of a recipient's domain are told no credentials"
+            } else {
+                "leave it out"
+            };
+            section.problem(key, format!("`{key}` belongs to {owner}"), hint);
+        }
     }
 }
 
 fn matches(section: &Section<'_>, submission: &submission::options::Options) -> Matches {
     let users: Vec<_> = submission.users.iter().map(|user| user.name.as_str()).collect();
     let listeners: Vec<_> = submission.listeners.iter().map(|listener| listener.name.as_str()).collect();
-    for key in ["recipient_domains", "sender_domains", "users", "listeners"] {
+    for key in CONDITIONS {
         // An empty list matches everything: whoever wrote it may have meant "nothing".
         if section.list_is_empty(key) {
             section.problem(key, format!("`{key}` is empty"), "leave it out to match everything");
@@ -158,74 +211,4 @@ fn directory(section: &Section<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(path)
-}
-
-fn smarthost(section: &Section<'_>) -> Option<Smtp> {
-    let tls = section.choice(
-        "tls",
-        TlsPolicy::Required,
-        &[("required", TlsPolicy::Required), ("implicit", TlsPolicy::Implicit), ("none", TlsPolicy::None)],
-    );
-    section.choice("in_doubt", (), &[("resend", ())]);
-    let hosts = hosts(section, tls);
-    let ca_file = section.path("ca_file");
-    if let Some(Err(error)) = ca_file.as_deref().map(files::certificates) {
-        section.problems.add(section.place("ca_file"), format!("`ca_file`: {error}"));
-    }
-    let auth = auth(section, tls, &hosts);
-    (!hosts.is_empty()).then(|| Smtp {
-        tls,
-        ca_file,
-        auth,
-        connections: usize::from(section.number::<u16>("connections", 20, &(1..=10_000))),
-        messages_per_connection: section.number("messages_per_connection", 100, &(1..=1_000_000)),
-        idle_timeout: section.duration(
-            "idle_timeout",
-            Duration::from_secs(30),
-            &(Duration::from_secs(1)..=Duration::from_secs(3_600)),
-        ),
-        rate: section.rate("rate"),
-        recipients_per_transaction: usize::from(section.number::<u16>(
-            "recipients_per_transaction",
-            100,
-            &(1..=10_000),
-        )),
-        ..Smtp::new(Hosts::in_order(hosts))
-    })
-}
-
-fn hosts(section: &Section<'_>, tls: TlsPolicy) -> Vec<Host> {
-    let port = if tls == TlsPolicy::Implicit { SUBMISSIONS_PORT } else { SUBMISSION_PORT };
-    let hosts = section.parsed_list("hosts", |text| units::host(text, port)).unwrap_or_default();
-    if section.list_is_empty("hosts") || !section.has("hosts") {
-        let what = "a route with transport = \"smarthost\" without `hosts`";
-        section.problem("hosts", what, "hosts = [\"smtp.example.com:587\"]");
-    }
-    hosts
-}
-
-fn auth(section: &Section<'_>, tls: TlsPolicy, hosts: &[Host]) -> Option<Auth> {
-    let has_password = section.has("password") || section.has("password_file");
-    if !section.has("username") {
-        if has_password {
-            section.problem("password", "a password without `username`", "username = \"apikey\"");
-        }
-        return None;
-    }
-    if !has_password {
-        let hint = "password_file = \"/run/secrets/provider\", or ONCEMAIL_SMARTHOST_PASSWORD_FILE";
-        section.problem("username", "`username` without a password", hint);
-    }
-    let stranger = hosts.iter().find(|host| !is_loopback(host)).filter(|_| tls == TlsPolicy::None);
-    if let Some(host) = stranger {
-        let what = format!("the password would go to {host} in plain text");
-        section.problem("tls", what, "say tls = \"required\" or \"implicit\"");
-    }
-    let username = section.name("username");
-    let password = section.secret("password")?;
-    Some(Auth { username: username?, with: Secret::Password(password) })
-}
-
-fn is_loopback(host: &Host) -> bool {
-    host.name == "localhost" || host.name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -91,6 +91,12 @@ impl<'a> Section<'a> {
         );
     }
 
+    /// Whether `key` is exactly `word`; anything else is for the reader of the key to judge.
+    pub fn says(&self, key: &str, word: &str) -> bool {
+        let node = self.node(key).map(|node| &node.value);
+        matches!(node, Some(Value::Text(text) | Value::Loose(text)) if text == word)
+    }
+
     /// A text as it stands.
     pub fn text(&self, key: &str) -> Option<&'a str> {
         let node = self.node(key)?;
@@ -273,6 +279,41 @@ impl<'a> Section<'a> {
             }
         };
         Some(items.iter().filter_map(value).collect())
+    }
+
+    /// A list of whole numbers within `range`; `None` when it is not written. What is no such number is noted, and
+    /// stands as the lowest one, so that the length stays what was written.
+    pub fn numbers(&self, key: &str, range: &RangeInclusive<u32>) -> Option<Vec<u32>> {
+        let node = self.node(key)?;
+        let wanted = || format!("each is a whole number from {} to {}", range.start(), range.end());
+        let checked = |place: &Place, number: Option<u32>| {
+            number.filter(|number| range.contains(number)).unwrap_or_else(|| {
+                self.problems.hint(place, format!("`{key}` contains what is no number that fits"), wanted());
+                *range.start()
+            })
+        };
+        match &node.value {
+            Value::Loose(text) => {
+                let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+                Some(texts.map(|text| checked(&node.place, text.parse().ok())).collect())
+            }
+            Value::List(items) => {
+                let number = |item: &Node| match &item.value {
+                    Value::Integer(number) => number.and_then(|number| u32::try_from(number).ok()),
+                    _ => None,
+                };
+                Some(items.iter().map(|item| checked(&item.place, number(item))).collect())
+            }
+            _ => {
+                self.wrong_kind(key, node, "a list of whole numbers: [3, 1]");
+                None
+            }
+        }
+    }
+
+    /// What a file that `key` names has, or `None` and a problem.
+    pub fn noted<T>(&self, key: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|error| self.problems.add(self.place(key), format!("`{key}`: {error}"))).ok()
     }
 
     /// A path that is not empty.

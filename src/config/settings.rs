@@ -11,7 +11,7 @@ use super::errors::Problems;
 use super::section::Section;
 use super::tree::Table;
 use crate::mail::FingerprintMode;
-use crate::queue::options::Jitter;
+use crate::queue::options::{Jitter, OnFailure};
 use crate::{intake, queue, relay, submission};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -23,6 +23,8 @@ const KB: u64 = 1_000;
 const MB: u64 = 1_000_000;
 const GB: u64 = 1_000_000_000;
 
+/// No wait of `[retry]` is shorter: the queue would do nothing else.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// Between two reads within DATA, and never more than the whole of `data_timeout` (RFC 5321 §4.5.3.2.5 gives the
 /// sender of a block 3 minutes).
 const DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(120);
@@ -114,11 +116,7 @@ fn field_name(text: &str) -> Result<String, String> {
 /// The key's field is taken out of each message: a field that belongs to the mail would be lost.
 fn key_field_name(text: &str) -> Result<String, String> {
     let name = field_name(text)?;
-    let is_own = |own: &str| match own.strip_suffix('*') {
-        Some(prefix) => name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)),
-        None => name.eq_ignore_ascii_case(own),
-    };
-    if MAIL_FIELDS.into_iter().any(is_own) {
+    if is_mail_field(&name) {
         return Err(
             "a field that mails do not have already, for it is never relayed (fallback_key = \"message-id\" \
                     needs no field of its own)"
@@ -126,6 +124,22 @@ fn key_field_name(text: &str) -> Result<String, String> {
         );
     }
     Ok(name)
+}
+
+/// `forward_key_as`: the key stands in front of the mail's own fields, and must not be taken for one of them.
+pub(super) fn forwarded_field_name(text: &str) -> Result<String, String> {
+    let name = field_name(text)?;
+    if is_mail_field(&name) {
+        return Err("a field that mails do not have already, the one that the next hop asks for".to_owned());
+    }
+    Ok(name)
+}
+
+fn is_mail_field(name: &str) -> bool {
+    MAIL_FIELDS.into_iter().any(|own| match own.strip_suffix('*') {
+        Some(prefix) => name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)),
+        None => name.eq_ignore_ascii_case(own),
+    })
 }
 
 /// Fields that mails have (RFC 5322 §3.6, RFC 2045, RFC 6376, RFC 2369).
@@ -159,18 +173,25 @@ pub(super) fn queue(
     fresh_bytes: usize,
 ) -> queue::options::Options {
     let section = Section::once(root, "retry", problems);
-    section.choice("on_failure", (), &[("hold", ())]);
-    let shortest = Duration::from_millis(10);
     let options = queue::options::Options {
-        base: section.duration("base", 30 * SECOND, &(shortest..=DAY)),
-        cap: section.duration("cap", HOUR, &(shortest..=7 * DAY)),
+        base: section.duration("base", 30 * SECOND, &(SHORTEST..=DAY)),
+        cap: section.duration("cap", HOUR, &(SHORTEST..=7 * DAY)),
         jitter: section.choice("jitter", Jitter::Full, &[("full", Jitter::Full), ("none", Jitter::None)]),
         expire_after: section.duration("expire_after", 5 * DAY, &(SECOND..=366 * DAY)),
-        warn_after: None,
-        on_failure: queue::OnFailure::Hold,
+        warn_after: warn_after(&section),
+        on_failure: section.choice(
+            "on_failure",
+            OnFailure::Bounce,
+            &[("bounce", OnFailure::Bounce), ("hold", OnFailure::Hold), ("discard", OnFailure::Discard)],
+        ),
         hostname,
         fresh_bytes,
     };
+    let is_late = options.warn_after.is_some_and(|after| after >= options.expire_after);
+    if is_late && section.has("warn_after") {
+        let what = "`warn_after` is not before `expire_after`: the notice would never be sent";
+        section.problem("warn_after", what, "make it shorter, or say warn_after = \"never\"");
+    }
     if options.cap < options.base {
         let key = if section.has("cap") { "cap" } else { "base" };
         section.problem(
@@ -180,6 +201,14 @@ pub(super) fn queue(
         );
     }
     options
+}
+
+/// A time, or `never`.
+fn warn_after(section: &Section<'_>) -> Option<Duration> {
+    if section.says("warn_after", "never") {
+        return None;
+    }
+    Some(section.duration("warn_after", 4 * HOUR, &(SHORTEST..=366 * DAY)))
 }
 
 /// Reads `[breaker]`.

@@ -1,9 +1,11 @@
 //! No key is taken and then forgotten: each changes what the parts are told.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use oncemail::config::Config;
-use oncemail::relay::options::{Secret, Transport};
+use oncemail::relay::options::{OAuth2, Secret, Transport};
 
 use super::{Files, HASH, every_key};
 
@@ -47,6 +49,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("retry.cap", "7m"),
     ("retry.jitter", "none"),
     ("retry.expire_after", "7d"),
+    ("retry.warn_after", "never"),
+    ("retry.on_failure", "discard"),
     ("breaker.failures", "7"),
     ("breaker.window", "7s"),
     ("breaker.open_for", "7s"),
@@ -58,25 +62,63 @@ const OTHERS: &[(&str, &str)] = &[
     ("route.users", "shop"),
     ("route.listeners", "in"),
     ("route.hosts", "other.example"),
+    ("route.weights", "7"),
+    ("route.preset", "ses"),
     ("route.tls", "implicit"),
     ("route.ca_file", "{other}"),
+    ("route.client_certificate_file", "{other}"),
+    ("route.client_key_file", "{other_key}"),
     ("route.username", "other"),
     ("route.password_file", "{other}"),
+    ("route.oauth2_token_url", "https://other.example/token"),
+    ("route.oauth2_client_id", "other"),
+    ("route.oauth2_client_secret_file", "{other}"),
+    ("route.oauth2_scope", "other"),
     ("route.connections", "7"),
     ("route.messages_per_connection", "7"),
+    ("route.connection_lifetime", "7s"),
     ("route.recipients_per_transaction", "7"),
     ("route.idle_timeout", "7s"),
     ("route.rate", "7/h"),
+    ("route.source_addresses", "192.0.2.7"),
+    ("route.in_doubt", "hold"),
+    ("route.forward_key_as", "X-Other"),
+    ("route.port", "7"),
+    ("route.allow_private_addresses", "true"),
+    ("route.mta_sts", "false"),
+    ("route.address_family", "ipv6"),
     ("route.path", "/elsewhere"),
+    ("dkim.domain", "other.example"),
+    ("dkim.selector", "other"),
+    ("dkim.key_file", "{other_signing_key}"),
+    ("suppression.on_hard_bounce", "false"),
+    ("suppression.ttl", "7d"),
+    ("verify.syntax", "false"),
+    ("verify.mx", "true"),
+    ("verify.disposable_file", "{other}"),
+    ("dns.servers", "192.0.2.7"),
+    ("dns.timeout", "7s"),
+    ("dns.dnssec", "false"),
+    ("dns.trust_anchor_file", "{other}"),
     ("log.format", "text"),
     ("log.level", "warn"),
 ];
 
-/// Keys of which this version understands one value only, and `transport`, of which the base has both.
-const FIXED: &[&str] =
-    &["store.backend", "retry.on_failure", "route.transport", "route.in_doubt", "log.addresses"];
+/// Keys of which this version understands one value only, and those of which the base has every value.
+const FIXED: &[&str] = &["store.backend", "route.transport", "route.auth", "log.addresses"];
 
-fn base(certificate: &str, key: &str) -> String {
+/// Which [[route]] of [`base`] a key is tried on.
+fn route_of(key: &str) -> usize {
+    match key.strip_prefix("route.") {
+        Some(key) if key.starts_with("oauth2_") => 1,
+        Some("port" | "allow_private_addresses" | "mta_sts" | "address_family") => 2,
+        Some("path") => 3,
+        _ => 0,
+    }
+}
+
+/// Every key below needs its neighbours, so they are there.
+fn base(certificate: &str, key: &str, signing_key: &str) -> String {
     format!(
         "hostname = \"relay.example\"\n[idempotency]\nfallback_key = \"message-id\"\n\
          [tls]\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"\n\
@@ -84,7 +126,15 @@ fn base(certificate: &str, key: &str) -> String {
          [[user]]\nname = \"shop\"\npassword_hash = \"{HASH}\"\n\
          [[route]]\nname = \"out\"\ntransport = \"smarthost\"\nhosts = [\"smtp.example.com\"]\n\
          recipient_domains = [\"corp.example\"]\nusername = \"u\"\npassword = \"p\"\n\
-         [[route]]\nname = \"files\"\ntransport = \"directory\"\npath = \"./mail\"\n"
+         client_certificate_file = \"{certificate}\"\nclient_key_file = \"{key}\"\n\
+         [[route]]\nname = \"token\"\ntransport = \"smarthost\"\nhosts = [\"smtp.example.com\"]\n\
+         recipient_domains = [\"token.example\"]\nusername = \"u\"\nauth = \"xoauth2\"\n\
+         oauth2_token_url = \"https://login.example/token\"\noauth2_client_id = \"id\"\n\
+         oauth2_client_secret = \"s\"\n\
+         [[route]]\nname = \"world\"\ntransport = \"mx\"\nsender_domains = [\"shop.example\"]\n\
+         [[route]]\nname = \"files\"\ntransport = \"directory\"\npath = \"./mail\"\n\
+         [[dkim]]\ndomain = \"shop.example\"\nselector = \"s1\"\nkey_file = \"{signing_key}\"\n\
+         [suppression]\non_hard_bounce = true\n[dns]\ndnssec = true\n"
     )
 }
 
@@ -92,7 +142,7 @@ fn base(certificate: &str, key: &str) -> String {
 fn told(config: &Config) -> String {
     let users = config.submission.users.iter();
     let users: Vec<_> = users.map(|user| (&user.password_hash, &user.senders, user.rate)).collect();
-    let passwords: Vec<_> = config
+    let secrets: Vec<_> = config
         .relay
         .routes
         .iter()
@@ -100,45 +150,49 @@ fn told(config: &Config) -> String {
             Transport::Smtp(smarthost) => smarthost.auth.as_ref(),
             Transport::Directory(_) | Transport::Discard => None,
         })
-        .filter_map(|auth| match &auth.with {
-            Secret::Password(password) => Some(password.as_str()),
-            Secret::OAuth2(_) => None,
+        .map(|auth| match &auth.with {
+            Secret::Password(password) => vec![password.as_str()],
+            Secret::OAuth2(OAuth2 { token_url, client_id, client_secret, scope }) => {
+                vec![
+                    token_url.as_str(),
+                    client_id.as_str(),
+                    client_secret.as_str(),
+                    scope.as_deref().unwrap_or_default(),
+                ]
+            }
         })
         .collect();
-    format!("{config:?}{users:?}{passwords:?}")
+    let keys: Vec<_> = config.relay.dkim.iter().map(|key| key.key.as_slice()).collect();
+    format!("{config:?}{users:?}{secrets:?}{keys:?}")
 }
 
 #[test]
 fn every_key_changes_what_the_parts_are_told() {
     let files = Files::new();
     let (certificate, key) = files.certificate("one");
-    let (other, other_key) = files.certificate("other");
-    let text = base(&certificate.display().to_string(), &key.display().to_string());
+    // Copies: what belongs together still does when only one path changes.
+    let copy = |path: &Path, name: &str| files.write(name, &fs::read_to_string(path).unwrap());
+    let (other, other_key) = (copy(&certificate, "other.pem"), copy(&key, "other.key"));
+    let (signing_key, other_signing_key) = (files.signing_key("s1"), files.signing_key("s2"));
+    let [certificate, key, signing_key] =
+        [certificate, key, signing_key].map(|path| path.display().to_string());
+    let text = base(&certificate, &key, &signing_key);
     let before = told(&files.load(&text, &[]).unwrap_or_else(|errors| panic!("{errors}")));
     for (name, value) in OTHERS {
         let value = value
             .replace("{other}", &other.display().to_string())
             .replace("{other_key}", &other_key.display().to_string())
+            .replace("{other_signing_key}", &other_signing_key.display().to_string())
             .replace("{other_hash}", &HASH.replace("t=2", "t=3"));
         let variable = |name: &str| {
-            let index = if name == "route.path" { "__1__" } else { "__0__" };
             let separator = match name.split('.').next() {
-                Some("listener" | "user" | "route") => index,
-                _ => "__",
+                Some("listener" | "user" | "dkim") => "__0__".to_owned(),
+                Some("route") => format!("__{}__", route_of(name)),
+                _ => "__".to_owned(),
             };
-            format!("ONCEMAIL__{}", name.replace('.', separator).to_uppercase())
+            format!("ONCEMAIL__{}", name.replace('.', &separator).to_uppercase())
         };
-        let mut environment = vec![(variable(name), value)];
-        // A certificate and its key change together; then the other one alone must not be what made the difference.
-        match *name {
-            "tls.certificate_file" => {
-                environment.push((variable("tls.key_file"), other_key.display().to_string()));
-            }
-            "tls.key_file" => {
-                environment.push((variable("tls.certificate_file"), other.display().to_string()));
-            }
-            _ => {}
-        }
+        let environment = [(variable(name), value)];
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let after =
