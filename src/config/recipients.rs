@@ -26,5 +26,5 @@ pub(super) fn verify(root: &Table, problems: &Problems) -> Verify {
     if let Some(path) = &disposable_file {
         section.noted("disposable_file", files::text(path));
     }
-    Verify { syntax: section.flag("syntax", true), mx: section.flag("mx", false), disposable_file }
+    Verify { syntax: section.flag("syntax", false), mx: section.flag("mx", false), disposable_file }
 }

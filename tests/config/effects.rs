@@ -93,7 +93,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("dkim.key_file", "{other_signing_key}"),
     ("suppression.on_hard_bounce", "false"),
     ("suppression.ttl", "7d"),
-    ("verify.syntax", "false"),
+    ("verify.syntax", "true"),
     ("verify.mx", "true"),
     ("verify.disposable_file", "{other}"),
     ("dns.servers", "192.0.2.7"),

@@ -320,12 +320,12 @@ fn addresses_are_suppressed_only_when_asked_for() {
 #[test]
 fn recipients_are_looked_at_as_said() {
     let verify = loaded(&with("")).submission.verify;
-    assert_eq!((verify.syntax, verify.mx, verify.disposable_file), (true, false, None));
+    assert_eq!((verify.syntax, verify.mx, verify.disposable_file), (false, false, None));
     let files = Files::new();
     let list = files.write("list", "throwaway.example\n");
-    let section = format!("[verify]\nsyntax = false\nmx = true\ndisposable_file = \"{}\"\n", list.display());
+    let section = format!("[verify]\nsyntax = true\nmx = true\ndisposable_file = \"{}\"\n", list.display());
     let verify = loaded(&with(&section)).submission.verify;
-    assert_eq!((verify.syntax, verify.mx, verify.disposable_file), (false, true, Some(list)));
+    assert_eq!((verify.syntax, verify.mx, verify.disposable_file), (true, true, Some(list)));
     assert_eq!(loaded(&with("[verify]\ndisposable_file = \"\"\n")).submission.verify.disposable_file, None);
     one_problem(&with("[verify]\ndisposable_file = \"/nowhere\"\n"), 11, &["cannot read /nowhere"]);
 }
