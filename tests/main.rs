@@ -8,6 +8,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod bounces;
 mod cli;
 mod common;
 mod config;
