@@ -340,6 +340,29 @@ async fn a_delay_is_told_of_what_waits_untried_too() {
 }
 
 #[tokio::test]
+async fn a_delay_is_told_of_what_goes_on_waiting_in_its_lane() {
+    let bed = Bed::new(telling());
+    let id = bed.accept(|_| {}).await;
+    let lease = bed.next().await;
+    bed.clock.advance(4 * HOUR);
+    // Whoever carries it tells of it later.
+    lease.warn().await;
+    assert!(lease.is_late() && bed.notices(id).is_empty());
+    lease.park();
+    lease.warn().await;
+    lease.warn().await;
+    assert!(!lease.is_late());
+    assert_eq!((bed.notices(id).len(), bed.store.seen().saves.len()), (1, 1));
+    // It is still this lease's to carry, and what was told is known.
+    lease.open().await.unwrap();
+    assert_eq!(lease.queued().await, [0, 1]);
+    let progress = lease.settle(&[outcome(0, End::Delivered)], None).await.unwrap().progress;
+    assert!(progress.warned && progress.is_queued());
+    lease.warn().await;
+    assert_eq!((bed.notices(id).len(), bed.store.seen().saves.len()), (1, 2));
+}
+
+#[tokio::test]
 async fn a_delivery_is_told_where_it_was_asked_for_and_the_next_hop_will_not() {
     let asked = Some(Notify { success: true, ..NEVER });
     for (notify, dsn_onward, code, action) in [

@@ -21,6 +21,7 @@ mod kill;
 mod layers;
 mod process;
 mod queue;
+mod queue_order;
 mod relay;
 mod shutdown;
 mod store;

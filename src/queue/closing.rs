@@ -50,7 +50,7 @@ impl Lease {
     }
 
     /// Tells of failures and of a long wait; gives back whether that has changed the progress.
-    async fn tell_close(&self, current: &mut Current, now: Timestamp, told: &mut Notices) -> bool {
+    pub(super) async fn tell_close(&self, current: &mut Current, now: Timestamp, told: &mut Notices) -> bool {
         let options = &self.queue.options;
         let Some(progress) = &mut current.progress else { return false };
         let has_failed = notices::has_failed(progress, options);
@@ -142,4 +142,82 @@ fn now_expired(was_queued: &[usize], progress: &Progress) -> Vec<usize> {
         recipient.is_some_and(|r| r.state == RecipientState::Held(HoldCause::Expired))
     };
     was_queued.iter().filter(is_expired).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::outcome::{End, Outcome};
+    use super::super::{Options, Queue};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::mail::{
+        AttemptReply, Body, Envelope, Handling, Message, Origin, QueueId, Recipient, ReversePath,
+    };
+    use crate::store::Store;
+    use crate::store::memory::MemoryStore;
+    use std::sync::Arc;
+
+    fn message(now: Timestamp) -> Message {
+        let recipient = |address: &str| Recipient {
+            forward_path: Address::parse(address).unwrap(),
+            notify: None,
+            orcpt: None,
+            unverified: false,
+        };
+        Message {
+            id: QueueId::new(now),
+            accepted_at: now,
+            envelope: Envelope {
+                reverse_path: ReversePath::Null,
+                recipients: ["a@x.example", "b@x.example", "c@x.example"].map(recipient).into(),
+                body: Body::SevenBit,
+                smtputf8: false,
+                ret: None,
+                envid: None,
+                handling: Handling::default(),
+            },
+            origin: Origin { listener: String::new(), user: None, client: None },
+            key: None,
+            message_id: String::new(),
+            content: bytes::Bytes::from_static(b"\r\n"),
+        }
+    }
+
+    fn refusal(recipient: usize, end: End, hard_bounce: bool) -> Outcome {
+        let reply = AttemptReply {
+            at: Timestamp::default(),
+            route: String::new(),
+            host: String::new(),
+            code: 550,
+            text: "5.1.1 no such user".into(),
+            times: 1,
+            tls: String::new(),
+        };
+        Outcome { recipient, end, in_doubt: false, hard_bounce, dsn_onward: false, reply }
+    }
+
+    #[tokio::test]
+    async fn only_addresses_that_were_refused_for_good_are_suppressed_and_only_once_that_is_durable() {
+        let clock = Clock::system();
+        let queue = Queue::new(Options::default(), clock.clone());
+        let store = Arc::new(MemoryStore::new(clock.clone(), Some(queue.clone())));
+        queue.start(store.clone(), Vec::new());
+        store.accept(Arc::new(message(clock.now())), None).await.unwrap();
+        let lease = queue.next(1).await.remove(0);
+        lease.open().await.unwrap();
+        let mut current = lease.progress.lock().await;
+        current.apply(&[
+            refusal(0, End::Failed, true),
+            refusal(1, End::Failed, false),
+            refusal(2, End::Deferred, true),
+        ]);
+        let refused = vec![(Address::parse("a@x.example").unwrap(), "5.1.1 no such user".to_owned())];
+        assert_eq!(current.refused(&lease).await, refused);
+        store.fail_with(Some(crate::store::StoreError::Closed));
+        current.save(&lease, Notices::default(), Vec::new()).await.unwrap().saved.unwrap_err();
+        assert_eq!(current.refused(&lease).await, refused);
+        store.fail_with(None);
+        current.save(&lease, Notices::default(), Vec::new()).await.unwrap().saved.unwrap();
+        assert_eq!(current.refused(&lease).await, []);
+    }
 }

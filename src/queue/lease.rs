@@ -38,6 +38,8 @@ pub struct Lease {
     /// Legs that have not ended.
     legs: AtomicUsize,
     was_split: AtomicBool,
+    /// It was looked whether its sender has to be told that it takes long.
+    was_warned: AtomicBool,
     /// Nothing is left to do when the lease is dropped.
     pub(super) closed: AtomicBool,
 }
@@ -108,6 +110,7 @@ impl Lease {
             progress: tokio::sync::Mutex::default(),
             legs: AtomicUsize::new(1),
             was_split: AtomicBool::new(false),
+            was_warned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -154,10 +157,8 @@ impl Lease {
                 message
             }
         };
-        let due_at = message.envelope.due_at(message.accepted_at);
-        self.due_at_ms.store(due_at.as_millis(), Ordering::SeqCst);
         current.wants_success = notices::wants_success(&message.envelope);
-        *self.read() = Arc::downgrade(&message);
+        self.note(&message);
         Ok(message)
     }
 
@@ -276,6 +277,44 @@ impl Lease {
         self.queue.clock.now() >= self.due_at().plus(self.queue.options.expire_after)
     }
 
+    /// Whether the sender may have to be told that it takes long ([`Lease::warn`]).
+    pub fn is_late(&self) -> bool {
+        let is_late = |warn_after| self.queue.clock.now() >= self.due_at().plus(warn_after);
+        !self.was_warned.load(Ordering::SeqCst) && self.queue.options.warn_after.is_some_and(is_late)
+    }
+
+    /// Tells the sender, unless that was done before, that the message takes long; for one that waits for its destination,
+    /// unread, and goes on waiting. Looks only once in the life of a lease.
+    ///
+    /// # Cancel safety
+    /// Must not be dropped: what is under way may be saved all the same.
+    pub async fn warn(&self) {
+        // Held to the end, so that no attempt begins in between.
+        let current = self.progress.lock().await;
+        let is_carried = current.progress.is_some() || self.closed.load(Ordering::SeqCst);
+        // Whoever carries it tells of it at the end of the attempt.
+        if is_carried || self.was_warned.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let Ok((message, progress)) = self.load().await else { return };
+        self.note(&message);
+        // Nothing of it stays in memory (S2).
+        let mut unread = Current { progress: Some(progress), ..Current::default() };
+        let mut told = Notices::default();
+        self.tell_close(&mut unread, self.queue.clock.now(), &mut told).await;
+        if !told.messages.is_empty() {
+            unread.save(self, told, Vec::new()).await;
+        }
+        *self.read() = Weak::new();
+    }
+
+    /// Remembers what is asked of a message while it is not there.
+    fn note(&self, message: &Arc<Message>) {
+        let due_at = message.envelope.due_at(message.accepted_at);
+        self.due_at_ms.store(due_at.as_millis(), Ordering::SeqCst);
+        *self.read() = Arc::downgrade(message);
+    }
+
     pub(super) fn due_at(&self) -> Timestamp {
         Timestamp::from_millis(self.due_at_ms.load(Ordering::SeqCst))
     }
@@ -317,7 +356,7 @@ impl Lease {
 }
 
 impl Current {
-    fn apply(&mut self, outcomes: &[Outcome]) {
+    pub(super) fn apply(&mut self, outcomes: &[Outcome]) {
         self.tried |= !outcomes.is_empty();
         let Some(progress) = &mut self.progress else { return };
         outcomes.iter().for_each(|outcome| outcome.apply(progress));
