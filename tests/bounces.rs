@@ -169,8 +169,10 @@ async fn a_split_message_gives_one_bounce_when_its_last_leg_has_ended() {
     lease.split(2);
     lease.settle(&[outcome(1, End::Failed)], None).await.unwrap();
     assert_eq!(bed.notices(id).len(), 0);
-    let progress = lease.settle(&[outcome(0, End::Failed)], None).await.unwrap().progress;
-    assert_eq!(states(&progress), [RecipientState::Bounced; 2]);
+    let settled = lease.settle(&[outcome(0, End::Failed)], None).await.unwrap();
+    assert_eq!(states(&settled.progress), [RecipientState::Bounced; 2]);
+    // The log has a line for both.
+    assert_eq!(settled.ended, [0, 1]);
     let notices = bed.notices(id);
     assert_eq!((notices.len(), notices[0].matches("Action: failed").count()), (1, 2));
 }

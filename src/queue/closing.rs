@@ -28,6 +28,7 @@ impl Lease {
         let was_queued = numbers_queued(progress);
         let wait = retry::close(progress, self.due_at(), now, &self.queue.options, untried);
         let expired = now_expired(&was_queued, progress);
+        let had_ended = numbers_ended(progress);
         let mut told = Notices::default();
         let has_changed = self.tell_close(current, now, &mut told).await;
         self.tell_success(current, &mut told).await;
@@ -36,7 +37,9 @@ impl Lease {
             self.queue.put_back(self.id, self.priority, wait);
             return None;
         }
-        let settled = current.save(self, told, expired).await?;
+        let mut settled = current.save(self, told, expired).await?;
+        settled.ended = numbers_ended(&settled.progress);
+        settled.ended.retain(|number| had_ended.binary_search(number).is_err());
         self.closed.store(true, Ordering::SeqCst);
         if !current.unsaved {
             let next = match wait {
@@ -118,7 +121,7 @@ impl Current {
                 refused.iter().for_each(|(address, reason)| list.add(address, reason));
             }
         }
-        Some(Settled { progress, saved, expired })
+        Some(Settled { progress, saved, expired, ended: Vec::new() })
     }
 
     /// Addresses that do not exist, and what was said of them.
@@ -133,6 +136,13 @@ impl Current {
         };
         found.refused.iter().filter_map(address).collect()
     }
+}
+
+/// Those that failed, and that are over: bounced or discarded.
+fn numbers_ended(progress: &Progress) -> Vec<usize> {
+    let recipients = progress.recipients.iter().enumerate();
+    let is_over = |state| matches!(state, RecipientState::Bounced | RecipientState::Discarded);
+    recipients.filter(|(_, r)| is_over(r.state)).map(|(number, _)| number).collect()
 }
 
 /// Those of `was_queued` that have expired since.

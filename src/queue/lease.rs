@@ -90,6 +90,9 @@ pub struct Settled {
     pub saved: Result<(), StoreError>,
     /// Recipients that are not tried again because `expire_after` went by, by number.
     pub expired: Vec<usize>,
+    /// Recipients that were bounced or discarded with this save, by number: also those that failed in an earlier leg, and
+    /// of whom nobody had been told.
+    pub ended: Vec<usize>,
 }
 
 impl Lease {
