@@ -64,17 +64,17 @@ pub(super) fn part(report: &Report<'_>, smtputf8: bool) -> Option<Vec<u8>> {
 fn full(content: &[u8]) -> Vec<u8> {
     let kind = if has_utf8_header(content) { "message/global" } else { "message/rfc822" };
     let encoding = natural_encoding(content).unwrap_or("8bit");
-    entity(kind, encoding, "Message", content)
+    entity(kind, encoding, "Reported message", content)
 }
 
 fn header_only(content: &[u8]) -> Vec<u8> {
     let header = returned_header(content);
     match natural_encoding(&header) {
-        Some("7bit") => entity("text/rfc822-headers", "7bit", "Header", &header),
+        Some("7bit") => entity("text/rfc822-headers", "7bit", "Header of the reported message", &header),
         _ => entity(
             "text/rfc822-headers; charset=utf-8",
             "quoted-printable",
-            "Header",
+            "Header of the reported message",
             &quoted_printable(&header),
         ),
     }
@@ -82,7 +82,7 @@ fn header_only(content: &[u8]) -> Vec<u8> {
 
 fn entity(kind: &str, encoding: &str, what: &str, body: &[u8]) -> Vec<u8> {
     let mut part = format!(
-        "Content-Description: {what} of the reported mail\r\nContent-Type: {kind}\r\n\
+        "Content-Description: {what}\r\nContent-Type: {kind}\r\n\
          Content-Transfer-Encoding: {encoding}\r\n\r\n"
     )
     .into_bytes();

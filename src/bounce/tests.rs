@@ -120,11 +120,22 @@ fn one_report_speaks_of_all_recipients() {
 }
 
 #[test]
+fn of_a_long_list_people_read_a_part_and_programs_all() {
+    let addresses: Vec<_> = (0..250).map(|n| format!("r{n}@x.example")).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let all = text(&failure(&original("a@shop.example", &addresses, b"Subject: x\r\n\r\n"), "5.1.1 no"));
+    assert_eq!(all.matches("\r\n<r").count(), 100);
+    assert!(all.contains("and 150 more"));
+    assert_eq!(all.matches("\r\nFinal-Recipient: ").count(), 250);
+}
+
+#[test]
 fn a_delay_says_until_when_and_a_success_where_to() {
     let original = small("a@shop.example");
     let until = NOW.plus(std::time::Duration::from_secs(86_400));
     let delay = report(&original, Kind::Delay { until }, Fate::Delayed, reply(0, "no route")).unwrap();
     let delay = text(&delay);
+    assert!(delay.contains("\r\n<b@x.example>\r\n  no route\r\n"));
     assert!(delay.contains("Action: delayed\r\nStatus: 4.4.7\r\nDiagnostic-Code: X-Oncemail; no route\r\n"));
     assert!(delay.contains("Will-Retry-Until: Mon, 23 Nov 2026 10:30:00 +0000\r\n"));
     let relayed = report(&original, Kind::Success, Fate::Relayed, reply(250, "2.0.0 ok")).unwrap();

@@ -100,18 +100,19 @@ fn said(last: &AttemptReply) -> String {
     let text = one_line(&last.text);
     match host_name(&last.host).filter(|_| last.code != 0) {
         Some(host) => folded(&format!("  {host} said:"), &format!("{} {text}", last.code)),
-        None if last.code != 0 => folded(" ", &format!("{} {text}", last.code)),
-        None => folded(" ", &text),
+        None if last.code != 0 => indented(&format!("{} {text}", last.code)),
+        None => indented(&text),
     }
+}
+
+fn indented(text: &str) -> String {
+    format!(" {}", folded("", text))
 }
 
 /// What happens now.
 fn closing(report: &Report<'_>) -> Vec<String> {
     if let Kind::Delay { until } = report.kind {
-        return vec![
-            format!("It is tried until {}.", date(until)),
-            "You will be told if it cannot be delivered by then.".to_owned(),
-        ];
+        return vec![format!("It is tried until {}.", date(until))];
     }
     let smtputf8 = report.original.envelope.reverse_path.mailbox().is_some_and(|sender| !sender.is_ascii());
     let sentence = match Extent::of(report, smtputf8) {
