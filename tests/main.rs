@@ -8,6 +8,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod bounces;
 mod cli;
 mod common;
 mod config;
@@ -20,6 +21,7 @@ mod kill;
 mod layers;
 mod process;
 mod queue;
+mod queue_order;
 mod relay;
 mod shutdown;
 mod store;

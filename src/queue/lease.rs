@@ -1,19 +1,22 @@
 //! One message that is being worked on.
 //!
 //! A message may be split into several *legs*, one per destination, which end at different times; its progress is
-//! saved at the end of each, and the message is scheduled again when all have ended. A lease that is dropped unsettled
-//! (a panic, a shutdown) goes back to the queue.
+//! saved at the end of each, and the message is scheduled again when all have ended. Then, once per attempt, the sender
+//! is told of all recipients that have failed in it. A lease that is dropped unsettled (a panic, a shutdown) goes back
+//! to the queue.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::outcome::Outcome;
+use super::notices::{self, Notices};
+use super::outcome::{End, Outcome};
 use super::schedule::Ready;
 use super::{Next, Queue, retry};
+use crate::bounce::Mention;
 use crate::clock::Timestamp;
-use crate::mail::{HoldCause, Message, Progress, QueueId, RecipientState};
+use crate::mail::{Message, Progress, QueueId, RecipientState};
 use crate::store::StoreError;
 
 /// How long a message waits whose attempt was dropped: whatever broke should not break again at once.
@@ -21,31 +24,50 @@ const DROPPED_WAIT: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub struct Lease {
-    queue: Arc<Queue>,
-    id: QueueId,
+    pub(super) queue: Arc<Queue>,
+    pub(super) id: QueueId,
+    pub(super) priority: i8,
+    /// Its age counts from here, in milliseconds since the Unix epoch. Of what was never read only the time of acceptance is
+    /// known, which is not later.
+    due_at_ms: AtomicU64,
     /// In memory while it is fresh.
     fresh: Mutex<Option<Arc<Message>>>,
-    progress: tokio::sync::Mutex<Current>,
+    /// As it was read last, as long as somebody else keeps it.
+    read: Mutex<Weak<Message>>,
+    pub(super) progress: tokio::sync::Mutex<Current>,
     /// Legs that have not ended.
     legs: AtomicUsize,
     was_split: AtomicBool,
+    /// It was looked whether its sender has to be told that it takes long.
+    was_warned: AtomicBool,
     /// Nothing is left to do when the lease is dropped.
-    closed: AtomicBool,
+    pub(super) closed: AtomicBool,
 }
 
 /// What is known of the message's progress during the lease.
 #[derive(Default)]
-struct Current {
+pub(super) struct Current {
     /// As saved, and what has been found out since; `None` until it is read.
-    progress: Option<Progress>,
-    /// When the message was accepted; `None` until it is read.
-    accepted_at: Option<Timestamp>,
+    pub(super) progress: Option<Progress>,
+    /// The sender wants to know of success.
+    wants_success: bool,
+    /// What has to be told once it is saved; mostly nothing, and many leases wait at a time.
+    pub(super) found: Option<Box<Found>>,
     /// Something was found out about a recipient.
-    tried: bool,
+    pub(super) tried: bool,
     /// The longest wait that a leg asked for which was not tried.
-    untried: Duration,
+    pub(super) untried: Duration,
     /// A save failed.
-    unsaved: bool,
+    pub(super) unsaved: bool,
+}
+
+/// See [`Current::found`].
+#[derive(Default)]
+pub(super) struct Found {
+    /// Deliveries that nobody further on tells of.
+    pub(super) passed_on: Vec<Mention>,
+    /// Addresses that were refused for good, by recipient's number, and with what words.
+    pub(super) refused: Vec<(usize, String)>,
 }
 
 /// A message cannot be worked on.
@@ -66,23 +88,32 @@ pub struct Settled {
     pub progress: Progress,
     /// Whether it is durable; when not, this process does not try the message again.
     pub saved: Result<(), StoreError>,
-    /// Recipients that are held from now on because `expire_after` went by, by number.
+    /// Recipients that are not tried again because `expire_after` went by, by number.
     pub expired: Vec<usize>,
+    /// Recipients that were bounced or discarded with this save, by number: also those that failed in an earlier leg, and
+    /// of whom nobody had been told.
+    pub ended: Vec<usize>,
 }
 
 impl Lease {
-    pub(super) fn new(queue: Arc<Queue>, ready: Ready) -> Self {
-        let (id, fresh) = match ready {
-            Ready::Fresh(message) => (message.id, Some(message)),
-            Ready::Stored(id) => (id, None),
+    pub(super) fn new(queue: Arc<Queue>, ready: Ready, priority: i8) -> Self {
+        let (id, due_at, fresh) = match ready {
+            Ready::Fresh(message) => {
+                (message.id, message.envelope.due_at(message.accepted_at), Some(message))
+            }
+            Ready::Stored(id) => (id, id.accepted_at(), None),
         };
         Self {
             queue,
             id,
+            priority,
+            due_at_ms: AtomicU64::new(due_at.as_millis()),
             fresh: Mutex::new(fresh),
+            read: Mutex::default(),
             progress: tokio::sync::Mutex::default(),
             legs: AtomicUsize::new(1),
             was_split: AtomicBool::new(false),
+            was_warned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -94,7 +125,7 @@ impl Lease {
 
     /// Its MT-PRIORITY (RFC 6710).
     pub fn priority(&self) -> i8 {
-        self.fresh().as_ref().map_or(0, |message| message.envelope.handling.priority)
+        self.priority
     }
 
     /// Says into how many legs the message is split; one unless said, and before any of them is settled.
@@ -115,20 +146,37 @@ impl Lease {
     pub async fn open(&self) -> Result<Arc<Message>, OpenError> {
         let fresh = self.fresh().clone();
         let mut current = self.progress.lock().await;
-        if let Some(message) = fresh {
-            current.accepted_at = Some(message.accepted_at);
-            current.progress.get_or_insert_with(|| {
-                Progress::fresh(message.envelope.recipients.len(), message.accepted_at)
-            });
-            return Ok(message);
-        }
-        let store = self.queue.store().ok_or(OpenError::Gone)?;
-        let (message, progress) =
-            store.load(self.id).await.map_err(OpenError::Store)?.ok_or(OpenError::Gone)?;
-        // What another leg has found out is newer than what the store says, if saving it failed.
-        current.progress.get_or_insert(progress);
-        current.accepted_at = Some(message.accepted_at);
+        let message = match fresh {
+            Some(message) => {
+                current.progress.get_or_insert_with(|| {
+                    Progress::fresh(message.envelope.recipients.len(), message.accepted_at)
+                });
+                message
+            }
+            None => {
+                let (message, progress) = self.load().await?;
+                // What another leg has found out is newer than what the store says, if saving it failed.
+                current.progress.get_or_insert(progress);
+                message
+            }
+        };
+        current.wants_success = notices::wants_success(&message.envelope);
+        self.note(&message);
         Ok(message)
+    }
+
+    async fn load(&self) -> Result<(Arc<Message>, Progress), OpenError> {
+        let store = self.queue.store().ok_or(OpenError::Gone)?;
+        store.load(self.id).await.map_err(OpenError::Store)?.ok_or(OpenError::Gone)
+    }
+
+    /// The message, for what is told of it: from the disk only when nobody has it.
+    pub(super) async fn message(&self) -> Result<Arc<Message>, OpenError> {
+        let known = self.fresh().clone().or_else(|| self.read().upgrade());
+        match known {
+            Some(message) => Ok(message),
+            None => Ok(self.load().await?.0),
+        }
     }
 
     /// The recipients that wait for an attempt, by number; empty before [`Lease::open`].
@@ -145,7 +193,9 @@ impl Lease {
     /// Makes outcomes durable while the leg goes on (a list so long that it takes several transactions).
     pub async fn record(&self, outcomes: &[Outcome]) -> Option<Settled> {
         let mut current = self.current(outcomes).await;
-        let settled = current.save(self, Vec::new()).await;
+        let mut told = Notices::default();
+        self.tell_success(&mut current, &mut told).await;
+        let settled = current.save(self, told, Vec::new()).await;
         drop(current);
         settled
     }
@@ -159,7 +209,12 @@ impl Lease {
         current.untried = current.untried.max(untried.unwrap_or_default());
         let is_last = self.legs.fetch_sub(1, Ordering::SeqCst) <= 1;
         if !is_last {
-            return if outcomes.is_empty() { None } else { current.save(self, Vec::new()).await };
+            if outcomes.is_empty() {
+                return None;
+            }
+            let mut told = Notices::default();
+            self.tell_success(&mut current, &mut told).await;
+            return current.save(self, told, Vec::new()).await;
         }
         if current.progress.is_none() && self.is_expired() {
             // Turned away everywhere, unread: it must be read to be held.
@@ -180,6 +235,7 @@ impl Lease {
         if let Some(message) = self.fresh().take() {
             self.queue.release(message.footprint());
         }
+        *self.read() = Weak::new();
         self.forget_if_stored();
     }
 
@@ -198,10 +254,18 @@ impl Lease {
         self.is_whole() && self.progress.try_lock().is_ok_and(|current| !current.tried)
     }
 
-    /// Ends the whole lease because `expire_after` went by while it waited: what is queued of it is held.
+    /// Ends the whole lease because `expire_after` went by while it waited: what is queued of it has failed. A message that
+    /// turns out to be younger, now that it is read, goes back to the queue.
     pub async fn expire(&self) -> Option<Settled> {
         self.open().await.ok()?;
         let mut current = self.progress.lock().await;
+        if !self.is_expired() {
+            self.closed.store(true, Ordering::SeqCst);
+            if !current.unsaved {
+                self.queue.put_back(self.id, self.priority, self.queue.options.base);
+            }
+            return None;
+        }
         let expired = current.progress.as_ref().map(numbers_queued).unwrap_or_default();
         if let Some(progress) = &mut current.progress {
             retry::expire(progress);
@@ -210,48 +274,62 @@ impl Lease {
         Some(Settled { expired, ..settled })
     }
 
-    /// Whether `expire_after` has gone by since the message was accepted.
+    /// Whether `expire_after` has gone by since the message was due. Before [`Lease::open`] it may be that only its
+    /// acceptance was so long ago.
     pub fn is_expired(&self) -> bool {
-        self.queue.clock.now() >= self.id.accepted_at().plus(self.queue.options.expire_after)
+        self.queue.clock.now() >= self.due_at().plus(self.queue.options.expire_after)
+    }
+
+    /// Whether the sender may have to be told that it takes long ([`Lease::warn`]).
+    pub fn is_late(&self) -> bool {
+        let is_late = |warn_after| self.queue.clock.now() >= self.due_at().plus(warn_after);
+        !self.was_warned.load(Ordering::SeqCst) && self.queue.options.warn_after.is_some_and(is_late)
+    }
+
+    /// Tells the sender, unless that was done before, that the message takes long; for one that waits for its destination,
+    /// unread, and goes on waiting. Looks only once in the life of a lease.
+    ///
+    /// # Cancel safety
+    /// Must not be dropped: what is under way may be saved all the same.
+    pub async fn warn(&self) {
+        // Held to the end, so that no attempt begins in between.
+        let current = self.progress.lock().await;
+        let is_carried = current.progress.is_some() || self.closed.load(Ordering::SeqCst);
+        // Whoever carries it tells of it at the end of the attempt.
+        if is_carried || self.was_warned.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let Ok((message, progress)) = self.load().await else { return };
+        self.note(&message);
+        // Nothing of it stays in memory (S2).
+        let mut unread = Current { progress: Some(progress), ..Current::default() };
+        let mut told = Notices::default();
+        self.tell_close(&mut unread, self.queue.clock.now(), &mut told).await;
+        if !told.messages.is_empty() {
+            unread.save(self, told, Vec::new()).await;
+        }
+        *self.read() = Weak::new();
+    }
+
+    /// Remembers what is asked of a message while it is not there.
+    fn note(&self, message: &Arc<Message>) {
+        let due_at = message.envelope.due_at(message.accepted_at);
+        self.due_at_ms.store(due_at.as_millis(), Ordering::SeqCst);
+        *self.read() = Arc::downgrade(message);
+    }
+
+    pub(super) fn due_at(&self) -> Timestamp {
+        Timestamp::from_millis(self.due_at_ms.load(Ordering::SeqCst))
     }
 
     /// Ends the lease of a message that cannot be opened.
     pub fn give_up(&self, error: &OpenError) {
         self.closed.store(true, Ordering::SeqCst);
         match error {
-            OpenError::Gone => self.queue.conclude(self.id, Next::Finished),
+            OpenError::Gone => self.queue.conclude(self.id, self.priority, Next::Finished),
             // D6: it stays queued, and is tried when reading may work again.
-            OpenError::Store(_) => self.queue.put_back(self.id, self.queue.options.cap),
+            OpenError::Store(_) => self.queue.put_back(self.id, self.priority, self.queue.options.cap),
         }
-    }
-
-    /// The last leg has ended: saves, and schedules, holds or forgets the message.
-    async fn close(&self, current: &mut Current) -> Option<Settled> {
-        let now = self.queue.clock.now();
-        let untried = (!current.tried).then_some(current.untried);
-        let Some(progress) = &mut current.progress else {
-            self.closed.store(true, Ordering::SeqCst);
-            // Never opened, so nothing has changed.
-            if !current.unsaved {
-                self.queue.put_back(self.id, current.untried);
-            }
-            return None;
-        };
-        let was_queued = numbers_queued(progress);
-        let accepted_at = current.accepted_at.unwrap_or_else(|| self.id.accepted_at());
-        let next = retry::close(progress, accepted_at, now, &self.queue.options, untried);
-        let expired = now_expired(&was_queued, progress);
-        if let (Next::Again(wait), Some(_)) = (next, untried) {
-            self.closed.store(true, Ordering::SeqCst);
-            self.queue.put_back(self.id, wait);
-            return None;
-        }
-        let settled = current.save(self, expired).await;
-        self.closed.store(true, Ordering::SeqCst);
-        if !current.unsaved {
-            self.queue.conclude(self.id, next);
-        }
-        settled
     }
 
     /// The progress with `outcomes` in it. If it cannot be had, the message stays away from further attempts: what was
@@ -271,38 +349,35 @@ impl Lease {
         current
     }
 
-    fn fresh(&self) -> MutexGuard<'_, Option<Arc<Message>>> {
+    pub(super) fn fresh(&self) -> MutexGuard<'_, Option<Arc<Message>>> {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> MutexGuard<'_, Weak<Message>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Current {
-    fn apply(&mut self, outcomes: &[Outcome]) {
+    pub(super) fn apply(&mut self, outcomes: &[Outcome]) {
         self.tried |= !outcomes.is_empty();
         let Some(progress) = &mut self.progress else { return };
         outcomes.iter().for_each(|outcome| outcome.apply(progress));
-    }
-
-    async fn save(&mut self, lease: &Lease, expired: Vec<usize>) -> Option<Settled> {
-        let progress = self.progress.clone()?;
-        let saved = lease.queue.save(lease.id, &progress).await;
-        self.unsaved |= saved.is_err();
-        Some(Settled { progress, saved, expired })
+        for outcome in outcomes {
+            if outcome.hard_bounce && outcome.end == End::Failed {
+                let refused = (outcome.recipient, outcome.reply.text.clone());
+                self.found.get_or_insert_default().refused.push(refused);
+            }
+            if let Some(mention) = notices::passed_on(outcome).filter(|_| self.wants_success) {
+                self.found.get_or_insert_default().passed_on.push(mention);
+            }
+        }
     }
 }
 
-fn numbers_queued(progress: &Progress) -> Vec<usize> {
+pub(super) fn numbers_queued(progress: &Progress) -> Vec<usize> {
     let recipients = progress.recipients.iter().enumerate();
     recipients.filter(|(_, r)| r.state == RecipientState::Queued).map(|(number, _)| number).collect()
-}
-
-/// Those of `was_queued` that have expired since.
-fn now_expired(was_queued: &[usize], progress: &Progress) -> Vec<usize> {
-    let is_expired = |number: &&usize| {
-        let recipient = progress.recipients.get(**number);
-        recipient.is_some_and(|r| r.state == RecipientState::Held(HoldCause::Expired))
-    };
-    was_queued.iter().filter(is_expired).copied().collect()
 }
 
 impl Drop for Lease {
@@ -311,7 +386,7 @@ impl Drop for Lease {
             self.queue.release(message.footprint());
         }
         if !self.closed.load(Ordering::SeqCst) && !self.progress.get_mut().unsaved {
-            self.queue.put_back(self.id, DROPPED_WAIT);
+            self.queue.put_back(self.id, self.priority, DROPPED_WAIT);
         }
     }
 }

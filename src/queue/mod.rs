@@ -4,9 +4,12 @@
 //! else is read back from the store when it is due. It must never lose a message: one that is neither settled nor
 //! saved is either leased or scheduled (D6). When the store cannot save an outcome, the message stays away from every
 //! further attempt of this process, because a second attempt could send it twice; a restart decides. And while outcomes
-//! cannot be saved, nothing is handed out: everything that was sent then would be sent again.
+//! cannot be saved, nothing is handed out: everything that was sent then would be sent again. What senders are told is
+//! saved with the outcome that it tells of (D2), and then it is a message like any other.
 
+mod closing;
 mod lease;
+mod notices;
 pub mod options;
 mod outcome;
 mod retry;
@@ -25,6 +28,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
 use crate::mail::{Message, Progress, QueueId};
+use crate::store::suppression::Suppressions;
 use crate::store::{Arrivals, Recovered, Status, Store, StoreError};
 use schedule::{Ready, Schedule};
 
@@ -32,6 +36,8 @@ use schedule::{Ready, Schedule};
 const FULL_DISK_WAIT: Duration = Duration::from_millis(250);
 /// … up to this.
 const FULL_DISK_WAIT_MOST: Duration = Duration::from_secs(30);
+/// No timer is set for longer: a time that far ahead can only be a mistake, and is looked at again then.
+const LONGEST_TIMER: Duration = Duration::from_secs(400 * 86_400);
 
 /// All messages that wait for an attempt, or are being tried.
 pub struct Queue {
@@ -44,6 +50,8 @@ pub struct Queue {
     wake: Notify,
     /// Outcomes that wait until the disk has room for them.
     unsaved: AtomicUsize,
+    /// Where addresses are noted that were refused for good.
+    suppressions: OnceLock<Arc<Suppressions>>,
 }
 
 /// One outcome that waits for room on the disk.
@@ -88,7 +96,13 @@ impl Queue {
             state: Mutex::default(),
             wake: Notify::new(),
             unsaved: AtomicUsize::new(0),
+            suppressions: OnceLock::new(),
         })
+    }
+
+    /// Notes addresses that are refused for good in `list`, once the outcome is durable. A second call does nothing.
+    pub fn suppress_into(&self, list: Arc<Suppressions>) {
+        let _ = self.suppressions.set(list);
     }
 
     /// Schedules what a start has found in the store, and opens the queue. A second call does nothing.
@@ -104,10 +118,16 @@ impl Queue {
                 state.depth.held += 1;
                 continue;
             };
-            // A clock that was set back since must not keep mail waiting longer than any backoff does.
-            let wait = next_attempt.since(now).min(self.options.cap);
+            // A clock that was set back since must not keep mail waiting longer than any backoff does, or than its
+            // sender wanted.
+            let longest = if message.held_back {
+                next_attempt.since(message.id.accepted_at())
+            } else {
+                self.options.cap
+            };
+            let wait = next_attempt.since(now).min(longest);
             state.depth.queued += 1;
-            state.schedule.insert(now_ms.saturating_add(millis(wait)), message.id);
+            state.schedule.insert(now_ms.saturating_add(millis(wait)), message.id, message.priority);
         }
         drop(state);
         self.wake.notify_one();
@@ -148,9 +168,9 @@ impl Queue {
         let mut state = self.state();
         let mut leases = Vec::new();
         while leases.len() < most
-            && let Some(ready) = state.schedule.pop(now_ms)
+            && let Some((ready, priority)) = state.schedule.pop(now_ms)
         {
-            leases.push(Lease::new(self.clone(), ready));
+            leases.push(Lease::new(self.clone(), ready, priority));
         }
         if leases.is_empty() {
             return Err(state.schedule.next_due().map(|due_ms| self.instant(due_ms)));
@@ -165,10 +185,16 @@ impl Queue {
         works && self.unsaved.load(Ordering::SeqCst) == 0
     }
 
-    /// Makes a progress durable. A full disk is waited for, and holds up all attempts meanwhile.
-    async fn save(&self, id: QueueId, progress: &Progress) -> Result<(), StoreError> {
+    /// Makes a progress durable, and in the same commit what the sender is told of it (D2). A full disk is waited for,
+    /// and holds up all attempts meanwhile.
+    async fn save(
+        &self,
+        id: QueueId,
+        progress: &Progress,
+        notices: &[Arc<Message>],
+    ) -> Result<(), StoreError> {
         let store = self.store().ok_or(StoreError::Closed)?;
-        let first = store.save(id, progress.clone()).await;
+        let first = store.save_with(id, progress.clone(), notices.to_vec()).await;
         let Err(StoreError::LowDisk { free_bytes }) = first else { return first };
         tracing::error!(target: "oncemail::queue", queue_id = %id, free_bytes,
             "the disk is full: an outcome cannot be saved, and relaying waits until it can");
@@ -176,7 +202,8 @@ impl Queue {
         let mut wait = FULL_DISK_WAIT;
         loop {
             sleep(wait).await;
-            let saved = store.save(id, progress.clone()).await;
+            // The same notices under the same ids: there must be one of each.
+            let saved = store.save_with(id, progress.clone(), notices.to_vec()).await;
             if !matches!(saved, Err(StoreError::LowDisk { .. })) {
                 return saved;
             }
@@ -185,9 +212,9 @@ impl Queue {
     }
 
     /// The end of a lease whose outcome is durable.
-    fn conclude(&self, id: QueueId, next: Next) {
+    fn conclude(&self, id: QueueId, priority: i8, next: Next) {
         if let Next::Again(wait) = next {
-            return self.put_back(id, wait);
+            return self.put_back(id, priority, wait);
         }
         let mut state = self.state();
         state.depth.queued = state.depth.queued.saturating_sub(1);
@@ -197,9 +224,9 @@ impl Queue {
     }
 
     /// Schedules a leased message again.
-    fn put_back(&self, id: QueueId, wait: Duration) {
+    fn put_back(&self, id: QueueId, priority: i8, wait: Duration) {
         let due_ms = self.now_ms().saturating_add(millis(wait));
-        self.state().schedule.insert(due_ms, id);
+        self.state().schedule.insert(due_ms, id, priority);
         self.wake.notify_one();
     }
 
@@ -219,7 +246,9 @@ impl Queue {
     }
 
     fn instant(&self, due_ms: u64) -> Instant {
-        *self.origin.get_or_init(Instant::now) + Duration::from_millis(due_ms)
+        let latest = Instant::now() + LONGEST_TIMER;
+        let due_at = self.origin.get_or_init(Instant::now).checked_add(Duration::from_millis(due_ms));
+        due_at.map_or(latest, |due_at| due_at.min(latest))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -243,9 +272,17 @@ impl Drop for Unsaved<'_> {
 
 impl Arrivals for Queue {
     fn arrived(&self, messages: Vec<Arc<Message>>) {
+        let (now, now_ms) = (self.clock.now(), self.now_ms());
         let mut state = self.state();
         for message in messages {
             state.depth.queued += 1;
+            let priority = message.envelope.handling.priority;
+            let wait = message.envelope.due_at(message.accepted_at).since(now);
+            if message.envelope.handling.release_at.is_some() && !wait.is_zero() {
+                // S2: it may be held back for a month, so its content is not kept.
+                state.schedule.insert(now_ms.saturating_add(millis(wait)), message.id, priority);
+                continue;
+            }
             let with_this = state.fresh_bytes.saturating_add(message.footprint());
             // S2: what does not fit is read back when its turn comes.
             let ready = if with_this <= self.options.fresh_bytes {
@@ -254,7 +291,7 @@ impl Arrivals for Queue {
             } else {
                 Ready::Stored(message.id)
             };
-            state.schedule.push_ready(ready);
+            state.schedule.push_ready(ready, priority);
         }
         drop(state);
         self.wake.notify_one();

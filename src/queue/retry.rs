@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::Next;
 use super::options::{Jitter, Options};
 use crate::clock::Timestamp;
 use crate::mail::{HoldCause, Progress, RecipientState};
@@ -18,16 +17,16 @@ pub(super) fn backoff(options: &Options, attempts: u32, spread: f64) -> Duration
     }
 }
 
-/// Closes an attempt: decides what becomes of the message, and writes it into its progress.
+/// Closes an attempt: says how long to wait for the next one, or that there is none, and writes it into the progress.
 ///
-/// `untried` is the wait when nothing about the message was learnt (a breaker was open): that costs no attempt.
+/// The age counts from `due_at`. `untried` is the wait when nothing about the message was learnt (a breaker was open): that costs no attempt.
 pub(super) fn close(
     progress: &mut Progress,
-    accepted_at: Timestamp,
+    due_at: Timestamp,
     now: Timestamp,
     options: &Options,
     untried: Option<Duration>,
-) -> Next {
+) -> Option<Duration> {
     let wait = match untried {
         Some(wait) => wait,
         None => {
@@ -35,16 +34,17 @@ pub(super) fn close(
             backoff(options, progress.attempts, rand::random())
         }
     };
-    let expires_at = accepted_at.plus(options.expire_after);
-    if progress.is_queued() {
-        if now < expires_at {
-            // The last wait is cut short, so that the last attempt is made in time.
-            progress.next_attempt = now.plus(wait).min(expires_at);
-            return Next::Again(progress.next_attempt.since(now));
-        }
-        expire(progress);
+    if !progress.is_queued() {
+        return None;
     }
-    if progress.is_held() { Next::Held } else { Next::Finished }
+    let expires_at = due_at.plus(options.expire_after);
+    if now >= expires_at {
+        expire(progress);
+        return None;
+    }
+    // The last wait is cut short, so that the last attempt is made in time.
+    progress.next_attempt = now.plus(wait).min(expires_at);
+    Some(progress.next_attempt.since(now))
 }
 
 /// What is still queued is held from now on.
@@ -92,11 +92,11 @@ mod tests {
         let start = Timestamp::from_millis(0);
         let mut progress = Progress::fresh(2, start);
         let at = |secs: u64| Timestamp::from_millis(secs * 1000);
-        assert_eq!(close(&mut progress, start, at(0), &options, None), Next::Again(Duration::from_secs(60)));
-        assert_eq!(close(&mut progress, start, at(60), &options, None), Next::Again(Duration::from_secs(30)));
+        assert_eq!(close(&mut progress, start, at(0), &options, None), Some(Duration::from_secs(60)));
+        assert_eq!(close(&mut progress, start, at(60), &options, None), Some(Duration::from_secs(30)));
         assert_eq!(progress.next_attempt, at(90));
         progress.recipients[0].state = RecipientState::Delivered;
-        assert_eq!(close(&mut progress, start, at(90), &options, None), Next::Held);
+        assert_eq!(close(&mut progress, start, at(90), &options, None), None);
         assert_eq!(progress.recipients[0].state, RecipientState::Delivered);
         assert_eq!(progress.recipients[1].state, RecipientState::Held(HoldCause::Expired));
     }
@@ -106,7 +106,7 @@ mod tests {
         let start = Timestamp::from_millis(0);
         let mut progress = Progress::fresh(1, start);
         let wait = Duration::from_secs(7);
-        assert_eq!(close(&mut progress, start, start, &options(), Some(wait)), Next::Again(wait));
+        assert_eq!(close(&mut progress, start, start, &options(), Some(wait)), Some(wait));
         assert_eq!(progress.attempts, 0);
     }
 }

@@ -9,8 +9,9 @@ pub(super) fn outcomes(message: &Message, outcomes: &[Outcome], settled: &Settle
     for outcome in outcomes {
         recipient(message, outcome.recipient, outcome.in_doubt, settled, now);
     }
-    // Their time was up, though this was not their attempt.
-    for number in &settled.expired {
+    // Their time was up, or their sender is told only now, though this was not their attempt.
+    let earlier = settled.ended.iter().filter(|number| !settled.expired.contains(number));
+    for number in settled.expired.iter().chain(earlier) {
         if !outcomes.iter().any(|outcome| outcome.recipient == *number) {
             recipient(message, *number, false, settled, now);
         }

@@ -153,6 +153,8 @@ pub struct Recovered {
     pub next_attempt: Option<Timestamp>,
     /// MT-PRIORITY (RFC 6710): those with a higher one are handed out first.
     pub priority: i8,
+    /// The wait is the sender's wish (RFC 4865), not a backoff.
+    pub held_back: bool,
 }
 
 /// Whether new mail can be taken.

@@ -287,6 +287,7 @@ impl Replay<'_> {
                 id: *id,
                 next_attempt: entry.queued.then_some(entry.next_attempt),
                 priority: 0,
+                held_back: false,
             })
             .collect();
         self.recovery.messages.sort_unstable_by_key(|message| message.id);

@@ -131,6 +131,8 @@ impl Rig {
                 id: m.id,
                 next_attempt: p.is_queued().then_some(p.next_attempt),
                 priority: m.envelope.handling.priority,
+                held_back: p.recipients.iter().all(|r| r.attempts == 0)
+                    && m.envelope.due_at(m.accepted_at) > m.accepted_at,
             })
             .collect();
         Self::run(options, queue, store, clock, recovered)
