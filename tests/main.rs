@@ -20,6 +20,7 @@ mod kill;
 mod layers;
 mod process;
 mod queue;
+mod recipients;
 mod relay;
 mod shutdown;
 mod store;
