@@ -52,6 +52,7 @@ async fn a_message_is_handed_over_as_it_was_sent() {
 
 #[tokio::test]
 async fn how_a_message_wants_to_be_carried_is_handed_over() {
+    let (log, _guard) = Log::start();
     let directory = tempfile::tempdir().unwrap();
     let (tls, root) = write_certificate(directory.path());
     let server = Running::start(|options| {
@@ -71,6 +72,10 @@ async fn how_a_message_wants_to_be_carried_is_handed_over() {
     let [message] = server.messages().try_into().unwrap();
     let release_at = Some(server.clock.now().plus(Duration::from_secs(86_400)));
     assert_eq!(message.envelope.handling, Handling { require_tls: true, priority: -4, release_at });
+    let events = log.events();
+    let line = &events.iter().find(|e| e["fields"]["message"] == "submission").unwrap()["fields"];
+    assert_eq!(line["release_at"], "2026-11-23T10:30:00Z", "{line}");
+    assert_eq!((&line["priority"], &line["require_tls"]), (&(-4).into(), &true.into()), "{line}");
 }
 
 #[tokio::test]

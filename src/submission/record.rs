@@ -6,7 +6,7 @@ use tracing::field::display;
 
 use super::visit::Visit;
 use crate::intake::Receipt;
-use crate::mail::{Address, Envelope};
+use crate::mail::{Address, Envelope, Handling};
 use crate::smtp::Reply;
 
 /// What the log says of a submission beside its decision.
@@ -18,6 +18,8 @@ pub(super) struct Record {
     pub(super) recipients: usize,
     /// How many of them were accepted without a check that was to be made.
     pub(super) unverified: usize,
+    /// What MAIL asked for.
+    pub(super) handling: Handling,
     /// From MAIL to the reply.
     pub(super) duration: Duration,
 }
@@ -30,6 +32,7 @@ impl Record {
             size,
             recipients: envelope.recipients.len(),
             unverified: envelope.recipients.iter().filter(|recipient| recipient.unverified).count(),
+            handling: envelope.handling,
             duration: Duration::ZERO,
         }
     }
@@ -92,6 +95,9 @@ impl Record {
             recipients = self.recipients,
             // Mostly there are none.
             unverified = (self.unverified > 0).then_some(self.unverified),
+            release_at = self.handling.release_at.map(display),
+            priority = (self.handling.priority != 0).then_some(self.handling.priority),
+            require_tls = self.handling.require_tls.then_some(true),
             duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
             "submission"
         );
