@@ -268,10 +268,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn s2_without_patience_a_recipient_is_unverified_at_once() {
-        let checks = checks(&Verify { mx: true, ..Verify::default() });
-        let check = checks.check(&address("a@b.example"), &mut Patience(Duration::ZERO)).await;
-        assert_eq!(check, RecipientCheck::Unverified);
+    async fn s2_a_silent_dns_server_costs_a_message_no_more_than_its_patience() {
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let options = dns::Options {
+            servers: vec![silent.local_addr().unwrap()],
+            timeout: LOOKUP,
+            ..dns::Options::default()
+        };
+        let recipients = Recipients { dns: Arc::new(Dns::new(options)), suppressions: None };
+        let verify = Verify { mx: true, ..Verify::default() };
+        let checks = Checks::new(&verify, recipients, &Clock::system()).unwrap();
+        let mut patience = Patience(Duration::from_millis(50));
+        let began = Instant::now();
+        for domain in 0..100 {
+            let to = address(&format!("a@b{domain}.example"));
+            assert_eq!(checks.check(&to, &mut patience).await, RecipientCheck::Unverified);
+        }
+        // One recipient's patience alone would be five seconds.
+        assert!(began.elapsed() < LOOKUP, "{:?}", began.elapsed());
     }
 
     #[test]
