@@ -98,6 +98,7 @@ fn adjust(options: &mut Options, setting: &str) {
         }
         "senders" => options.users[0].senders = value.split(' ').map(str::to_owned).collect(),
         "allow" => options.listeners[0].allow = vec![value.parse().unwrap()],
+        "verify_syntax" => options.verify.syntax = true,
         "message_size" => options.limits.message_size = number(),
         "receive_memory" => options.limits.receive_memory = number(),
         "recipients" => options.limits.recipients = number(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use governor::Quota;
 use oncemail::clock::Clock;
-use oncemail::mail::{Body, Message, Notify, Progress, QueueId, Ret, ScopedKey};
+use oncemail::mail::{Body, Handling, Message, Notify, Progress, QueueId, Ret, ScopedKey};
 use oncemail::store::memory::MemoryStore;
 use oncemail::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
 use oncemail::submission::options::{AuthMode, TlsMode};
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::client::{AUTH, Client};
-use crate::common::listener::{Running, options, serve, user, write, write_certificate};
+use crate::common::listener::{Running, options, recipients, serve, user, write, write_certificate};
 use crate::common::log::Log;
 
 const SHORT: Duration = Duration::from_millis(150);
@@ -48,6 +48,62 @@ async fn a_message_is_handed_over_as_it_was_sent() {
     assert_eq!(envelope.recipients[0].orcpt.as_deref(), Some("rfc822;B@Example.org"));
     assert_eq!(message.origin.listener, "test");
     assert!(message.origin.client.unwrap().is_loopback());
+}
+
+#[tokio::test]
+async fn how_a_message_wants_to_be_carried_is_handed_over() {
+    let (log, _guard) = Log::start();
+    let directory = tempfile::tempdir().unwrap();
+    let (tls, root) = write_certificate(directory.path());
+    let server = Running::start(|options| {
+        options.listeners[0].tls = TlsMode::Implicit;
+        options.tls = Some(tls);
+    })
+    .await;
+    let mut client = Client::connect(server.address).await.encrypt(&root).await.unwrap();
+    assert!(client.reply().await.starts_with("220"));
+    let ehlo = client.ask("EHLO client.example").await;
+    assert!(ehlo.lines().any(|line| line.get(4..) == Some("REQUIRETLS")), "{ehlo}");
+    let mail = "MAIL FROM:<a@example.com> REQUIRETLS MT-PRIORITY=-4 HOLDUNTIL=2026-11-23T10:30:00Z";
+    assert!(client.ask(mail).await.starts_with("250 2.1.0"));
+    client.ask("RCPT TO:<b@example.org>").await;
+    client.ask("DATA").await;
+    assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0"));
+    let [message] = server.messages().try_into().unwrap();
+    let release_at = Some(server.clock.now().plus(Duration::from_secs(86_400)));
+    assert_eq!(message.envelope.handling, Handling { require_tls: true, priority: -4, release_at });
+    let events = log.events();
+    let line = &events.iter().find(|e| e["fields"]["message"] == "submission").unwrap()["fields"];
+    assert_eq!(line["release_at"], "2026-11-23T10:30:00Z", "{line}");
+    assert_eq!((&line["priority"], &line["require_tls"]), (&(-4).into(), &true.into()), "{line}");
+}
+
+#[tokio::test]
+async fn i1_a_keyed_scheduled_message_replays_like_any_other() {
+    let server = Running::start(|_| ()).await;
+    let mut client = server.client().await;
+    let mut submit = async |parameters: &str| {
+        client.ask(&format!("MAIL FROM:<a@example.com>{parameters}")).await;
+        client.ask("RCPT TO:<b@example.org>").await;
+        client.ask("DATA").await;
+        client.ask("X-Idempotency-Key: monday\r\nSubject: x\r\n\r\nhello\r\n.").await
+    };
+    let until = " HOLDUNTIL=2026-11-22T11:30:00Z";
+    let first = submit(until).await;
+    let [message] = server.messages().try_into().unwrap();
+    assert_eq!(first, format!("250 2.0.0 OK Message queued as {}", message.id));
+    let hour = Duration::from_secs(3_600);
+    assert_eq!(message.envelope.handling.release_at, Some(server.clock.now().plus(hour)));
+    let replayed = format!("250 2.0.0 OK Message already queued as {} (idempotent replay)", message.id);
+    assert_eq!(submit(until).await, replayed);
+    // How it is to be carried is no part of what it is: the first word holds.
+    assert_eq!(submit(" HOLDFOR=60 MT-PRIORITY=9").await, replayed);
+    assert_eq!(submit("").await, replayed);
+    // A retry that comes after the hour.
+    server.clock.advance(2 * hour);
+    assert_eq!(submit(until).await, replayed);
+    assert_eq!(server.messages().len(), 1);
+    assert_eq!(server.messages()[0].envelope.handling, message.envelope.handling);
 }
 
 #[tokio::test]
@@ -268,7 +324,8 @@ async fn a_listener_that_cannot_be_set_up_is_named() {
         let store = Arc::new(MemoryStore::new(clock.clone(), None));
         let intake =
             oncemail::intake::Intake::new(store, crate::common::listener::intake_options(), clock.clone());
-        let bound: Result<Server, BindError> = Server::bind(options, Arc::new(intake), clock).await;
+        let bound: Result<Server, BindError> =
+            Server::bind(options, Arc::new(intake), clock, recipients()).await;
         bound.err().unwrap().to_string()
     };
     let text = problem(&|options| options.listeners[0].address = taken.address).await;

@@ -29,7 +29,7 @@ use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::store::files::RealFiles;
 use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
-use crate::submission::Server;
+use crate::submission::{Recipients, Server};
 use health::{Health, HealthSocket};
 use parts::Parts;
 
@@ -77,7 +77,8 @@ async fn serve(
     let relay =
         Relay::new(config.relay, dns.clone(), queue, clock.clone()).context("cannot set up the relay")?;
     let intake = Arc::new(Intake::new(store.clone(), config.intake, clock.clone()));
-    let server = Server::bind(config.submission, intake, clock).await?;
+    let recipients = Recipients { dns, suppressions: None };
+    let server = Server::bind(config.submission, intake, clock, recipients).await?;
     let socket = HealthSocket::bind(&config.data_dir).await?;
     for (listener, address) in server.addresses() {
         tracing::info!(listener, %address, "listening");

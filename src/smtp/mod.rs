@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod command;
 pub mod content;
 pub mod data;
+pub mod date_time;
 pub mod dot_writer;
 pub mod line;
 pub mod parameters;

@@ -1,10 +1,15 @@
 //! What may follow a path in MAIL and RCPT: SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET, ENVID, NOTIFY
-//! and ORCPT (RFC 3461), AUTH= (RFC 4954 §5).
+//! and ORCPT (RFC 3461), AUTH= (RFC 4954 §5), HOLDFOR and HOLDUNTIL (RFC 4865), MT-PRIORITY (RFC 6710), REQUIRETLS
+//! (RFC 8689).
 //!
 //! Values go on to the next hop as they came, so what could do harm there is refused here: decoded xtext must not hold
 //! a control character, and no parameter may be given twice.
 
+use std::time::Duration;
+
+use super::date_time;
 use super::reply::Reply;
+use crate::clock::Timestamp;
 use crate::mail::{Body, Notify, Ret};
 
 /// RFC 3461 §4.4.
@@ -15,6 +20,10 @@ const MAX_ORCPT: usize = 500;
 const MAX_SIZE_DIGITS: usize = 20;
 /// RFC 4954 §5 on top of RFC 5321 §4.5.3.1.3.
 const MAX_AUTH: usize = 500;
+/// RFC 4865 §3: `1*9DIGIT`.
+const MAX_HOLD_DIGITS: usize = 9;
+/// The longest time that a message may be held back before it is relayed: what EHLO says (RFC 4865 §3).
+pub const MAX_HOLD: Duration = Duration::from_secs(30 * 86_400);
 
 /// What followed MAIL's path.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -31,6 +40,21 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// ENVID=, as it came.
     pub envid: Option<String>,
+    /// HOLDFOR= or HOLDUNTIL=.
+    pub hold: Option<Hold>,
+    /// MT-PRIORITY=, −9 to 9.
+    pub priority: Option<i8>,
+    /// REQUIRETLS.
+    pub require_tls: bool,
+}
+
+/// When a message may be relayed at the earliest (RFC 4865 §3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// HOLDFOR=, from now on.
+    For(Duration),
+    /// HOLDUNTIL=.
+    Until(Timestamp),
 }
 
 /// What followed RCPT's path.
@@ -55,6 +79,8 @@ pub enum ParameterError {
     Value(&'static str),
     /// BODY=BINARYMIME: known, not done.
     BinaryMime,
+    /// Longer than [`MAX_HOLD`]; which parameter.
+    HoldTooLong(&'static str),
 }
 
 impl MailParameters {
@@ -74,13 +100,32 @@ impl MailParameters {
                 "ENVID" => once(&mut parameters.envid, envid(value))?,
                 // Whoever authenticated upstream is not our concern: accepted and dropped (RFC 4954 §5).
                 "AUTH" => once(&mut sender_auth, auth(value))?,
-                "SMTPUTF8" if parameters.smtputf8 => return Err(ParameterError::Repeated),
-                "SMTPUTF8" if value.is_some() => return Err(ParameterError::Value("SMTPUTF8")),
-                "SMTPUTF8" => parameters.smtputf8 = true,
+                "SMTPUTF8" => flag(&mut parameters.smtputf8, value, "SMTPUTF8")?,
+                // One slot for both: only one of them may be given.
+                "HOLDFOR" => once(&mut parameters.hold, hold_for(value))?,
+                "HOLDUNTIL" => once(&mut parameters.hold, hold_until(value))?,
+                "MT-PRIORITY" => once(&mut parameters.priority, priority(value))?,
+                "REQUIRETLS" => flag(&mut parameters.require_tls, value, "REQUIRETLS")?,
                 _ => return Err(ParameterError::Unknown),
             }
         }
         Ok(parameters)
+    }
+}
+
+impl Hold {
+    /// When the message may be relayed, for a MAIL that comes `now`. A time that has passed is fine: a client that
+    /// repeats a scheduled message after its time, because it never saw our 250, must be able to hear of it.
+    ///
+    /// # Errors
+    /// It would be held longer than [`MAX_HOLD`].
+    pub fn release_at(self, now: Timestamp) -> Result<Timestamp, ParameterError> {
+        let latest = now.plus(MAX_HOLD);
+        let (name, release_at) = match self {
+            Self::For(interval) => ("HOLDFOR", now.plus(interval)),
+            Self::Until(time) => ("HOLDUNTIL", time),
+        };
+        if release_at > latest { Err(ParameterError::HoldTooLong(name)) } else { Ok(release_at) }
     }
 }
 
@@ -111,6 +156,10 @@ impl ParameterError {
             Self::Repeated => Reply::new(501, (5, 5, 4), "A parameter is given twice"),
             Self::Value(name) => Reply::new(501, (5, 5, 4), format!("Bad value of {name}")),
             Self::BinaryMime => Reply::new(504, (5, 5, 4), "BODY=BINARYMIME is not implemented"),
+            Self::HoldTooLong(name) => {
+                let most = MAX_HOLD.as_secs();
+                Reply::new(501, (5, 5, 4), format!("{name} is more than {most} seconds from now"))
+            }
         }
     }
 }
@@ -126,6 +175,15 @@ fn once<T>(slot: &mut Option<T>, value: Result<T, ParameterError>) -> Result<(),
     match slot.replace(value?) {
         None => Ok(()),
         Some(_) => Err(ParameterError::Repeated),
+    }
+}
+
+/// A parameter that has no value.
+fn flag(slot: &mut bool, value: Option<&str>, name: &'static str) -> Result<(), ParameterError> {
+    match std::mem::replace(slot, true) {
+        true => Err(ParameterError::Repeated),
+        false if value.is_some() => Err(ParameterError::Value(name)),
+        false => Ok(()),
     }
 }
 
@@ -162,6 +220,28 @@ fn envid(value: Option<&str>) -> Result<String, ParameterError> {
 fn auth(value: Option<&str>) -> Result<(), ParameterError> {
     let fits = |v: &&str| !v.is_empty() && v.len() <= MAX_AUTH && is_xtext(v);
     value.filter(fits).map(|_| ()).ok_or(ParameterError::Value("AUTH"))
+}
+
+fn hold_for(value: Option<&str>) -> Result<Hold, ParameterError> {
+    let is_number =
+        |v: &&str| (1..=MAX_HOLD_DIGITS).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit());
+    let seconds = value.filter(is_number).and_then(|v| v.parse().ok());
+    seconds.map(|seconds| Hold::For(Duration::from_secs(seconds))).ok_or(ParameterError::Value("HOLDFOR"))
+}
+
+/// RFC 4865 §3, as its erratum 2040 has it: RFC 3339 `date-time`.
+fn hold_until(value: Option<&str>) -> Result<Hold, ParameterError> {
+    value.and_then(date_time::parse).map(Hold::Until).ok_or(ParameterError::Value("HOLDUNTIL"))
+}
+
+/// RFC 6710 §6: `0`, or a digit from 1 to 9 with or without a minus.
+fn priority(value: Option<&str>) -> Result<i8, ParameterError> {
+    match value.unwrap_or_default().as_bytes() {
+        b"0" => Ok(0),
+        [digit @ b'1'..=b'9'] => Ok((digit - b'0').cast_signed()),
+        [b'-', digit @ b'1'..=b'9'] => Ok(-(digit - b'0').cast_signed()),
+        _ => Err(ParameterError::Value("MT-PRIORITY")),
+    }
 }
 
 fn notify(value: Option<&str>) -> Result<Notify, ParameterError> {
@@ -264,6 +344,30 @@ mod tests {
     }
 
     #[test]
+    fn how_a_message_wants_to_be_carried_is_read() {
+        let parsed = |text: &str| MailParameters::parse(text).unwrap();
+        let mail = parsed(" holdfor=86400 MT-PRIORITY=-9 requiretls");
+        assert_eq!(mail.hold, Some(Hold::For(Duration::from_secs(86_400))));
+        assert_eq!((mail.priority, mail.require_tls), (Some(-9), true));
+        let until = Hold::Until(Timestamp::from_millis(1_795_343_400_000));
+        assert_eq!(parsed(" HOLDUNTIL=2026-11-22T10:30:00Z MT-PRIORITY=9").hold, Some(until));
+        assert_eq!(parsed(" MT-PRIORITY=0").priority, Some(0));
+        assert_eq!(parsed("").priority, None);
+    }
+
+    #[test]
+    fn a_hold_ends_within_the_longest_time_allowed() {
+        let now = Timestamp::from_millis(1_795_343_400_000);
+        assert_eq!(Hold::For(MAX_HOLD).release_at(now), Ok(now.plus(MAX_HOLD)));
+        assert_eq!(Hold::Until(now.plus(MAX_HOLD)).release_at(now), Ok(now.plus(MAX_HOLD)));
+        let longer = MAX_HOLD + Duration::from_secs(1);
+        assert_eq!(Hold::For(longer).release_at(now), Err(HoldTooLong("HOLDFOR")));
+        assert_eq!(Hold::Until(now.plus(longer)).release_at(now), Err(HoldTooLong("HOLDUNTIL")));
+        let past = Timestamp::from_millis(5);
+        assert_eq!(Hold::Until(past).release_at(now), Ok(past));
+    }
+
+    #[test]
     fn bad_parameters_are_named() {
         for (text, error) in [
             (" SIZE=", Value("SIZE")),
@@ -280,6 +384,25 @@ mod tests {
             (" ENVID=x+2b", Value("ENVID")),
             (" ENVID=x=y", Value("ENVID")),
             (" AUTH=", Value("AUTH")),
+            (" HOLDFOR", Value("HOLDFOR")),
+            (" HOLDFOR=", Value("HOLDFOR")),
+            (" HOLDFOR=-1", Value("HOLDFOR")),
+            (" HOLDFOR=+1", Value("HOLDFOR")),
+            (" HOLDFOR=1234567890", Value("HOLDFOR")),
+            (" HOLDFOR=1 HOLDFOR=1", Repeated),
+            (" HOLDFOR=1 HOLDUNTIL=2026-11-22T10:30:00Z", Repeated),
+            (" HOLDUNTIL=2026-11-22T10:30:00Z HOLDFOR=1", Repeated),
+            (" HOLDUNTIL=tomorrow", Value("HOLDUNTIL")),
+            (" HOLDUNTIL", Value("HOLDUNTIL")),
+            (" MT-PRIORITY", Value("MT-PRIORITY")),
+            (" MT-PRIORITY=10", Value("MT-PRIORITY")),
+            (" MT-PRIORITY=-10", Value("MT-PRIORITY")),
+            (" MT-PRIORITY=-0", Value("MT-PRIORITY")),
+            (" MT-PRIORITY=+1", Value("MT-PRIORITY")),
+            (" MT-PRIORITY=01", Value("MT-PRIORITY")),
+            (" MT-PRIORITY=1 MT-PRIORITY=1", Repeated),
+            (" REQUIRETLS=yes", Value("REQUIRETLS")),
+            (" REQUIRETLS REQUIRETLS", Repeated),
             (" NOTIFY=NEVER", Unknown),
             (" =", Unknown),
         ] {

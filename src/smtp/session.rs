@@ -4,6 +4,7 @@
 //! second EHLO and STARTTLS drop it by leaving them. What must be asked of the world (is this password right, may this
 //! user send, is the message durable) leaves as an [`Action`] and comes back as an [`Input`].
 
+mod addressing;
 mod login;
 mod message;
 #[cfg(test)]
@@ -12,14 +13,16 @@ mod tests;
 use std::mem;
 use std::sync::Arc;
 
-use super::command::{Chunk, Command, CommandError, Mail, Rcpt};
+use super::command::{Chunk, Command, CommandError, Rcpt};
 use super::content::{Budget, Content, Reservation};
 use super::data::{Place, Receiver};
 use super::line::{LineFault, MAX_AUTH_LINE, MAX_COMMAND_LINE};
+use super::parameters::MAX_HOLD;
 use super::reply::Reply;
 use super::sasl::{Challenge, Credentials};
 use super::transaction::Transaction;
-use crate::mail::{Envelope, ReversePath};
+use crate::clock::Timestamp;
+use crate::mail::{Address, Envelope, ReversePath};
 
 /// A client that makes more errors than this in one session is not getting anywhere.
 const MAX_ERRORS: u32 = 20;
@@ -39,6 +42,8 @@ pub struct Settings {
     pub starttls: bool,
     /// Whether AUTH is offered, and needed.
     pub auth: AuthPolicy,
+    /// Whether recipients are to be checked: [`Action::CheckRecipient`] comes only then.
+    pub checks_recipients: bool,
 }
 
 /// Whether AUTH is offered, and needed.
@@ -55,14 +60,16 @@ pub enum AuthPolicy {
 /// What happens to a session.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A line, without its CRLF.
-    Line(&'a [u8]),
+    /// A line, without its CRLF, and when it was taken up.
+    Line(&'a [u8], Timestamp),
     /// A line that was not one.
     Fault(LineFault),
     /// Answers [`Action::Verify`].
     Verified(Verdict),
     /// Answers [`Action::MaySend`]: `Err` is the refusal.
     MaySend(Result<(), Reply>),
+    /// Answers [`Action::CheckRecipient`].
+    Recipient(RecipientCheck),
     /// Answers [`Action::Receive`]: the receiver has reached its end.
     Received(Box<Receiver>),
     /// Answers [`Action::Submit`]: what the intake decided.
@@ -86,6 +93,8 @@ pub enum Action {
     Verify(Credentials),
     /// Find out whether the user may start a message from here now.
     MaySend(ReversePath),
+    /// Find out whether mail for this recipient is taken.
+    CheckRecipient(Address),
     /// Write the reply if there is one, then feed the receiver until it is done.
     Receive(Option<Reply>, Box<Receiver>),
     /// Hand the message over.
@@ -133,6 +142,17 @@ pub enum Verdict {
     Unknown,
 }
 
+/// What came of a recipient's check.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RecipientCheck {
+    /// Nothing speaks against it.
+    Accept,
+    /// It could not be found out now; the message says so and goes its way.
+    Unverified,
+    /// The client is told this.
+    Refuse(Reply),
+}
+
 /// A session. See the module.
 #[derive(Debug)]
 pub struct Session {
@@ -169,6 +189,8 @@ enum State {
     Asking(Hello, Box<Transaction>),
     /// After MAIL.
     Addressing(Hello, Box<Transaction>),
+    /// RCPT: the recipient is being checked.
+    Checking(Hello, Box<Transaction>, Box<Rcpt>),
     /// Within DATA.
     ReceivingData(Hello, Box<Transaction>),
     /// Within a chunk.
@@ -208,6 +230,7 @@ impl State {
             | Self::Addressing(hello, _)
             | Self::ReceivingData(hello, _)
             | Self::ReceivingChunk(hello, _, _)
+            | Self::Checking(hello, _, _)
             | Self::Chunking(hello, _, _, _)
             | Self::Deciding(hello) => Some(hello),
             Self::SkippingChunk(before) => before.into_hello(),
@@ -258,14 +281,17 @@ impl Session {
     pub fn step(mut self, input: Input<'_>) -> (Self, Action) {
         let state = mem::replace(&mut self.state, State::Ended);
         let (state, action) = match (state, input) {
-            (State::Challenged(hello, challenge), Input::Line(line)) => {
+            (State::Challenged(hello, challenge), Input::Line(line, _)) => {
                 self.exchange(hello, challenge.answer(line))
             }
-            (state, Input::Line(line)) if state.awaits_line() => self.command(state, line),
+            (state, Input::Line(line, now)) if state.awaits_line() => self.command(state, line, now),
             (state, Input::Fault(fault)) if state.awaits_line() => self.line_fault(state, fault),
             (State::Verifying(hello, user), Input::Verified(verdict)) => self.verified(hello, user, verdict),
             (State::Asking(hello, transaction), Input::MaySend(answer)) => {
                 self.may_send(hello, transaction, answer)
+            }
+            (State::Checking(hello, transaction, rcpt), Input::Recipient(check)) => {
+                addressing::checked(hello, transaction, *rcpt, check)
             }
             (State::ReceivingData(hello, transaction), Input::Received(receiver)) => {
                 self.received(hello, *transaction, receiver.finish())
@@ -285,7 +311,7 @@ impl Session {
         (self, action)
     }
 
-    fn command(&mut self, state: State, line: &[u8]) -> (State, Action) {
+    fn command(&mut self, state: State, line: &[u8], now: Timestamp) -> (State, Action) {
         let command = match Command::parse(line) {
             Ok(command) => command,
             // Nobody knows how many octets follow; to read on would execute a message as commands (S1).
@@ -295,9 +321,14 @@ impl Session {
             Err(error) => return self.error(state, error.reply()),
         };
         match command {
-            Command::Ehlo(name) => self.hello(name, true),
-            Command::Helo(name) => self.hello(name, false),
-            Command::Mail(mail) => self.mail(state, mail),
+            Command::Ehlo(name) => {
+                (State::Ready(Hello { name: name.to_owned(), extended: true }), self.capabilities(now))
+            }
+            Command::Helo(name) => {
+                let reply = Reply::bare(250, self.settings.hostname.clone());
+                (State::Ready(Hello { name: name.to_owned(), extended: false }), Action::Reply(reply))
+            }
+            Command::Mail(mail) => self.mail(state, mail, now),
             Command::Rcpt(rcpt) => self.rcpt(state, rcpt),
             Command::Data => self.begin_data(state),
             Command::Bdat(chunk) => self.begin_chunk(state, chunk),
@@ -321,87 +352,31 @@ impl Session {
         }
     }
 
-    fn hello(&mut self, name: &str, extended: bool) -> (State, Action) {
+    /// EHLO's reply.
+    fn capabilities(&self, now: Timestamp) -> Action {
         let mut reply = Reply::bare(250, self.settings.hostname.clone());
-        if extended {
-            reply.lines.extend(
-                ["PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN"]
-                    .map(Into::into),
-            );
-            let Settings { message_size, recipients, transactions, .. } = *self.settings;
-            reply.lines.push(format!("SIZE {message_size}").into());
-            reply.lines.push(format!("LIMITS MAILMAX={transactions} RCPTMAX={recipients}").into());
-            if self.settings.starttls && self.tls.is_none() {
-                reply.lines.push("STARTTLS".into());
-            }
-            if self.offers_auth() && self.user.is_none() {
-                reply.lines.push("AUTH PLAIN LOGIN".into());
-            }
+        reply.lines.extend(
+            ["PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN", "MT-PRIORITY"]
+                .map(Into::into),
+        );
+        reply.lines.push(format!("FUTURERELEASE {} {}", MAX_HOLD.as_secs(), now.plus(MAX_HOLD)).into());
+        let Settings { message_size, recipients, transactions, .. } = *self.settings;
+        reply.lines.push(format!("SIZE {message_size}").into());
+        reply.lines.push(format!("LIMITS MAILMAX={transactions} RCPTMAX={recipients}").into());
+        // RFC 8689 §2: only inside TLS.
+        if self.tls.is_some() {
+            reply.lines.push("REQUIRETLS".into());
+        } else if self.settings.starttls {
+            reply.lines.push("STARTTLS".into());
         }
-        (State::Ready(Hello { name: name.to_owned(), extended }), Action::Reply(reply))
+        if self.offers_auth() && self.user.is_none() {
+            reply.lines.push("AUTH PLAIN LOGIN".into());
+        }
+        Action::Reply(reply)
     }
 
     fn offers_auth(&self) -> bool {
         self.settings.auth != AuthPolicy::Off && (self.tls.is_some() || self.loopback)
-    }
-
-    fn mail(&mut self, state: State, mail: Mail) -> (State, Action) {
-        let hello = match state {
-            State::Ready(hello) => hello,
-            State::Start => return self.error(state, out_of_sequence("Send EHLO first")),
-            _ => return self.error(state, out_of_sequence("A transaction is open; send RSET to drop it")),
-        };
-        if self.settings.auth == AuthPolicy::Required && self.user.is_none() {
-            let text = match self.offers_auth() {
-                true => "Authentication required",
-                false => "Authentication required; send STARTTLS first",
-            };
-            return self.error(State::Ready(hello), Reply::new(530, (5, 7, 0), text));
-        }
-        if mail.parameters.any && !hello.extended {
-            return self.error(State::Ready(hello), parameters_need_ehlo());
-        }
-        if self.transactions >= self.settings.transactions {
-            return close(Reply::new(421, (4, 7, 0), "Too many messages on one connection; connect again"));
-        }
-        let size = mail.parameters.size.unwrap_or(0);
-        let transaction = Box::new(Transaction::new(mail, &self.budget));
-        if size > self.settings.message_size as u64 {
-            let text = format!("Message size exceeds the limit of {} octets", self.settings.message_size);
-            return refuse(hello, *transaction, 0, Reply::new(552, (5, 3, 4), text));
-        }
-        let reverse_path = transaction.envelope().reverse_path.clone();
-        (State::Asking(hello, transaction), Action::MaySend(reverse_path))
-    }
-
-    fn may_send(
-        &mut self,
-        hello: Hello,
-        transaction: Box<Transaction>,
-        answer: Result<(), Reply>,
-    ) -> (State, Action) {
-        match answer {
-            Ok(()) => {
-                self.transactions = self.transactions.saturating_add(1);
-                let reply = Reply::new(250, (2, 1, 0), "Sender OK");
-                (State::Addressing(hello, transaction), Action::Reply(reply))
-            }
-            Err(reply) => refuse(hello, *transaction, 0, reply),
-        }
-    }
-
-    fn rcpt(&mut self, state: State, rcpt: Rcpt) -> (State, Action) {
-        let State::Addressing(hello, mut transaction) = state else {
-            return self.error(state, out_of_sequence("RCPT needs MAIL first"));
-        };
-        if rcpt.parameters.any && !hello.extended {
-            return self.error(State::Addressing(hello, transaction), parameters_need_ehlo());
-        }
-        let reply = match transaction.add(rcpt, self.settings.recipients) {
-            Ok(()) => Reply::new(250, (2, 1, 5), "Recipient OK"),
-            Err(refusal) => refusal,
-        };
-        (State::Addressing(hello, transaction), Action::Reply(reply))
     }
 
     fn line_fault(&mut self, state: State, fault: LineFault) -> (State, Action) {
@@ -444,8 +419,4 @@ fn ok(text: &'static str) -> Action {
 
 fn out_of_sequence(text: &'static str) -> Reply {
     Reply::new(503, (5, 5, 1), text)
-}
-
-fn parameters_need_ehlo() -> Reply {
-    Reply::new(555, (5, 5, 4), "Parameters need EHLO")
 }

@@ -19,8 +19,8 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// What MAIL starts.
-    pub fn new(mail: Mail, budget: &Budget) -> Self {
+    /// What MAIL starts; `handling` is what it asked for, in absolute times.
+    pub fn new(mail: Mail, handling: Handling, budget: &Budget) -> Self {
         let envelope = Envelope {
             reverse_path: mail.reverse_path,
             recipients: Vec::new(),
@@ -28,7 +28,7 @@ impl Transaction {
             smtputf8: mail.parameters.smtputf8,
             ret: mail.parameters.ret,
             envid: mail.parameters.envid,
-            handling: Handling::default(),
+            handling,
         };
         Self { envelope, memory: Reservation::empty(budget) }
     }
@@ -46,24 +46,32 @@ impl Transaction {
         self.envelope
     }
 
-    /// Adds a recipient; gives back the reply that refuses it.
+    /// Whether a recipient may be added, as far as can be told without asking anybody.
     ///
     /// # Errors
     /// `452` over a limit, `553`/`501` for what needs SMTPUTF8.
-    pub fn add(&mut self, rcpt: Rcpt, max_recipients: usize) -> Result<(), Reply> {
+    pub fn may_add(&self, rcpt: &Rcpt, max_recipients: usize) -> Result<(), Reply> {
         if self.envelope.recipients.len() >= max_recipients {
             return Err(Reply::new(452, (4, 5, 3), "Too many recipients in one message"));
         }
-        let orcpt = rcpt.parameters.orcpt;
         if !self.envelope.smtputf8 {
             if !rcpt.forward_path.is_ascii() {
                 return Err(Reply::new(553, (5, 6, 7), "An address beyond ASCII needs SMTPUTF8 in MAIL"));
             }
             // RFC 6533 §3: raw characters in ORCPT only then.
-            if orcpt.as_ref().is_some_and(|orcpt| !orcpt.is_ascii()) {
+            if rcpt.parameters.orcpt.as_ref().is_some_and(|orcpt| !orcpt.is_ascii()) {
                 return Err(Reply::new(501, (5, 5, 4), "ORCPT beyond ASCII needs SMTPUTF8 in MAIL"));
             }
         }
+        Ok(())
+    }
+
+    /// Adds a recipient that [`Transaction::may_add`] has let pass; `unverified` says that a check could not be made.
+    ///
+    /// # Errors
+    /// `452` when there is no memory for it.
+    pub fn add(&mut self, rcpt: Rcpt, unverified: bool) -> Result<(), Reply> {
+        let orcpt = rcpt.parameters.orcpt;
         let texts = rcpt.forward_path.as_str().len() + orcpt.as_ref().map_or(0, String::len);
         if !self.memory.grow(texts + RECIPIENT_OVERHEAD) {
             return Err(Reply::new(452, (4, 3, 1), "Too many messages are being received; retry later"));
@@ -73,7 +81,7 @@ impl Transaction {
             forward_path: rcpt.forward_path,
             notify,
             orcpt,
-            unverified: false,
+            unverified,
         });
         Ok(())
     }

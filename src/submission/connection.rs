@@ -13,14 +13,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroize;
 
+use super::recipients::Patience;
 use super::record::Record;
 use super::visit::Visit;
 use crate::intake::{Submission, Trace};
-use crate::mail::Origin;
+use crate::mail::{Address, Origin};
 use crate::smtp::Reply;
 use crate::smtp::data::Receiver;
 use crate::smtp::line::{LineReader, is_auth};
-use crate::smtp::session::{Action, Incoming, Input, Refusal, Session};
+use crate::smtp::session::{Action, Incoming, Input, RecipientCheck, Refusal, Session};
 
 /// Read at a time between messages: all that an idle connection holds.
 const COMMAND_BLOCK: usize = 2 * 1024;
@@ -51,6 +52,8 @@ pub(super) struct Connection<S> {
     message_deadline: Option<Instant>,
     /// When MAIL came, for the log.
     mail_at: Option<Instant>,
+    /// How long the recipients of the current message may still wait for DNS.
+    patience: Patience,
 }
 
 /// How a connection ended, when not by an error.
@@ -91,6 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             lines: LineReader::default(),
             message_deadline: None,
             mail_at: None,
+            patience: Patience::default(),
         }
     }
 
@@ -121,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             let holds_secret = session.expects_secret() || event.is_ok_and(is_auth);
             let (next, mut action) = session.step(match event {
-                Ok(line) => Input::Line(line),
+                Ok(line) => Input::Line(line, self.visit.shared.clock.now()),
                 Err(fault) => Input::Fault(fault),
             });
             session = next;
@@ -164,8 +168,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Action::MaySend(reverse_path) => {
                 self.mail_at = Some(Instant::now());
+                self.patience = Patience::default();
                 let answer = self.visit.may_send(session.user().map(AsRef::as_ref), &reverse_path);
                 Ok(Next::Answer(Input::MaySend(answer)))
+            }
+            Action::CheckRecipient(address) => {
+                Ok(Next::Answer(Input::Recipient(self.check(&address, session).await)))
             }
             Action::Receive(reply, receiver) => {
                 if let Some(reply) = reply {
@@ -250,6 +258,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
         record.decided(&self.visit, &receipt, &reply);
         reply
+    }
+
+    /// Replies that are held meanwhile are not kept back longer than the checks of one message may take.
+    async fn check(&mut self, address: &Address, session: &Session) -> RecipientCheck {
+        let check = self.visit.shared.checks.check(address, &mut self.patience).await;
+        if let RecipientCheck::Refuse(reply) = &check {
+            Record::recipient_refused(&self.visit, session.user().map(AsRef::as_ref), address, reply);
+        }
+        check
     }
 
     fn refuse(&mut self, refusal: &Refusal, session: &Session) {

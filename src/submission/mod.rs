@@ -9,14 +9,17 @@ pub mod options;
 
 mod accounts;
 mod connection;
+mod domain_list;
 mod door;
 mod failures;
 mod passwords;
+mod recipients;
 mod record;
 mod server;
 mod tls;
 mod visit;
 
 pub use options::Options;
+pub use recipients::Recipients;
 pub use server::{BindError, Server};
 pub use tls::TlsError;

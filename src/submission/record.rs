@@ -6,7 +6,7 @@ use tracing::field::display;
 
 use super::visit::Visit;
 use crate::intake::Receipt;
-use crate::mail::Envelope;
+use crate::mail::{Address, Envelope, Handling};
 use crate::smtp::Reply;
 
 /// What the log says of a submission beside its decision.
@@ -16,6 +16,10 @@ pub(super) struct Record {
     /// Octets of the message as it was sent.
     pub(super) size: u64,
     pub(super) recipients: usize,
+    /// How many of them were accepted without a check that was to be made.
+    pub(super) unverified: usize,
+    /// What MAIL asked for.
+    pub(super) handling: Handling,
     /// From MAIL to the reply.
     pub(super) duration: Duration,
 }
@@ -27,6 +31,8 @@ impl Record {
             reverse_path: envelope.reverse_path.to_string(),
             size,
             recipients: envelope.recipients.len(),
+            unverified: envelope.recipients.iter().filter(|recipient| recipient.unverified).count(),
+            handling: envelope.handling,
             duration: Duration::ZERO,
         }
     }
@@ -47,6 +53,20 @@ impl Record {
     /// It was refused before the intake saw it.
     pub(super) fn refused(&self, visit: &Visit, reply: &Reply) {
         self.write(visit, "refused", reply, None, None, "");
+    }
+
+    /// A recipient was refused at RCPT.
+    pub(super) fn recipient_refused(visit: &Visit, user: Option<&str>, recipient: &Address, reply: &Reply) {
+        tracing::info!(
+            target: "oncemail::submission",
+            recipient = %recipient,
+            code = reply.code,
+            reply = reply.text(),
+            user,
+            listener = visit.entrance.listener.name.as_str(),
+            client = %visit.client,
+            "recipient refused"
+        );
     }
 
     fn write(
@@ -73,6 +93,11 @@ impl Record {
             reverse_path = self.reverse_path.as_str(),
             size = self.size,
             recipients = self.recipients,
+            // Mostly there are none.
+            unverified = (self.unverified > 0).then_some(self.unverified),
+            release_at = self.handling.release_at.map(display),
+            priority = (self.handling.priority != 0).then_some(self.handling.priority),
+            require_tls = self.handling.require_tls.then_some(true),
             duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
             "submission"
         );

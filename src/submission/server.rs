@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::connection::{Connection, End};
 use super::door::{Door, Full};
 use super::options::{Options, TlsMode};
 use super::passwords::BadHash;
+use super::recipients::{Checks, Recipients};
 use super::tls::{Certificate, TlsError, describe};
 use super::visit::{Entrance, Shared, Visit};
 use crate::clock::Clock;
@@ -66,14 +68,27 @@ pub enum BindError {
         /// What is wrong with it.
         source: BadHash,
     },
+    /// `verify.disposable_file` cannot be read.
+    #[error("verify.disposable_file {file:?} cannot be read")]
+    DisposableFile {
+        /// Which.
+        file: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
 }
 
 impl Server {
-    /// Reads the certificate and binds every listener.
+    /// Reads the certificate and the file of disposable domains, and binds every listener.
     ///
     /// # Errors
     /// Names the listener and address, the file, or the user that stands in the way; nothing stays bound.
-    pub async fn bind(options: Options, intake: Arc<Intake>, clock: Clock) -> Result<Self, BindError> {
+    pub async fn bind(
+        options: Options,
+        intake: Arc<Intake>,
+        clock: Clock,
+        recipients: Recipients,
+    ) -> Result<Self, BindError> {
         let certificate = match &options.tls {
             Some(tls) => Some(Arc::new(Certificate::load(tls.clone(), clock.clone())?)),
             None => None,
@@ -81,6 +96,10 @@ impl Server {
         let limits = options.limits.clone();
         let accounts = Accounts::new(&options.users, &limits, &clock)
             .map_err(|(user, source)| BindError::PasswordHash { user, source })?;
+        let checks = Checks::new(&options.verify, recipients, &clock).map_err(|source| {
+            let file = options.verify.disposable_file.clone().unwrap_or_default();
+            BindError::DisposableFile { file, source }
+        })?;
         let mut listeners = Vec::new();
         for listener in &options.listeners {
             if listener.tls != TlsMode::None && certificate.is_none() {
@@ -93,12 +112,12 @@ impl Server {
             };
             let socket = TcpListener::bind(listener.address).await.map_err(bind_error)?;
             let address = socket.local_addr().map_err(bind_error)?;
-            let entrance = Entrance::new(&options, listener.clone(), certificate.clone());
+            let entrance = Entrance::new(&options, listener.clone(), certificate.clone(), checks.any());
             listeners.push((socket, address, Arc::new(entrance)));
         }
         let budget = Budget::new(limits.receive_memory);
         let door = Door::new(limits.connections, limits.connections_per_ip);
-        let shared = Arc::new(Shared { intake, limits, accounts, budget, door });
+        let shared = Arc::new(Shared { intake, limits, accounts, checks, budget, door, clock });
         Ok(Self { listeners, shared })
     }
 
@@ -312,6 +331,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
+    use crate::dns::{self, Dns};
     use crate::intake;
     use crate::mail::FingerprintMode;
     use crate::store::memory::MemoryStore;
@@ -360,7 +380,9 @@ mod tests {
         };
         let store = Arc::new(MemoryStore::new(clock.clone(), None));
         let intake = Arc::new(Intake::new(store, intake, clock.clone()));
-        let mut server = Server::bind(options(), intake, clock).await.unwrap();
+        let dns = Arc::new(Dns::new(dns::Options::default()));
+        let recipients = Recipients { dns, suppressions: None };
+        let mut server = Server::bind(options(), intake, clock, recipients).await.unwrap();
         let (socket, _, entrance) = server.listeners.remove(0);
         Port { socket, entrance, shared: server.shared }
     }
@@ -401,7 +423,7 @@ mod tests {
                 client,
                 shutdown: CancellationToken::new(),
             };
-            let (_, action) = visit.session(None).step(Input::Line(b"EHLO c"));
+            let (_, action) = visit.session(None).step(Input::Line(b"EHLO c", Timestamp::default()));
             format!("{action:?}").contains("AUTH PLAIN LOGIN")
         };
         assert!(is_offered("[::ffff:127.0.0.1]:1") && is_offered("[::1]:1") && is_offered("127.0.0.2:1"));

@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::accounts::Accounts;
 use super::door::Door;
 use super::options::{AuthMode, Limits, Listener, Options, TlsMode};
+use super::recipients::Checks;
 use super::tls::Certificate;
+use crate::clock::Clock;
 use crate::intake::Intake;
 use crate::mail::ReversePath;
 use crate::smtp::Reply;
@@ -21,9 +23,11 @@ pub(super) struct Shared {
     pub(super) intake: Arc<Intake>,
     pub(super) limits: Limits,
     pub(super) accounts: Accounts,
+    pub(super) checks: Checks,
     /// `limits.receive_memory`.
     pub(super) budget: Budget,
     pub(super) door: Door,
+    pub(super) clock: Clock,
 }
 
 /// What the connections of one listener share.
@@ -45,7 +49,12 @@ pub(super) struct Visit {
 }
 
 impl Entrance {
-    pub(super) fn new(options: &Options, listener: Listener, certificate: Option<Arc<Certificate>>) -> Self {
+    pub(super) fn new(
+        options: &Options,
+        listener: Listener,
+        certificate: Option<Arc<Certificate>>,
+        checks_recipients: bool,
+    ) -> Self {
         let settings = Settings {
             hostname: options.hostname.clone(),
             message_size: options.limits.message_size,
@@ -57,6 +66,7 @@ impl Entrance {
                 AuthMode::Optional => AuthPolicy::Optional,
                 AuthMode::None => AuthPolicy::Off,
             },
+            checks_recipients,
         };
         Self { listener, settings: Arc::new(settings), certificate }
     }

@@ -2,7 +2,8 @@
 # Real mail clients against a real relay: tests/clients/run.sh [PROGRAM]  (default: target/debug/oncemail).
 #
 # Prepares what the clients need under target/clients (certificates, a Python environment, nodemailer), then lets
-# check.py start the relay and judge. Needs python3, node, npm, openssl, curl and swaks.
+# check.py start the relay and judge; check_dkim.py does the same for signatures on the wire. Needs python3, node, npm,
+# openssl, curl and swaks.
 #
 # Each client_* program sends one message and is told by its environment:
 #   HOST PORT CA          where to, and the authority that signed its certificate
@@ -50,4 +51,6 @@ openssl x509 -req -in "$tls/request.pem" -CA "$tls/ca.pem" -CAkey "$tls/ca.key" 
     -extfile <(printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n') \
     -out "$tls/cert.pem" 2>/dev/null
 
-exec "$place/venv/bin/python" "$here/check.py" "$program" "$tls" "$place/npm"
+"$place/venv/bin/python" "$here/check.py" "$program" "$tls" "$place/npm"
+mkdir "$tls/dkim"
+"$place/venv/bin/python" "$here/check_dkim.py" "$program" "$tls/dkim"

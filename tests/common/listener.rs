@@ -10,12 +10,13 @@ use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 use governor::Quota;
 use oncemail::clock::{Clock, Timestamp};
+use oncemail::dns::{self, Dns};
 use oncemail::intake::{self, Intake};
 use oncemail::mail::{FingerprintMode, Message, Scope};
 use oncemail::store::Store;
 use oncemail::store::memory::MemoryStore;
 use oncemail::submission::options::{AuthMode, Limits, Listener, Tls, TlsMode, User, Verify};
-use oncemail::submission::{Options, Server};
+use oncemail::submission::{Options, Recipients, Server};
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
@@ -49,13 +50,23 @@ impl Running {
         Self::start_with_grace(Duration::from_secs(30), adjust).await
     }
 
+    /// Asks these about recipients.
+    pub async fn start_with(recipients: Recipients, adjust: impl FnOnce(&mut Options)) -> Self {
+        Self::start_whole(recipients, Duration::from_secs(30), adjust).await
+    }
+
     pub async fn start_with_grace(grace: Duration, adjust: impl FnOnce(&mut Options)) -> Self {
+        Self::start_whole(recipients(), grace, adjust).await
+    }
+
+    async fn start_whole(recipients: Recipients, grace: Duration, adjust: impl FnOnce(&mut Options)) -> Self {
         let mut options = options();
         adjust(&mut options);
         let clock = Clock::manual(Timestamp::from_millis(1_795_343_400_000));
         let store = Arc::new(MemoryStore::new(clock.clone(), None));
         let shutdown = CancellationToken::new();
-        let (addresses, ended) = serve_all(options, store.clone(), &clock, &shutdown, grace).await;
+        let (addresses, ended) =
+            serve_all(options, store.clone(), &clock, recipients, &shutdown, grace).await;
         Self { address: addresses[0].1, addresses, store, clock, shutdown, ended }
     }
 
@@ -83,7 +94,7 @@ pub async fn serve(
     shutdown: &CancellationToken,
     grace: Duration,
 ) -> (SocketAddr, JoinHandle<()>) {
-    let (addresses, ended) = serve_all(options, store, clock, shutdown, grace).await;
+    let (addresses, ended) = serve_all(options, store, clock, recipients(), shutdown, grace).await;
     (addresses[0].1, ended)
 }
 
@@ -91,12 +102,18 @@ async fn serve_all(
     options: Options,
     store: Arc<dyn Store>,
     clock: &Clock,
+    recipients: Recipients,
     shutdown: &CancellationToken,
     grace: Duration,
 ) -> (Vec<(String, SocketAddr)>, JoinHandle<()>) {
     let intake = Arc::new(Intake::new(store, intake_options(), clock.clone()));
-    let server = Server::bind(options, intake, clock.clone()).await.unwrap();
+    let server = Server::bind(options, intake, clock.clone(), recipients).await.unwrap();
     (server.addresses(), tokio::spawn(server.run(shutdown.clone(), grace)))
+}
+
+/// Nothing is remembered, and nothing is asked unless `verify.mx` is on.
+pub fn recipients() -> Recipients {
+    Recipients { dns: Arc::new(Dns::new(dns::Options::default())), suppressions: None }
 }
 
 pub fn options() -> Options {

@@ -4,7 +4,11 @@ use bytes::{Buf, BytesMut};
 use proptest::prelude::*;
 
 use super::*;
+use crate::mail::Handling;
 use crate::smtp::line::LineReader;
+
+/// 2026-11-22T10:30:00Z.
+const NOW: Timestamp = Timestamp::from_millis(1_795_343_400_000);
 
 fn settings() -> Settings {
     Settings {
@@ -14,6 +18,7 @@ fn settings() -> Settings {
         transactions: 5,
         starttls: true,
         auth: AuthPolicy::Optional,
+        checks_recipients: false,
     }
 }
 
@@ -55,7 +60,7 @@ fn converse(mut session: Session, stream: &[u8], mut sizes: impl Iterator<Item =
                 more(&mut held, &mut rest, sizes.next());
                 continue;
             };
-            (session, action) = session.step(event.map_or_else(Input::Fault, Input::Line));
+            (session, action) = session.step(event.map_or_else(Input::Fault, |line| Input::Line(line, NOW)));
             held.advance(consumed);
         }
         let mut action = Some(action);
@@ -107,6 +112,12 @@ fn act(action: Action, heard: &mut Heard, receiver: &mut Option<Box<Receiver>>) 
             Some(Input::Verified(if is_right { Verdict::Right } else { Verdict::Wrong }))
         }
         Action::MaySend(_) => Some(Input::MaySend(Ok(()))),
+        // The address says what comes of its check.
+        Action::CheckRecipient(address) => Some(Input::Recipient(match address.local_part() {
+            "unseen" => RecipientCheck::Unverified,
+            "refused" => RecipientCheck::Refuse(Reply::new(550, (5, 1, 1), "no")),
+            _ => RecipientCheck::Accept,
+        })),
         Action::Submit(incoming) => {
             heard.messages.push((incoming.envelope, incoming.content, incoming.with));
             Some(Input::Decided(Reply::new(250, (2, 0, 0), "queued")))
@@ -150,6 +161,55 @@ fn a_recipient_that_is_named_twice_gets_one_copy() {
     let [(envelope, ..)] = heard.messages.as_slice() else { panic!("{heard:?}") };
     let paths: Vec<_> = envelope.recipients.iter().map(|r| r.forward_path.as_str()).collect();
     assert_eq!(paths, ["c@d.example", "C@d.example"]);
+}
+
+#[test]
+fn a_refused_recipient_is_left_out_and_an_unverified_one_is_marked() {
+    let session = |checks_recipients| {
+        let settings = Settings { checks_recipients, recipients: 100, ..settings() };
+        Session::new(Arc::new(settings), Budget::new(1 << 20), true, None)
+    };
+    let rcpt = |path: &str| format!("RCPT TO:<{path}@d.example>\r\n");
+    // More refusals than a client may make errors.
+    let named = format!("{}{}{}", rcpt("refused").repeat(30), rcpt("unseen"), rcpt("seen"));
+    let stream = format!("EHLO c\r\nMAIL FROM:<a@b.example>\r\n{named}DATA\r\n.\r\n");
+    let heard = |checks| converse(session(checks), stream.as_bytes(), std::iter::repeat(usize::MAX)).1;
+    let of = |heard: &Heard| -> Vec<_> {
+        let [(envelope, ..)] = heard.messages.as_slice() else { panic!("{heard:?}") };
+        let recipients = envelope.recipients.iter();
+        recipients.map(|r| (r.forward_path.local_part().to_owned(), r.unverified)).collect()
+    };
+    let checked = heard(true);
+    assert_eq!(of(&checked), [("unseen".to_owned(), true), ("seen".to_owned(), false)]);
+    assert_eq!(checked.replies.iter().filter(|reply| *reply == "550 5.1.1 no").count(), 30);
+    assert_eq!(of(&heard(false)).len(), 3);
+}
+
+#[test]
+fn how_a_message_wants_to_be_carried_reaches_its_envelope() {
+    let handling = |parameters: &str| {
+        let mail = format!("MAIL FROM:<a@b.example>{parameters}\r\nRCPT TO:<c@d.example>\r\nDATA\r\n.\r\n");
+        let heard = hear(&format!("EHLO c\r\nSTARTTLS\r\nEHLO c\r\n{mail}"));
+        let [(envelope, ..)] = heard.messages.as_slice() else { panic!("{heard:?}") };
+        envelope.handling
+    };
+    assert_eq!(handling(""), Handling::default());
+    let whole = handling(" REQUIRETLS MT-PRIORITY=-3 HOLDFOR=60");
+    let release_at = Some(NOW.plus(std::time::Duration::from_secs(60)));
+    assert_eq!(whole, Handling { require_tls: true, priority: -3, release_at });
+    let until = handling(" HOLDUNTIL=2026-11-22T11:30:01+01:00");
+    assert_eq!(until.release_at, Some(NOW.plus(std::time::Duration::from_secs(1))));
+}
+
+#[test]
+fn requiretls_is_known_only_inside_tls() {
+    let heard = hear(
+        "EHLO c\r\nMAIL FROM:<a@b.example> REQUIRETLS\r\nSTARTTLS\r\nEHLO c\r\nMAIL FROM:<a@b.example> REQUIRETLS\r\n",
+    );
+    assert!(!heard.replies[0].contains("REQUIRETLS"), "{heard:?}");
+    assert!(heard.replies[1].starts_with("530 5.7.10 "), "{heard:?}");
+    assert!(heard.replies[3].contains("REQUIRETLS"), "{heard:?}");
+    assert!(heard.replies[4].starts_with("250 2.1.0 "), "{heard:?}");
 }
 
 #[test]
@@ -202,7 +262,7 @@ fn s2_every_way_out_of_a_transaction_gives_its_memory_back() {
 fn an_answer_to_nothing_that_was_asked_ends_the_session() {
     let (session, action) = fresh(&Budget::new(1)).step(Input::Decided(Reply::bare(250, "queued")));
     assert!(matches!(action, Action::Close(reply) if reply.code == 421));
-    let (_, action) = session.step(Input::Line(b"NOOP"));
+    let (_, action) = session.step(Input::Line(b"NOOP", NOW));
     assert!(matches!(action, Action::Close(reply) if reply.code == 421));
 }
 

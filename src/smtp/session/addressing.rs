@@ -1,0 +1,119 @@
+//! MAIL and RCPT: who a message is from and for, and how it wants to be carried.
+//!
+//! What costs nothing to refuse is refused first; the world is asked only about what is left.
+
+use super::{Action, AuthPolicy, Hello, RecipientCheck, Session, State, close, out_of_sequence, refuse};
+use crate::clock::Timestamp;
+use crate::mail::Handling;
+use crate::smtp::command::{Mail, Rcpt};
+use crate::smtp::reply::Reply;
+use crate::smtp::transaction::Transaction;
+
+impl Session {
+    pub(super) fn mail(&mut self, state: State, mail: Mail, now: Timestamp) -> (State, Action) {
+        let hello = match state {
+            State::Ready(hello) => hello,
+            State::Start => return self.error(state, out_of_sequence("Send EHLO first")),
+            _ => return self.error(state, out_of_sequence("A transaction is open; send RSET to drop it")),
+        };
+        if self.settings.auth == AuthPolicy::Required && self.user.is_none() {
+            let text = match self.offers_auth() {
+                true => "Authentication required",
+                false => "Authentication required; send STARTTLS first",
+            };
+            return self.error(State::Ready(hello), Reply::new(530, (5, 7, 0), text));
+        }
+        if mail.parameters.any && !hello.extended {
+            return self.error(State::Ready(hello), parameters_need_ehlo());
+        }
+        let handling = match self.handling(&mail, now) {
+            Ok(handling) => handling,
+            Err(refusal) => return self.error(State::Ready(hello), refusal),
+        };
+        if self.transactions >= self.settings.transactions {
+            return close(Reply::new(421, (4, 7, 0), "Too many messages on one connection; connect again"));
+        }
+        let size = mail.parameters.size.unwrap_or(0);
+        let transaction = Box::new(Transaction::new(mail, handling, &self.budget));
+        if size > self.settings.message_size as u64 {
+            let text = format!("Message size exceeds the limit of {} octets", self.settings.message_size);
+            return refuse(hello, *transaction, 0, Reply::new(552, (5, 3, 4), text));
+        }
+        let reverse_path = transaction.envelope().reverse_path.clone();
+        (State::Asking(hello, transaction), Action::MaySend(reverse_path))
+    }
+
+    /// What MAIL asks for, with HOLDFOR counted from MAIL: the client is told now whether it is too long, and a slow
+    /// transfer of the content does not move the hour.
+    ///
+    /// # Errors
+    /// The reply that refuses it.
+    fn handling(&self, mail: &Mail, now: Timestamp) -> Result<Handling, Reply> {
+        // RFC 8689 §2: what came in plain text has been read by others already.
+        if mail.parameters.require_tls && self.tls.is_none() {
+            return Err(Reply::new(530, (5, 7, 10), "REQUIRETLS needs TLS; send STARTTLS first"));
+        }
+        let release_at = mail.parameters.hold.map(|hold| hold.release_at(now)).transpose();
+        Ok(Handling {
+            require_tls: mail.parameters.require_tls,
+            priority: mail.parameters.priority.unwrap_or_default(),
+            release_at: release_at.map_err(|error| error.reply())?,
+        })
+    }
+
+    pub(super) fn may_send(
+        &mut self,
+        hello: Hello,
+        transaction: Box<Transaction>,
+        answer: Result<(), Reply>,
+    ) -> (State, Action) {
+        match answer {
+            Ok(()) => {
+                self.transactions = self.transactions.saturating_add(1);
+                let reply = Reply::new(250, (2, 1, 0), "Sender OK");
+                (State::Addressing(hello, transaction), Action::Reply(reply))
+            }
+            Err(reply) => refuse(hello, *transaction, 0, reply),
+        }
+    }
+
+    pub(super) fn rcpt(&mut self, state: State, rcpt: Rcpt) -> (State, Action) {
+        let State::Addressing(hello, transaction) = state else {
+            return self.error(state, out_of_sequence("RCPT needs MAIL first"));
+        };
+        if rcpt.parameters.any && !hello.extended {
+            return self.error(State::Addressing(hello, transaction), parameters_need_ehlo());
+        }
+        if let Err(refusal) = transaction.may_add(&rcpt, self.settings.recipients) {
+            return (State::Addressing(hello, transaction), Action::Reply(refusal));
+        }
+        if self.settings.checks_recipients {
+            let forward_path = rcpt.forward_path.clone();
+            return (
+                State::Checking(hello, transaction, Box::new(rcpt)),
+                Action::CheckRecipient(forward_path),
+            );
+        }
+        checked(hello, transaction, rcpt, RecipientCheck::Accept)
+    }
+}
+
+/// Ends RCPT. A refused recipient is no error of the client's: a list may well hold many of them.
+pub(super) fn checked(
+    hello: Hello,
+    mut transaction: Box<Transaction>,
+    rcpt: Rcpt,
+    check: RecipientCheck,
+) -> (State, Action) {
+    let added = match check {
+        RecipientCheck::Accept => transaction.add(rcpt, false),
+        RecipientCheck::Unverified => transaction.add(rcpt, true),
+        RecipientCheck::Refuse(refusal) => Err(refusal),
+    };
+    let reply = added.map_or_else(|refusal| refusal, |()| Reply::new(250, (2, 1, 5), "Recipient OK"));
+    (State::Addressing(hello, transaction), Action::Reply(reply))
+}
+
+fn parameters_need_ehlo() -> Reply {
+    Reply::new(555, (5, 5, 4), "Parameters need EHLO")
+}
