@@ -284,7 +284,8 @@ async fn d6_a_split_message_that_is_turned_away_everywhere_expires_all_the_same(
     drop(next(&queue).await);
     // From the store, as after a restart.
     let queue = Queue::new(patient(), clock.clone());
-    let recovered = oncemail::store::Recovered { id, next_attempt: Some(clock.now()), priority: 0 };
+    let recovered =
+        oncemail::store::Recovered { id, next_attempt: Some(clock.now()), priority: 0, held_back: false };
     queue.start(store.clone(), vec![recovered]);
     let lease = next(&queue).await;
     lease.split(2);

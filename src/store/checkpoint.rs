@@ -14,11 +14,15 @@ use super::record::{Mark, Place};
 use crate::mail::QueueId;
 
 const MAGIC: &[u8; 8] = b"oncechkp";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+const OTHER_VERSION: Malformed = Malformed("a checkpoint of another version");
 const NAME: &str = "checkpoint";
 const NEW_NAME: &str = "checkpoint.new";
 /// Bytes of one message in the file.
-const ENTRY: usize = 16 + 12 + 12 + 8 + 1 + 4;
+const ENTRY: usize = 16 + 12 + 12 + 8 + 1 + 4 + 1;
+/// Bits of the octet behind the time of the next attempt.
+const QUEUED: u8 = 1;
+const HELD_BACK: u8 = 2;
 
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,7 +64,7 @@ impl Checkpoint {
     /// The checkpoint of a directory; `None` when there is none.
     ///
     /// # Errors
-    /// The system's; `InvalidData` when it does not verify.
+    /// The system's; `InvalidData` when it does not verify, `Unsupported` when another version has written it.
     pub fn read(files: &dyn Files, dir: &Path) -> io::Result<Option<Self>> {
         let file = match files.open(&dir.join(NAME)) {
             Ok(file) => file,
@@ -70,7 +74,11 @@ impl Checkpoint {
         let len = usize::try_from(file.size()?).map_err(io::Error::other)?;
         let mut bytes = vec![0; len];
         file.read_at(0, &mut bytes)?;
-        let checkpoint = Self::decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let checkpoint = Self::decode(&bytes).map_err(|error| {
+            let kind =
+                if error == OTHER_VERSION { io::ErrorKind::Unsupported } else { io::ErrorKind::InvalidData };
+            io::Error::new(kind, error)
+        })?;
         Ok(Some(checkpoint))
     }
 
@@ -103,8 +111,9 @@ impl Checkpoint {
                 w.u32(place.len);
             }
             w.u64(entry.next_attempt.as_millis());
-            w.u8(entry.queued.into());
+            w.u8(u8::from(entry.queued) * QUEUED | u8::from(entry.held_back) * HELD_BACK);
             w.u32(entry.bucket.0);
+            w.raw(&entry.priority.to_be_bytes());
         }
         let crc = crc32c::crc32c(&w.0);
         w.u32(crc);
@@ -117,8 +126,11 @@ impl Checkpoint {
             return Err(Malformed("a checkpoint's checksum"));
         }
         let mut r = Reader(content);
-        if r.array()? != *MAGIC || r.u32()? != VERSION {
-            return Err(Malformed("a checkpoint's version"));
+        if r.array()? != *MAGIC {
+            return Err(Malformed("a checkpoint"));
+        }
+        if r.u32()? != VERSION {
+            return Err(OTHER_VERSION);
         }
         let mark = Mark(r.array()?);
         let runs = (0..r.u64()?).map(|_| r.u32()).collect::<Result<_, _>>()?;
@@ -156,6 +168,15 @@ fn read_entry(r: &mut Reader<'_>) -> Result<(QueueId, Entry), Malformed> {
     let id = r.id()?;
     let (accepted, attempted) = (read_place(r)?, read_place(r)?);
     let next_attempt = r.time()?;
-    let queued = r.u8()? == 1;
-    Ok((id, Entry { accepted, attempted, next_attempt, queued, bucket: Bucket(r.u32()?) }))
+    let marks = r.u8()?;
+    let entry = Entry {
+        accepted,
+        attempted,
+        next_attempt,
+        queued: marks & QUEUED != 0,
+        held_back: marks & HELD_BACK != 0,
+        bucket: Bucket(r.u32()?),
+        priority: i8::from_be_bytes(r.array()?),
+    };
+    Ok((id, entry))
 }

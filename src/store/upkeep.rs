@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::Checkpoint;
-use super::commit::{FLUSH_KEYS, Request};
+use super::commit::FLUSH_KEYS;
 use super::files::is_full;
 use super::keys::Bucket;
+use super::request::Request;
 use super::shared::Shared;
 use super::{StoreError, reclaim, reserve};
 use crate::clock::Timestamp;
