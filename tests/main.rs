@@ -25,5 +25,6 @@ mod shutdown;
 mod store;
 mod store_damage;
 mod store_model;
+mod store_notices;
 mod submission;
 mod tls;

@@ -111,7 +111,7 @@ impl Checkpoint {
                 w.u32(place.len);
             }
             w.u64(entry.next_attempt.as_millis());
-            w.u8(u8::from(entry.queued) * QUEUED | u8::from(entry.held_back) * HELD_BACK);
+            w.u8((u8::from(entry.queued) * QUEUED) | (u8::from(entry.held_back) * HELD_BACK));
             w.u32(entry.bucket.0);
             w.raw(&entry.priority.to_be_bytes());
         }
