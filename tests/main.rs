@@ -27,4 +27,5 @@ mod store_damage;
 mod store_model;
 mod store_notices;
 mod submission;
+mod suppression;
 mod tls;
