@@ -21,7 +21,7 @@ use super::files::Files;
 use crate::clock::{Clock, Timestamp};
 use crate::mail::Address;
 
-/// Addresses at most; beyond it those that refused longest ago leave. One takes about 250 bytes (S2).
+/// Addresses at most; beyond it those that refused longest ago leave. One takes about 300 bytes (S2).
 const MOST: usize = 1_000_000;
 /// Longer reasons are cut, bytes.
 const MAX_REASON: usize = 200;
