@@ -1,7 +1,8 @@
 //! The embedded store alone: rates with and without remembered keys, the longest stall of a mass fill, memory, and the
 //! time of a start. Run by hand; `docs/store.md` has the commands and the figures.
 //!
-//! `cargo bench --bench store -- [--dir DIR] [--keys MILLIONS] [--seconds N] [--queued N]`
+//! `cargo bench --bench store -- [--dir DIR] [--keys MILLIONS] [--seconds N] [--queued N] [--size BYTES]`
+//! A million queued messages: `--seconds 1 --queued 1000000 --size 200` (2 GB of room).
 //! `cargo bench --bench store -- fill DIR MILLIONS` leaves a directory with that many keys, for `benches/keys.sh`.
 
 #![expect(
@@ -39,6 +40,8 @@ struct Asked {
     dir: PathBuf,
     keys: u64,
     queued: u64,
+    /// Content of a queued message, bytes.
+    size: usize,
     seconds: u64,
 }
 
@@ -50,8 +53,13 @@ impl Arrivals for Nobody {
 
 fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
-    let mut asked =
-        Asked { dir: std::env::temp_dir().join("oncemail-bench"), keys: 0, queued: 0, seconds: 5 };
+    let mut asked = Asked {
+        dir: std::env::temp_dir().join("oncemail-bench"),
+        keys: 0,
+        queued: 0,
+        size: 2048,
+        seconds: 5,
+    };
     while let Some(arg) = args.next() {
         let value = args.next().unwrap_or_default();
         match arg.as_str() {
@@ -60,6 +68,7 @@ fn main() {
             "--dir" => asked.dir = value.into(),
             "--keys" => asked.keys = (value.parse::<f64>().unwrap() * 1e6) as u64,
             "--queued" => asked.queued = value.parse().unwrap(),
+            "--size" => asked.size = value.parse().unwrap(),
             "--seconds" => asked.seconds = value.parse().unwrap(),
             other => return println!("unknown: {other}"),
         }
@@ -83,7 +92,8 @@ fn open(dir: &Path) -> (Arc<EmbeddedStore>, String) {
 fn open_only(dir: &Path) {
     let started = Instant::now();
     let (store, recovery) = open(dir);
-    println!("  open: {:?}, resident {} MB; {recovery}", started.elapsed(), resident_mb());
+    let took = started.elapsed();
+    println!("  open: {took:?}, resident {} MB, at most {} MB; {recovery}", resident_mb(), peak_mb());
     std::thread::sleep(Duration::from_secs(5));
     println!("  5 s later: resident {} MB", resident_mb());
     drop(store);
@@ -110,8 +120,10 @@ async fn run(asked: &Asked) {
         println!("resident with {} keys: {} MB", asked.keys, resident_mb());
     }
     if asked.queued > 0 {
-        queue(&store, asked.queued).await;
-        println!("resident with {} queued messages of 2 KB: {} MB", asked.queued, resident_mb());
+        queue(&store, asked.queued, asked.size).await;
+        println!("resident with {} queued messages: {} MB", asked.queued, resident_mb());
+        store.settle().await.unwrap();
+        println!("  and after a checkpoint: {} MB, at most {} MB so far", resident_mb(), peak_mb());
     }
     drop(store);
     println!("after a crash of the program:");
@@ -170,13 +182,13 @@ async fn fill(store: &Arc<EmbeddedStore>, keys: u64) {
     }
 }
 
-async fn queue(store: &Arc<EmbeddedStore>, messages: u64) {
+async fn queue(store: &Arc<EmbeddedStore>, messages: u64, size: usize) {
     let left = Arc::new(AtomicU64::new(messages));
     let started = Instant::now();
     let go_on = Arc::new(move || {
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
     });
-    let times = write(store, 64, 2048, true, false, go_on).await;
+    let times = write(store, FILLERS, size, true, false, go_on).await;
     report("queue", &times, started.elapsed());
 }
 
@@ -262,8 +274,16 @@ fn report(what: &str, times: &Histogram<u64>, took: Duration) {
 }
 
 fn resident_mb() -> u64 {
+    status_mb("VmRSS:")
+}
+
+fn peak_mb() -> u64 {
+    status_mb("VmHWM:")
+}
+
+fn status_mb(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 

@@ -29,5 +29,7 @@ mod shutdown;
 mod store;
 mod store_damage;
 mod store_model;
+mod store_notices;
 mod submission;
+mod suppression;
 mod tls;

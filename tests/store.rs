@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oncemail::mail::{Message, QueueId};
+use oncemail::mail::{Handling, Message, QueueId};
 use oncemail::store::embedded::Options;
-use oncemail::store::files::RealFiles;
-use oncemail::store::{Acceptance, Arrivals, EmbeddedStore, OpenError, Status, Store, StoreError};
+use oncemail::store::files::{Files, RealFiles};
+use oncemail::store::{Acceptance, Arrivals, EmbeddedStore, OpenError, Recovered, Status, Store, StoreError};
 
 use crate::common::faulty_files::FaultyFiles;
 use crate::common::history::{NoArrivals, TTL, accept, deferred, held, key, message, open, options, start};
@@ -53,6 +53,60 @@ async fn a_clean_end_leaves_nothing_to_replay() {
     let (store, recovery) = bed.open();
     assert_eq!((recovery.replayed_records, recovery.index_rebuilt, recovery.messages.len()), (0, false, 1));
     assert_eq!(store.find_key(&key("k")).await.unwrap().unwrap().id, first.id);
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_an_earlier_version_is_not_used_and_not_called_damaged() {
+    let bed = Bed::new();
+    let (store, _) = bed.open();
+    let first = bed.queue(&store, Some("k")).await;
+    store.close().await.unwrap();
+    drop(store);
+    // Version 2 had another layout behind its version; what counts is that nobody reads it as this one.
+    let path = bed.dir.path().join("checkpoint");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.truncate(bytes.len() - 4);
+    assert_eq!(bytes[8..12], 3_u32.to_be_bytes());
+    bytes[11] = 2;
+    bytes.extend(crc32c::crc32c(&bytes).to_be_bytes());
+    RealFiles.create(&path).unwrap().write_at(0, &[std::io::IoSlice::new(&bytes)]).unwrap();
+    let (store, recovery) = bed.open();
+    assert!(recovery.index_rebuilt && recovery.set_aside.is_empty(), "{recovery}");
+    assert_eq!(recovery.messages.len(), 1);
+    assert_eq!(store.find_key(&key("k")).await.unwrap().unwrap().id, first.id);
+}
+
+#[tokio::test]
+async fn a_wait_that_the_sender_wants_and_a_priority_outlive_a_start_from_journal_or_checkpoint() {
+    let bed = Bed::new();
+    let (store, _) = bed.open();
+    let mut wish = Message::clone(&message(bed.clock.now(), None, 10));
+    let release_at = bed.clock.now().plus(Duration::from_secs(20 * 86_400));
+    wish.envelope.handling = Handling { require_tls: true, priority: -3, release_at: Some(release_at) };
+    store.accept(Arc::new(wish.clone()), None).await.unwrap();
+    drop(store);
+    let expected = |next_attempt, held_back| Recovered {
+        id: wish.id,
+        next_attempt: Some(next_attempt),
+        priority: -3,
+        held_back,
+    };
+    for _ in 0..2 {
+        let (store, recovery) = bed.open();
+        assert_eq!(recovery.messages, [expected(release_at, true)]);
+        let (found, progress) = store.load(wish.id).await.unwrap().unwrap();
+        assert_eq!((&*found, progress.next_attempt), (&wish, release_at));
+        store.close().await.unwrap();
+    }
+    // An outcome names another time: a backoff like any other.
+    let (store, _) = bed.open();
+    store.save(wish.id, deferred(release_at, 7)).await.unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let (store, recovery) = bed.open();
+        assert_eq!(recovery.messages, [expected(deferred(release_at, 7).next_attempt, false)]);
+        store.close().await.unwrap();
+    }
 }
 
 #[tokio::test]

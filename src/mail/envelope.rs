@@ -36,7 +36,14 @@ pub struct Handling {
 impl Envelope {
     /// When it may be relayed at the earliest, for a message accepted at `accepted_at`.
     pub fn due_at(&self, accepted_at: Timestamp) -> Timestamp {
-        self.handling.release_at.map_or(accepted_at, |release_at| release_at.max(accepted_at))
+        self.handling.due_at(accepted_at)
+    }
+}
+
+impl Handling {
+    /// When a message accepted at `accepted_at` may be relayed at the earliest.
+    pub fn due_at(&self, accepted_at: Timestamp) -> Timestamp {
+        self.release_at.map_or(accepted_at, |release_at| release_at.max(accepted_at))
     }
 }
 

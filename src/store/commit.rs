@@ -12,18 +12,17 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::files::is_full;
 use super::journal::Journal;
-use super::keys::{Bucket, KeyHash};
-use super::reclaim::encode_keys;
+use super::keys::KeyHash;
 use super::record::{Encoded, Place};
+use super::request::{Claimed, CopyItem, Outcome, Request, Verdict};
 use super::shared::{Shared, State};
 use super::upkeep::Nudge;
-use super::{Acceptance, Arrivals, KeyRecord, StoreError};
-use crate::clock::Timestamp;
-use crate::mail::{Message, QueueId};
+use super::{Arrivals, KeyRecord, StoreError};
+use crate::mail::QueueId;
 
 /// Most requests in one commit.
 const BATCH_REQUESTS: usize = 1024;
@@ -35,61 +34,6 @@ pub const FLUSH_KEYS: usize = 16 * 1024;
 const MAX_WAITING_KEYS: usize = 128 * 1024;
 /// It looks again at least this often then.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
-
-type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// What the commit thread is asked for.
-pub enum Request {
-    /// A new message.
-    Accept { message: Arc<Message>, record: Encoded, key: Option<Claimed>, reply: Reply<Acceptance> },
-    /// An outcome.
-    Save { id: QueueId, record: Encoded, outcome: Outcome, reply: Reply<()> },
-    /// Records from a segment that is to go; answered with those whose progress was not the latest any more.
-    Copy { items: Vec<CopyItem>, reply: Reply<Vec<QueueId>> },
-    /// Nothing comes after this.
-    Close,
-}
-
-/// A key as its submission found it.
-pub struct Claimed {
-    pub hash: KeyHash,
-    pub record: KeyRecord,
-    /// The overlay's number of moves when the key was looked up and not found.
-    pub seen: u64,
-}
-
-/// What an outcome means for the schedule.
-#[derive(Clone, Copy)]
-pub enum Outcome {
-    /// The message is forgotten.
-    Finished,
-    /// It stays.
-    Open { queued: bool, next_attempt: Timestamp },
-}
-
-/// Something that lives in a segment that is to go.
-pub enum CopyItem {
-    /// A message.
-    Message(MessageCopy),
-    /// Keys of finished messages, for one record.
-    Keys { keys: Vec<(KeyHash, KeyRecord)>, encoded: Encoded },
-}
-
-/// A message with its progress, and where they were read.
-pub struct MessageCopy {
-    pub id: QueueId,
-    pub accepted: (Place, Encoded),
-    pub attempted: Option<(Place, Encoded)>,
-}
-
-/// What is done about a request.
-enum Verdict {
-    Write,
-    Existing(KeyRecord),
-    Nothing,
-    /// It cannot be told who has the key.
-    Fail(StoreError),
-}
 
 pub struct Committer {
     pub shared: Arc<Shared>,
@@ -153,7 +97,7 @@ impl Committer {
         }
         let verdicts = self.judge(&batch);
         let mut records: Vec<&mut Encoded> =
-            batch.iter_mut().zip(&verdicts).filter_map(|(r, v)| r.record_for(v)).collect();
+            batch.iter_mut().zip(&verdicts).flat_map(|(r, v)| r.records_for(v)).collect();
         match write(&self.shared, &mut self.journal, &mut records) {
             Ok(places) => self.publish(batch, verdicts, places),
             Err(error) if is_full(&error) => self.commit_without_room(batch),
@@ -164,20 +108,31 @@ impl Committer {
         }
     }
 
-    /// The disk is full and nothing was written. New mail is refused; outcomes get the room that was kept back.
+    /// The disk is full and nothing was written. New mail is refused; outcomes get the room that was kept back, each
+    /// with its notices or not at all (D2).
     fn commit_without_room(&mut self, batch: Vec<Request>) {
         let full = self.shared.low_disk_error();
         let (accepts, saves): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|request| matches!(request, Request::Accept { .. }));
-        let only_saves = accepts.is_empty();
+        let had_accepts = !accepts.is_empty();
         accepts.into_iter().for_each(|request| request.fail(&full));
         if saves.is_empty() {
             return;
         }
         match super::reserve::release(&self.shared) {
-            // Nothing was kept back any more, and there was nothing but outcomes: they have to come again.
-            Ok(false) if only_saves => saves.into_iter().for_each(|request| request.fail(&full)),
-            Ok(_) => self.commit(saves),
+            Ok(released) if released || had_accepts => self.commit(saves),
+            Ok(_) => {
+                // Nothing was kept back any more. Notices take room and have to come again with their outcomes; outcomes
+                // alone take little, and ends make room.
+                let (with_notices, alone): (Vec<_>, Vec<_>) =
+                    saves.into_iter().partition(Request::has_notices);
+                let (refused, rest) =
+                    if with_notices.is_empty() { (alone, Vec::new()) } else { (with_notices, alone) };
+                refused.into_iter().for_each(|request| request.fail(&full));
+                if !rest.is_empty() {
+                    self.commit(rest);
+                }
+            }
             Err(error) => {
                 let error = self.shared.latch(format!("reserve: {error}"));
                 saves.into_iter().for_each(|request| request.fail(&error));
@@ -218,10 +173,11 @@ impl Committer {
                         Verdict::Write
                     }
                 },
-                Request::Save { id, outcome, .. } => {
+                Request::Save { id, notices, outcome, .. } => {
                     let lives = live.get(id).copied().unwrap_or_else(|| state.ledger.live.contains_key(id));
                     if lives {
                         live.insert(*id, !matches!(outcome, Outcome::Finished));
+                        live.extend(notices.iter().map(|(notice, _)| (notice.id, true)));
                         Verdict::Write
                     } else {
                         Verdict::Nothing
@@ -259,22 +215,8 @@ impl Committer {
         let mut arrived = Vec::new();
         let mut state = self.shared.state();
         for (request, verdict) in batch.iter().zip(&verdicts) {
-            let Verdict::Write = verdict else { continue };
-            let Some(place) = places.next() else { break };
-            match request {
-                Request::Accept { message, key, .. } => {
-                    let bucket = key.as_ref().map(|key| Bucket::of(key.record.expires_at));
-                    state.ledger.accepted(message.id, place, message.accepted_at, bucket);
-                    if let Some(key) = key {
-                        state.overlay.insert(key.hash, key.record.clone());
-                    }
-                    arrived.push(message.clone());
-                }
-                Request::Save { id, outcome: Outcome::Finished, .. } => state.ledger.finished(*id),
-                Request::Save { id, outcome: Outcome::Open { queued, next_attempt }, .. } => {
-                    state.ledger.attempted(*id, place, *queued, *next_attempt);
-                }
-                Request::Copy { .. } | Request::Close => {}
+            if let Verdict::Write = verdict {
+                request.publish(&mut state, &mut places, &mut arrived);
             }
         }
         self.advance(&mut state);
@@ -370,112 +312,5 @@ fn known(state: &State, shared: &Shared, key: &Claimed) -> Known {
         None if state.overlay.moved() == key.seen => Known::No,
         None if !shared.index.may_contain(&key.hash) => Known::No,
         None => Known::Perhaps,
-    }
-}
-
-impl Request {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Accept { record, .. } | Self::Save { record, .. } => record.len(),
-            Self::Copy { .. } | Self::Close => 0,
-        }
-    }
-
-    fn record_for(&mut self, verdict: &Verdict) -> Option<&mut Encoded> {
-        match (self, verdict) {
-            (Self::Accept { record, .. } | Self::Save { record, .. }, Verdict::Write) => Some(record),
-            _ => None,
-        }
-    }
-
-    // Whoever asked may be gone; what was handed over happens all the same.
-    fn answer(self, verdict: Verdict) {
-        match self {
-            Self::Accept { reply, .. } => {
-                let _ = reply.send(match verdict {
-                    Verdict::Existing(record) => Ok(Acceptance::Existing(record)),
-                    Verdict::Write | Verdict::Nothing => Ok(Acceptance::Queued),
-                    Verdict::Fail(error) => Err(error),
-                });
-            }
-            Self::Save { reply, .. } => {
-                let _ = reply.send(Ok(()));
-            }
-            Self::Copy { .. } | Self::Close => {}
-        }
-    }
-
-    fn fail(self, error: &StoreError) {
-        match self {
-            Self::Accept { reply, .. } => {
-                let _ = reply.send(Err(error.clone()));
-            }
-            Self::Save { reply, .. } => {
-                let _ = reply.send(Err(error.clone()));
-            }
-            Self::Copy { reply, .. } => {
-                let _ = reply.send(Err(error.clone()));
-            }
-            Self::Close => {}
-        }
-    }
-}
-
-impl CopyItem {
-    /// Whether it is still as it was read, or what of it is. A message that has moved on since is noted.
-    fn keep_current(&mut self, state: &State, shared: &Shared, stale: &mut Vec<QueueId>) -> bool {
-        match self {
-            Self::Message(copy) => {
-                let read_at = copy.attempted.as_ref().map_or(Place::default(), |(place, _)| *place);
-                let Some(entry) = state.ledger.live.get(&copy.id) else { return false };
-                let current = entry.accepted == copy.accepted.0 && entry.attempted == read_at;
-                if !current {
-                    stale.push(copy.id);
-                }
-                current
-            }
-            // A newer submission may have taken a key since it expired: the old one must not come back behind it.
-            Self::Keys { keys, encoded } => {
-                let (now, before) = (shared.clock.now(), keys.len());
-                keys.retain(|(hash, record)| {
-                    let newest = state.overlay.get(hash);
-                    now < record.expires_at && newest.is_none_or(|newest| newest.id == record.id)
-                });
-                if keys.len() < before {
-                    *encoded = encode_keys(keys);
-                }
-                !keys.is_empty()
-            }
-        }
-    }
-
-    fn records(&mut self) -> impl Iterator<Item = &mut Encoded> {
-        let (first, second) = match self {
-            Self::Message(copy) => (&mut copy.accepted.1, copy.attempted.as_mut().map(|(_, record)| record)),
-            Self::Keys { encoded, .. } => (encoded, None),
-        };
-        std::iter::once(first).chain(second)
-    }
-
-    fn publish(&self, state: &mut State, places: &mut impl Iterator<Item = Place>) {
-        let Some(place) = places.next() else { return };
-        match self {
-            Self::Message(copy) => {
-                let Some(entry) = state.ledger.live.get(&copy.id).copied() else { return };
-                state.ledger.accepted(copy.id, place, entry.next_attempt, Some(entry.bucket));
-                if copy.attempted.is_some()
-                    && let Some(place) = places.next()
-                {
-                    state.ledger.attempted(copy.id, place, entry.queued, entry.next_attempt);
-                }
-            }
-            Self::Keys { keys, .. } => {
-                let bucket = |record: &KeyRecord| Bucket::of(record.expires_at);
-                for some in keys.chunk_by(|(_, one), (_, other)| bucket(one) == bucket(other)) {
-                    let bucket = some.first().map_or(Bucket(0), |(_, record)| bucket(record));
-                    state.ledger.keys(place.segment, bucket, some.len());
-                }
-            }
-        }
     }
 }

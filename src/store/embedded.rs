@@ -13,12 +13,13 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::codec;
-use super::commit::{Claimed, Committer, Outcome, Request};
+use super::commit::Committer;
 use super::files::Files;
 use super::keys;
 use super::reclaim::encode_finished;
 use super::record::{Encoded, Kind, MAX_RECORD};
 use super::recovery::{self, Opened, Recovery};
+use super::request::{Claimed, Outcome, Request};
 use super::shared::{Lookup, Shared};
 use super::upkeep::{Nudge, Upkeep};
 use super::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
@@ -222,22 +223,31 @@ impl EmbeddedStore {
             claimed = Some(Claimed { hash, record, seen });
         }
         let head = codec::encode_accepted(Encoded::start(Kind::Accepted, 512), &message, claim.as_ref());
-        let record = Encoded::new(head, message.content.clone());
-        if record.len() as u64 > u64::from(MAX_RECORD) {
-            return Err(StoreError::Read("the message is longer than a record may be".into()));
-        }
+        let record = message_record(head, &message)?;
         self.ask(|reply| Request::Accept { message, record, key: claimed, reply }).await
     }
 
-    async fn save_progress(&self, id: QueueId, progress: Progress) -> Result<(), StoreError> {
+    async fn save_progress(
+        &self,
+        id: QueueId,
+        progress: Progress,
+        notices: Vec<Arc<Message>>,
+    ) -> Result<(), StoreError> {
+        let count = u32::try_from(notices.len()).unwrap_or(u32::MAX);
+        let encoded = notices.into_iter().map(|notice| {
+            let head = codec::encode_notice(Encoded::start(Kind::Notice, 512), id, &notice);
+            let record = message_record(head, &notice)?;
+            Ok((notice, record))
+        });
+        let notices = encoded.collect::<Result<Vec<_>, StoreError>>()?;
         let (record, outcome) = if progress.is_finished() {
-            (encode_finished(id), Outcome::Finished)
+            (encode_finished(id, count), Outcome::Finished)
         } else {
-            let body = codec::encode_attempted(Encoded::start(Kind::Attempted, 256), id, &progress);
+            let body = codec::encode_attempted(Encoded::start(Kind::Attempted, 256), id, &progress, count);
             let outcome = Outcome::Open { queued: progress.is_queued(), next_attempt: progress.next_attempt };
             (Encoded::new(body, Bytes::new()), outcome)
         };
-        self.ask(|reply| Request::Save { id, record, outcome, reply }).await
+        self.ask(|reply| Request::Save { id, notices, record, outcome, reply }).await
     }
 
     async fn close_down(&self) -> Result<(), StoreError> {
@@ -275,8 +285,7 @@ impl Store for EmbeddedStore {
     }
 
     fn save_with(&self, id: QueueId, progress: Progress, notices: Vec<Arc<Message>>) -> StoreFuture<'_, ()> {
-        let _ = notices;
-        Box::pin(self.save_progress(id, progress))
+        Box::pin(self.save_progress(id, progress, notices))
     }
 
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
@@ -334,15 +343,27 @@ fn read_message(
     (accepted, attempted): (super::record::Place, Option<super::record::Place>),
 ) -> io::Result<(Arc<Message>, Progress)> {
     let malformed = |error: codec::Malformed| io::Error::new(io::ErrorKind::InvalidData, error);
-    let (message, _) = codec::decode_accepted(&shared.read(accepted)?.1).map_err(malformed)?;
+    let (message, _) = codec::decode_accepted(&shared.read_message(accepted)?).map_err(malformed)?;
     let progress = match attempted {
-        None => Progress::fresh(message.envelope.recipients.len(), message.accepted_at),
+        None => {
+            let due_at = message.envelope.due_at(message.accepted_at);
+            Progress::fresh(message.envelope.recipients.len(), due_at)
+        }
         Some(place) => codec::decode_attempted(&shared.read(place)?.1).map_err(malformed)?.1,
     };
     if message.id != id || progress.recipients.len() != message.envelope.recipients.len() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the record is another message's"));
     }
     Ok((Arc::new(message), progress))
+}
+
+/// A message's record, its content behind `head`.
+fn message_record(head: Vec<u8>, message: &Message) -> Result<Encoded, StoreError> {
+    let record = Encoded::new(head, message.content.clone());
+    if record.len() as u64 > u64::from(MAX_RECORD) {
+        return Err(StoreError::Read("the message is longer than a record may be".into()));
+    }
+    Ok(record)
 }
 
 /// Wakes the index thread; a full channel is waited for off the worker.

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 use super::keys::Bucket;
 use super::record::{HEAD, Place};
 use crate::clock::Timestamp;
-use crate::mail::QueueId;
+use crate::mail::{Handling, QueueId};
 
 /// Bytes of a `Key` record: what a key still needs of the journal when its message is gone.
 pub const KEY_RECORD: u64 = (HEAD + 16 + super::codec::KEY_VALUE_LEN) as u64;
 
-/// A message that is not finished.
+/// A message that is not finished. With its id it takes 64 bytes, and there may be a million of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// Its `Accepted` record.
@@ -24,6 +24,26 @@ pub struct Entry {
     pub queued: bool,
     /// Where its key belongs; `Bucket(0)` when it has none.
     pub bucket: Bucket,
+    /// MT-PRIORITY (RFC 6710).
+    pub priority: i8,
+    /// The time it is due is the sender's wish (RFC 4865), and no outcome has named another one since.
+    pub held_back: bool,
+}
+
+impl Entry {
+    /// A message that nobody has tried yet, due when its sender wants it.
+    pub fn fresh(accepted: Place, accepted_at: Timestamp, handling: Handling, key: Option<Bucket>) -> Self {
+        let due = handling.due_at(accepted_at);
+        Self {
+            accepted,
+            attempted: Place::default(),
+            next_attempt: due,
+            queued: true,
+            bucket: key.unwrap_or(Bucket(0)),
+            priority: handling.priority,
+            held_back: due > accepted_at,
+        }
+    }
 }
 
 /// How much of a segment is needed.
@@ -58,15 +78,9 @@ impl SegmentUse {
 }
 
 impl Ledger {
-    /// An `Accepted` record: a new message, due at once, or the copy of one that is known, which keeps its progress.
-    pub fn accepted(&mut self, id: QueueId, place: Place, due: Timestamp, bucket: Option<Bucket>) {
-        let fresh = Entry {
-            accepted: place,
-            attempted: Place::default(),
-            next_attempt: due,
-            queued: true,
-            bucket: bucket.unwrap_or(Bucket(0)),
-        };
+    /// An `Accepted` record: a new message as `fresh` says, or the copy of one that is known, which keeps its progress.
+    pub fn accepted(&mut self, id: QueueId, fresh: Entry) {
+        let place = fresh.accepted;
         let entry = self.live.entry(id).or_insert(fresh);
         if entry.attempted.segment != 0 {
             self.half_copied = Some((id, place));
@@ -85,6 +99,7 @@ impl Ledger {
         let Some(entry) = self.live.get_mut(&id) else { return };
         let before = std::mem::replace(&mut entry.attempted, place);
         entry.queued = queued;
+        entry.held_back &= entry.next_attempt == next_attempt;
         entry.next_attempt = next_attempt;
         let original = copied.map(|(_, copy)| (std::mem::replace(&mut entry.accepted, copy), copy));
         self.release(before);
@@ -141,12 +156,36 @@ mod tests {
 
     const DUE: Timestamp = Timestamp::from_millis(5);
 
+    fn fresh(place: Place, key: Option<Bucket>) -> Entry {
+        Entry::fresh(place, DUE, Handling::default(), key)
+    }
+
+    #[test]
+    fn a_living_message_takes_64_bytes() {
+        assert_eq!(size_of::<(QueueId, Entry)>(), 64);
+    }
+
+    #[test]
+    fn a_wait_is_the_senders_until_an_outcome_names_another_time() {
+        let handling =
+            Handling { release_at: Some(DUE.plus(std::time::Duration::from_secs(9))), ..Handling::default() };
+        let wish = Entry::fresh(at(1, 28), DUE, handling, None);
+        let mut ledger = Ledger::default();
+        ledger.accepted(id(1), wish);
+        ledger.accepted(id(1), Entry { accepted: at(2, 28), ..wish });
+        assert!(ledger.live[&id(1)].held_back, "a copy changes nothing");
+        ledger.attempted(id(1), at(2, 128), true, wish.next_attempt);
+        assert!(ledger.live[&id(1)].held_back);
+        ledger.attempted(id(1), at(2, 228), true, wish.next_attempt.plus(std::time::Duration::from_secs(1)));
+        assert!(!ledger.live[&id(1)].held_back);
+    }
+
     #[test]
     fn what_is_needed_of_a_segment_is_what_its_living_messages_and_keys_need() {
         let bucket = Bucket::of(DUE.plus(std::time::Duration::from_secs(86_400)));
         let mut ledger = Ledger::default();
-        ledger.accepted(id(1), at(1, 28), DUE, Some(bucket));
-        ledger.accepted(id(2), at(1, 128), DUE, None);
+        ledger.accepted(id(1), fresh(at(1, 28), Some(bucket)));
+        ledger.accepted(id(2), fresh(at(1, 128), None));
         ledger.attempted(id(1), at(2, 28), true, DUE);
         assert_eq!(ledger.segments[&1].needed(DUE), 200);
         assert_eq!(ledger.segments[&2].needed(DUE), 100);
@@ -161,15 +200,15 @@ mod tests {
     #[test]
     fn d6_half_a_copy_leaves_the_original_in_place_with_its_progress() {
         let mut ledger = Ledger::default();
-        ledger.accepted(id(1), at(1, 28), DUE, None);
+        ledger.accepted(id(1), fresh(at(1, 28), None));
         ledger.attempted(id(1), at(2, 28), false, DUE);
         // The copy of the message without the copy of its progress.
-        ledger.accepted(id(1), at(9, 28), DUE, None);
+        ledger.accepted(id(1), fresh(at(9, 28), None));
         let entry = ledger.live[&id(1)];
         assert_eq!((entry.accepted, entry.attempted, entry.queued), (at(1, 28), at(2, 28), false));
         assert_eq!(ledger.segments[&1].needed(DUE), 100);
         // And then the whole copy.
-        ledger.accepted(id(1), at(10, 28), DUE, None);
+        ledger.accepted(id(1), fresh(at(10, 28), None));
         ledger.attempted(id(1), at(10, 128), false, DUE);
         let entry = ledger.live[&id(1)];
         assert_eq!((entry.accepted, entry.attempted), (at(10, 28), at(10, 128)));

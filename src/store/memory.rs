@@ -76,13 +76,17 @@ impl MemoryStore {
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }
+        if !state.messages.contains_key(&id) {
+            return Ok(());
+        }
         if progress.is_finished() {
             state.messages.remove(&id);
         } else if let Some((_, current)) = state.messages.get_mut(&id) {
             *current = progress;
         }
         for notice in &notices {
-            let progress = Progress::fresh(notice.envelope.recipients.len(), notice.accepted_at);
+            let due_at = notice.envelope.due_at(notice.accepted_at);
+            let progress = Progress::fresh(notice.envelope.recipients.len(), due_at);
             state.messages.insert(notice.id, (notice.clone(), progress));
         }
         drop(state);

@@ -6,8 +6,6 @@
 
 mod checkpoint;
 mod codec;
-#[cfg(test)]
-mod codec_tests;
 mod commit;
 mod damage;
 pub mod embedded;
@@ -23,10 +21,13 @@ pub mod memory;
 mod reclaim;
 mod record;
 mod recovery;
+mod replay;
+mod request;
 mod reserve;
 mod run;
 mod shared;
 pub mod suppression;
+mod unit;
 mod upkeep;
 
 pub use embedded::{EmbeddedStore, OpenError};
@@ -56,7 +57,7 @@ pub trait Store: Send + Sync {
     fn find_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Option<KeyRecord>>;
 
     /// Makes a message, its envelope and its key durable in one commit (D1, D2), with every recipient queued and due
-    /// at once. `claim` is present exactly when `message.key` is.
+    /// from the envelope's [`due_at`](crate::mail::Envelope::due_at) on. `claim` is present exactly when `message.key` is.
     ///
     /// # Errors
     /// After any error nothing of the message or its key is left (I4).
@@ -72,7 +73,8 @@ pub trait Store: Send + Sync {
     }
 
     /// The same, and makes `notices` (bounces, delay notices) durable and due in the same commit (D2): all of it is there
-    /// after a crash, or nothing. Notices have no key.
+    /// after a crash, or nothing. Notices have ids of their own and no key. When there is no such message any more,
+    /// nothing happens, and no notice is queued either.
     ///
     /// # Errors
     /// After an error the message stands as it was before, and no notice is queued.
@@ -97,7 +99,7 @@ pub trait Store: Send + Sync {
 /// Told by the store, right after each commit, what has become durable: so that fresh messages reach the queue from
 /// memory, without a read.
 pub trait Arrivals: Send + Sync {
-    /// `messages` are durable and due now. Called on the store's own thread: must be quick and must not block.
+    /// `messages` are durable and due, each from its envelope's [`due_at`](crate::mail::Envelope::due_at) on. Called on the store's own thread: must be quick and must not block.
     fn arrived(&self, messages: Vec<Arc<Message>>);
 }
 

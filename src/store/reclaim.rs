@@ -12,11 +12,11 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::codec::{self, Reader};
-use super::commit::{CopyItem, MessageCopy, Outcome, Request};
 use super::damage;
 use super::journal::segment_name;
 use super::keys::{KeyHash, hash};
 use super::record::{Encoded, Found, Kind, Place, SEGMENT_HEADER, Scan};
+use super::request::{CopyItem, MessageCopy, Outcome, Request};
 use super::shared::Shared;
 use super::{KeyRecord, StoreError};
 use crate::mail::QueueId;
@@ -188,8 +188,8 @@ impl Copier<'_> {
     /// A message as it is to be copied; `None` when it is gone, or can never be read again.
     fn message_item(&self, id: QueueId) -> Result<Option<MessageCopy>, StoreError> {
         let Some((accepted, attempted)) = self.shared.places(id) else { return Ok(None) };
-        let read = self.shared.read(accepted).and_then(|(_, body)| {
-            let attempted = attempted.map(|place| Ok::<_, io::Error>((place, self.shared.read(place)?.1)));
+        let read = self.shared.read_message(accepted).and_then(|body| {
+            let attempted = attempted.map(|place| Ok::<_, io::Error>((place, self.read_progress(place)?)));
             Ok((body, attempted.transpose()?))
         });
         match read {
@@ -206,14 +206,20 @@ impl Copier<'_> {
         }
     }
 
+    /// The notices that stood in front of it are messages of their own by now.
+    fn read_progress(&self, place: Place) -> io::Result<Bytes> {
+        let alone = codec::without_notices(&self.shared.read(place)?.1);
+        Ok(alone.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?.into())
+    }
+
     /// What cannot be read cannot be sent: its bytes are set aside, and the message ends here, in the log (D4).
     fn forget(&self, id: QueueId, place: Place) -> Result<(), StoreError> {
         match self.shared.files.open(&self.shared.journal_dir().join(segment_name(place.segment))) {
             Ok(file) => self.set_aside(&*file, place.offset.into(), place.len.into())?,
             Err(error) => tracing::error!(queue_id = %id, %error, "its segment is gone"),
         }
-        let record = encode_finished(id);
-        self.ask(|reply| Request::Save { id, record, outcome: Outcome::Finished, reply })
+        let (record, outcome) = (encode_finished(id, 0), Outcome::Finished);
+        self.ask(|reply| Request::Save { id, notices: Vec::new(), record, outcome, reply })
     }
 
     fn commit(&self, items: Vec<CopyItem>) -> Result<Vec<QueueId>, StoreError> {
@@ -266,7 +272,7 @@ pub fn keys_of(kind: Kind, body: &[u8]) -> Option<Vec<(KeyHash, KeyRecord)>> {
             }
             Some(keys)
         }
-        Kind::Attempted | Kind::Finished => Some(Vec::new()),
+        Kind::Attempted | Kind::Finished | Kind::Notice => Some(Vec::new()),
     }
 }
 
@@ -289,9 +295,7 @@ pub fn encode_keys(keys: &[(KeyHash, KeyRecord)]) -> Encoded {
     Encoded::new(w.0, Bytes::new())
 }
 
-/// The record that forgets a message.
-pub fn encode_finished(id: QueueId) -> Encoded {
-    let mut w = codec::Writer(Encoded::start(Kind::Finished, 16));
-    w.raw(&id.to_bytes());
-    Encoded::new(w.0, Bytes::new())
+/// The record that forgets a message, with so many notices in front of it.
+pub fn encode_finished(id: QueueId, notices: u32) -> Encoded {
+    Encoded::new(codec::encode_finished(Encoded::start(Kind::Finished, 20), id, notices), Bytes::new())
 }

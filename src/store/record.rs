@@ -40,11 +40,15 @@ pub enum Kind {
     Finished = 3,
     /// A key whose message is forgotten.
     Key = 4,
+    /// A message about another one, which counts only with the outcome behind it (D2).
+    Notice = 5,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Accepted, Self::Attempted, Self::Finished, Self::Key].into_iter().find(|k| *k as u8 == byte)
+        [Self::Accepted, Self::Attempted, Self::Finished, Self::Key, Self::Notice]
+            .into_iter()
+            .find(|k| *k as u8 == byte)
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::codec::accepted_body;
 use super::embedded::Options;
 use super::files::{Files, is_full};
 use super::index::{Index, is_damage};
@@ -177,6 +178,12 @@ impl Shared {
     pub fn read(&self, place: Place) -> std::io::Result<(Kind, bytes::Bytes)> {
         let file = self.files.open(&self.journal_dir().join(segment_name(place.segment)))?;
         read_record(&*file, self.mark, place)
+    }
+
+    /// Reads a message's record: its body as `Accepted` is laid out, also that of a notice.
+    pub fn read_message(&self, place: Place) -> std::io::Result<bytes::Bytes> {
+        let (kind, body) = self.read(place)?;
+        accepted_body(kind, body).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
     }
 
     /// Where the records of a message stand: `Accepted`, and the latest `Attempted` if there is one.

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::checkpoint::Checkpoint;
-use super::commit::{FLUSH_KEYS, Request};
+use super::checkpoint::{Checkpoint, encode_ledger};
+use super::commit::FLUSH_KEYS;
 use super::files::is_full;
 use super::keys::Bucket;
+use super::request::Request;
 use super::shared::Shared;
 use super::{StoreError, reclaim, reserve};
 use crate::clock::Timestamp;
@@ -151,7 +152,7 @@ impl Upkeep {
         }
         let (position, ledger) = {
             let state = self.shared.state();
-            (state.position, state.ledger.clone())
+            (state.position, encode_ledger(&state.ledger))
         };
         // The keys of everything before `position` are in the overlay by now, or in the index.
         self.flush()?;
@@ -159,8 +160,8 @@ impl Upkeep {
         if let Some(error) = self.shared.latched() {
             return Err(error);
         }
-        let checkpoint = Checkpoint { mark: self.shared.mark, runs, position, ledger };
-        let written = checkpoint.write(&*self.shared.files, &self.shared.options.data_dir);
+        let (files, dir) = (&*self.shared.files, &self.shared.options.data_dir);
+        let written = Checkpoint::write(files, dir, self.shared.mark, &runs, position, &ledger);
         written.map_err(|error| self.shared.full_or_latched("checkpoint", &error))?;
         self.shared.index.remove_obsolete().map_err(|e| self.shared.latch(format!("index: {e}")))?;
         self.checkpointed = position;

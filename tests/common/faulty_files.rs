@@ -21,6 +21,8 @@ struct Shared {
     free: AtomicU64,
     /// While set, everything that takes room fails.
     full: AtomicBool,
+    /// A write of more bytes finds the disk full.
+    room: AtomicUsize,
     name: std::sync::Mutex<String>,
 }
 
@@ -39,6 +41,7 @@ impl FaultyFiles {
             failed: AtomicBool::new(false),
             free: AtomicU64::new(u64::MAX),
             full: AtomicBool::new(false),
+            room: AtomicUsize::new(usize::MAX),
             name: std::sync::Mutex::default(),
         };
         Arc::new(Self { shared: Arc::new(shared) })
@@ -67,6 +70,11 @@ impl FaultyFiles {
     /// What `free_space` says from now on.
     pub fn set_free(&self, bytes: u64) {
         self.shared.free.store(bytes, Ordering::SeqCst);
+    }
+
+    /// A write of more bytes than this finds the disk full from now on.
+    pub fn set_room(&self, bytes: usize) {
+        self.shared.room.store(bytes, Ordering::SeqCst);
     }
 
     /// Whether everything that takes room fails from now on.
@@ -138,6 +146,10 @@ impl Files for FaultyFiles {
 
 impl StoreFile for FaultyFile {
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        let bytes: usize = slices.iter().map(|s| s.len()).sum();
+        if bytes > self.shared.room.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let step = self.shared.step("write", "", true);
         if step.is_err() {
             // A failed write may have written a part.

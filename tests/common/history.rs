@@ -102,6 +102,14 @@ pub fn deferred(now: Timestamp, attempt: u32) -> Progress {
     progress
 }
 
+/// A report about another message: from nobody, without a key. It has two recipients, so that any progress here fits it.
+pub fn notice(now: Timestamp, size: usize) -> Arc<Message> {
+    let mut notice = Message::clone(&message(now, None, size));
+    notice.envelope.reverse_path = ReversePath::Null;
+    notice.origin = Origin { listener: String::new(), user: None, client: None };
+    Arc::new(notice)
+}
+
 pub fn finished(now: Timestamp) -> Progress {
     let mut progress = Progress::fresh(2, now);
     progress.recipients.iter_mut().for_each(|r| r.state = RecipientState::Delivered);
@@ -118,8 +126,26 @@ pub fn held(now: Timestamp) -> Progress {
 #[derive(Clone)]
 pub enum Action {
     Accept(Arc<Message>),
-    Save(QueueId, Progress),
+    Save(QueueId, Progress, Vec<Arc<Message>>),
     Settle,
+}
+
+impl Action {
+    /// The messages that it changes, each with how it stands afterwards.
+    fn ends(&self) -> Vec<(QueueId, Option<Progress>)> {
+        let fresh = |m: &Arc<Message>| {
+            let due = m.envelope.due_at(m.accepted_at);
+            (m.id, Some(Progress::fresh(m.envelope.recipients.len(), due)))
+        };
+        match self {
+            Self::Accept(message) => vec![fresh(message)],
+            Self::Save(id, progress, notices) => {
+                let after = Some(progress.clone()).filter(|progress| !progress.is_finished());
+                std::iter::once((*id, after)).chain(notices.iter().map(fresh)).collect()
+            }
+            Self::Settle => Vec::new(),
+        }
+    }
 }
 
 /// One step of a run: `acknowledged` is the number of file operations at that moment, if it was.
@@ -140,7 +166,9 @@ impl History {
             Action::Accept(message) => accept(store, message).await.map(|answer| {
                 assert_eq!(answer, Acceptance::Queued);
             }),
-            Action::Save(id, progress) => store.save(*id, progress.clone()).await,
+            Action::Save(id, progress, notices) => {
+                store.save_with(*id, progress.clone(), notices.clone()).await
+            }
             Action::Settle => store.settle().await,
         };
         let acknowledged = result.is_ok().then(operations);
@@ -153,26 +181,37 @@ impl History {
         let messages: Vec<_> = (0..14)
             .map(|n| {
                 let text = format!("key {n}");
-                message(now, (n % 3 != 0).then_some(text.as_str()), 700)
+                message(
+                    now,
+                    (n % 3 != 0).then_some(text.as_str()),
+                    if (2..=11).contains(&n) { 1500 } else { 500 },
+                )
             })
             .collect();
         for (n, message) in messages.iter().enumerate() {
             run.step(store, Action::Accept(message.clone()), &operations).await;
-            let progress = match n {
-                0 => held(now),
-                1 => deferred(now, 1),
-                2..=11 => finished(now),
+            let (progress, notices) = match n {
+                0 => (held(now), vec![]),
+                1 => (deferred(now, 1), vec![]),
+                4 => (finished(now), vec![notice(now, 500)]),
+                7 => (deferred(now, 1), vec![notice(now, 100), notice(now, 200)]),
+                2..=11 => (finished(now), vec![]),
                 _ => continue,
             };
-            run.step(store, Action::Save(message.id, progress), &operations).await;
+            let told = notices.first().map(|notice| notice.id);
+            run.step(store, Action::Save(message.id, progress, notices), &operations).await;
             if n == 5 {
                 run.step(store, Action::Settle, &operations).await;
-                run.step(store, Action::Save(messages[1].id, deferred(now, 2)), &operations).await;
+                run.step(store, Action::Save(messages[1].id, deferred(now, 2), vec![]), &operations).await;
+            }
+            if let (7, Some(told)) = (n, told) {
+                run.step(store, Action::Save(told, finished(now), vec![]), &operations).await;
             }
         }
         run.step(store, Action::Settle, &operations).await;
-        run.step(store, Action::Save(messages[13].id, deferred(now, 3)), &operations).await;
-        run.step(store, Action::Save(messages[12].id, finished(now)), &operations).await;
+        run.step(store, Action::Save(messages[13].id, deferred(now, 3), vec![notice(now, 400)]), &operations)
+            .await;
+        run.step(store, Action::Save(messages[12].id, finished(now), vec![]), &operations).await;
         run.step(store, Action::Accept(message(now, Some("last"), 1500)), &operations).await;
         run.step(store, Action::Settle, &operations).await;
         run
@@ -184,19 +223,15 @@ impl History {
         let mut living: HashMap<QueueId, Vec<Option<Progress>>> = HashMap::new();
         for step in self.0.iter().filter(|step| step.issued <= at) {
             // An outcome of a message that was refused is taken, and means nothing.
-            let refused = matches!(&step.action, Action::Save(id, _) if self.refused(*id));
+            let refused = matches!(&step.action, Action::Save(id, ..) if self.refused(*id));
             let certain = !refused && step.acknowledged.is_some_and(|acknowledged| acknowledged <= at);
-            let (id, after) = match &step.action {
-                Action::Accept(m) => (m.id, Some(Progress::fresh(2, m.accepted_at))),
-                Action::Save(id, progress) if progress.is_finished() => (*id, None),
-                Action::Save(id, progress) => (*id, Some(progress.clone())),
-                Action::Settle => continue,
-            };
-            let possible = living.entry(id).or_insert_with(|| vec![None]);
-            if certain {
-                possible.clear();
+            for (id, after) in step.action.ends() {
+                let possible = living.entry(id).or_insert_with(|| vec![None]);
+                if certain {
+                    possible.clear();
+                }
+                possible.push(after);
             }
-            possible.push(after);
         }
         for (id, possible) in &living {
             let found = store.load(*id).await.unwrap();
@@ -206,7 +241,33 @@ impl History {
             assert_eq!(listed, usize::from(found.is_some()), "{id} is listed once if it lives");
         }
         assert!(recovery.messages.iter().all(|m| living.contains_key(&m.id)), "nobody knows this message");
+        self.check_units(at, store).await;
         self.check_contents_and_retries(at, store).await;
+    }
+
+    /// D2: an outcome and its notices are all there or none of them, wherever nothing has happened to them since.
+    async fn check_units(&self, at: usize, store: &EmbeddedStore) {
+        for (number, step) in self.0.iter().enumerate().filter(|(_, step)| step.issued <= at) {
+            let Action::Save(id, _, notices) = &step.action else { continue };
+            if self.refused(*id) {
+                for notice in notices {
+                    assert_eq!(store.load(notice.id).await, Ok(None), "about a message that never was");
+                }
+                continue;
+            }
+            let later = self.0[number + 1..].iter().filter(|step| step.issued <= at);
+            let touched: Vec<_> = later.flat_map(|step| step.action.ends()).map(|(id, _)| id).collect();
+            let mut found = Vec::new();
+            for (id, after) in step.action.ends().into_iter().filter(|(id, _)| !touched.contains(id)) {
+                let progress = store.load(id).await.unwrap().map(|(_, progress)| progress);
+                found.push(progress == after);
+            }
+            assert!(found.iter().all(|one| *one == found[0]), "half an outcome of {id}: {found:?}");
+            for notice in notices {
+                let there = store.load(notice.id).await.unwrap();
+                assert!(there.is_none_or(|(found, _)| found == *notice));
+            }
+        }
     }
 
     fn refused(&self, id: QueueId) -> bool {

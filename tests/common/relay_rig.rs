@@ -131,8 +131,7 @@ impl Rig {
                 id: m.id,
                 next_attempt: p.is_queued().then_some(p.next_attempt),
                 priority: m.envelope.handling.priority,
-                held_back: p.recipients.iter().all(|r| r.attempts == 0)
-                    && m.envelope.due_at(m.accepted_at) > m.accepted_at,
+                held_back: p.next_attempt > m.accepted_at && p.attempts == 0,
             })
             .collect();
         Self::run(options, queue, store, clock, recovered)

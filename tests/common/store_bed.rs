@@ -1,6 +1,7 @@
 //! A data directory with an embedded store on the real file system, and a clock that a test sets.
 
 use std::io::IoSlice;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use oncemail::clock::Clock;
@@ -42,6 +43,17 @@ impl Bed {
         let at = bytes.windows(26 * 8).position(|w| w == &message.content[..26 * 8]).unwrap();
         let file = RealFiles.open(&path).unwrap();
         file.write_at(at as u64, &[IoSlice::new(&[bytes[at] ^ 1])]).unwrap();
+    }
+
+    /// The first segment.
+    pub fn segment(&self) -> PathBuf {
+        self.dir.path().join("journal/00000001.seg")
+    }
+
+    /// How many bytes of the first segment are written; what follows is room that was set aside.
+    pub fn written(&self) -> usize {
+        let bytes = std::fs::read(self.segment()).unwrap();
+        bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1
     }
 
     pub fn journal_bytes(&self) -> u64 {

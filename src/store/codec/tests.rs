@@ -3,14 +3,13 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::codec::*;
-use super::{KeyClaim, KeyRecord};
-use crate::clock::Timestamp;
+use super::*;
 use crate::mail::{
-    Address, AttemptReply, Body, Envelope, Fingerprint, FingerprintMode, Handling, HoldCause, KeyKind,
-    Message, Notify, Origin, Progress, QueueId, Recipient, RecipientProgress, RecipientState, Ret,
-    ReversePath, Scope, ScopedKey,
+    Address, AttemptReply, Body, Envelope, Handling, HoldCause, KeyKind, Message, Notify, Origin, Progress,
+    Recipient, RecipientProgress, RecipientState, Ret, ReversePath, Scope, ScopedKey,
 };
+use crate::store::KeyClaim;
+use crate::store::record::Kind;
 
 fn address() -> impl Strategy<Value = Address> {
     "[a-z\u{e9}]{1,20}@[a-z]{1,10}\\.example".prop_map(|text| Address::parse(&text).unwrap())
@@ -130,12 +129,38 @@ proptest! {
     }
 
     #[test]
-    fn an_attempted_record_comes_back_as_it_was(progress in progress(), id in any::<[u8; 16]>()) {
+    fn what_a_replay_reads_of_a_message_is_what_it_says((message, claim) in message()) {
+        let body = encode_accepted(Vec::new(), &message, claim.as_ref());
+        let mut reader = Reader(&body);
+        decode_accepted_head(&mut reader).unwrap();
+        prop_assert_eq!(decode_handling(&mut reader).unwrap(), message.envelope.handling);
+    }
+
+    #[test]
+    fn a_notice_comes_back_as_a_message_without_a_key((message, _) in message(), original in any::<[u8; 16]>()) {
+        let original = QueueId::from_bytes(original);
+        let mut body = encode_notice(Vec::new(), original, &message);
+        prop_assert_eq!(decode_notice_head(&mut Reader(&body)).unwrap(), original);
+        body.extend_from_slice(&message.content);
+        let body = accepted_body(Kind::Notice, Bytes::from(body)).unwrap();
+        prop_assert_eq!(decode_accepted(&body).unwrap(), (Message { key: None, ..message }, None));
+    }
+
+    #[test]
+    fn an_attempted_record_comes_back_as_it_was(
+        progress in progress(), id in any::<[u8; 16]>(), notices in 0..3u32,
+    ) {
         let id = QueueId::from_bytes(id);
-        let body = encode_attempted(Vec::new(), id, &progress);
+        let body = encode_attempted(Vec::new(), id, &progress, notices);
         let head = decode_attempted_head(&mut Reader(&body)).unwrap();
-        prop_assert_eq!(head, (id, progress.is_queued(), progress.next_attempt));
-        prop_assert_eq!(decode_attempted(&body).unwrap(), (id, progress));
+        prop_assert_eq!((head.id, head.queued), (id, progress.is_queued()));
+        prop_assert_eq!((head.next_attempt, head.notices), (progress.next_attempt, notices));
+        let copy = without_notices(&body).unwrap();
+        prop_assert_eq!(&copy, &encode_attempted(Vec::new(), id, &progress, 0));
+        prop_assert_eq!(decode_attempted(&body).unwrap(), (id, progress.clone()));
+        prop_assert_eq!(decode_attempted(&copy).unwrap(), (id, progress));
+        let body = encode_finished(Vec::new(), id, notices);
+        prop_assert_eq!(decode_finished(&mut Reader(&body)).unwrap(), (id, notices));
     }
 
     #[test]
@@ -156,6 +181,10 @@ proptest! {
     fn no_bytes_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = decode_accepted(&Bytes::from(bytes.clone()));
         let _ = decode_attempted(&bytes);
+        let _ = without_notices(&bytes);
+        let _ = decode_finished(&mut Reader(&bytes));
+        let _ = accepted_body(Kind::Notice, Bytes::from(bytes.clone()));
+        let _ = decode_handling(&mut Reader(&bytes));
         let _ = Reader(&bytes).key_record();
     }
 
@@ -169,9 +198,83 @@ proptest! {
         body[n] = to;
         body.truncate(body.len() - n % 3);
         let _ = decode_accepted(&Bytes::from(body));
-        let mut body = encode_attempted(Vec::new(), message.id, &progress);
+        let mut body = encode_attempted(Vec::new(), message.id, &progress, 1);
         let n = at.index(body.len());
         body[n] = to;
         let _ = decode_attempted(&body);
+    }
+}
+
+/// Bodies as version 0.1.0 wrote them, put together by hand from the tables that its documentation had.
+mod as_written_by_0_1_0 {
+    use super::*;
+
+    fn text(out: &mut Vec<u8>, text: &str) {
+        out.extend((text.len() as u32).to_be_bytes());
+        out.extend(text.as_bytes());
+    }
+
+    #[test]
+    fn a_message_is_still_read() {
+        let mut body = vec![7; 16];
+        body.extend(1_000_u64.to_be_bytes());
+        body.push(0); // no key
+        text(&mut body, "main");
+        body.push(0); // no user
+        body.extend([4, 192, 0, 2, 1]);
+        body.push(1);
+        text(&mut body, "a@example.org");
+        body.push(1); // 8BITMIME
+        body.push(1); // SMTPUTF8
+        body.push(2); // RET=HDRS
+        body.push(1);
+        text(&mut body, "envid");
+        body.extend(1_u32.to_be_bytes());
+        text(&mut body, "b@example.net");
+        body.push(8 | 2); // NOTIFY=FAILURE
+        body.push(0); // no ORCPT
+        text(&mut body, "<id@example.org>");
+        text(&mut body, "content\r\n");
+        let (message, claim) = decode_accepted(&Bytes::from(body)).unwrap();
+        assert_eq!((message.id, claim), (QueueId::from_bytes([7; 16]), None));
+        assert_eq!(message.envelope.handling, Handling::default());
+        assert!(message.envelope.smtputf8 && message.envelope.body == Body::EightBitMime);
+        assert_eq!(
+            (message.envelope.ret, message.envelope.envid.as_deref()),
+            (Some(Ret::Headers), Some("envid"))
+        );
+        let notify = Notify { success: false, failure: true, delay: false };
+        assert_eq!(
+            (message.envelope.recipients[0].notify, message.envelope.recipients[0].unverified),
+            (Some(notify), false)
+        );
+        assert_eq!(&message.content[..], b"content\r\n");
+    }
+
+    #[test]
+    fn progress_and_an_end_are_still_read() {
+        let mut body = vec![7; 16];
+        body.push(1); // a recipient is queued
+        body.extend(2_000_u64.to_be_bytes());
+        body.extend(3_u32.to_be_bytes());
+        body.extend(1_u32.to_be_bytes());
+        body.push(0);
+        body.extend(3_u32.to_be_bytes());
+        body.extend(1_u32.to_be_bytes());
+        body.extend(1_500_u64.to_be_bytes());
+        body.extend(451_u16.to_be_bytes());
+        body.extend(3_u32.to_be_bytes());
+        for part in ["route", "host:25", "4.3.0 busy"] {
+            text(&mut body, part);
+        }
+        let (id, progress) = decode_attempted(&body).unwrap();
+        assert_eq!(decode_attempted_head(&mut Reader(&body)).unwrap().notices, 0);
+        assert_eq!((id, progress.attempts, progress.warned), (QueueId::from_bytes([7; 16]), 3, false));
+        let reply = &progress.recipients[0].replies[0];
+        assert_eq!(
+            (reply.code, reply.times, reply.text.as_str(), reply.tls.as_str()),
+            (451, 3, "4.3.0 busy", "")
+        );
+        assert_eq!(decode_finished(&mut Reader(&[7; 16])).unwrap(), (id, 0));
     }
 }
