@@ -25,7 +25,7 @@
 //! Code that upholds one names it in a comment (`D2`), tests of one name it in front (`d2_…`, `d1_d2_…`).
 //!
 //! - **D1** No 250 after the final dot before the message, its envelope and its key are on stable storage.
-//! - **D2** Message, recipients and key are one commit.
+//! - **D2** Message, recipients and key are one commit; so are a notice to the sender and the outcome that it tells of.
 //! - **D3** A failed write or sync latches the store: 451 from then on, readiness false, no fsync is ever retried; a
 //!   restart recovers. Only a full disk that shows before any sync is undone instead.
 //! - **D4** Recovery uses only whole, checksummed records; a torn tail is cut off, other damage is set aside in a

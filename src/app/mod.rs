@@ -17,6 +17,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ use crate::intake::Intake;
 use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::store::files::RealFiles;
+use crate::store::suppression::Suppressions;
 use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
 use crate::submission::{Recipients, Server};
 use health::{Health, HealthSocket};
@@ -65,7 +67,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
 /// Starts everything in front of and behind the store, and waits for the end of it all. Gives back the health socket's
 /// task, which answers until `gone` is cancelled.
 async fn serve(
-    config: Config,
+    mut config: Config,
     store: &Arc<dyn Store>,
     queue: Arc<Queue>,
     clock: Clock,
@@ -74,11 +76,19 @@ async fn serve(
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let grace = config.shutdown_grace;
     let dns = Arc::new(Dns::new(config.dns));
-    let relay =
-        Relay::new(config.relay, dns.clone(), queue, clock.clone()).context("cannot set up the relay")?;
+    let suppressions = match config.suppression {
+        Some(ttl) => Some(open_suppressions(&config.data_dir, ttl, clock.clone()).await?),
+        None => None,
+    };
+    if let Some(list) = &suppressions {
+        queue.suppress_into(list.clone());
+    }
     let intake = Arc::new(Intake::new(store.clone(), config.intake, clock.clone()));
-    let recipients = Recipients { dns, suppressions: None };
-    let server = Server::bind(config.submission, intake, clock, recipients).await?;
+    let recipients = Recipients { dns: dns.clone(), suppressions };
+    let server = Server::bind(config.submission, intake, clock.clone(), recipients).await?;
+    // Where the listeners really are is known only now; mail to them would come back.
+    config.relay.own_addresses = server.addresses().iter().map(|(_, address)| *address).collect();
+    let relay = Relay::new(config.relay, dns, queue, clock).context("cannot set up the relay")?;
     let socket = HealthSocket::bind(&config.data_dir).await?;
     for (listener, address) in server.addresses() {
         tracing::info!(listener, %address, "listening");
@@ -137,6 +147,18 @@ async fn open_store(
     let (store, recovery) =
         opened.with_context(|| format!("cannot open the store in {}", data_dir.display()))?;
     Ok((Arc::new(store), recovery))
+}
+
+/// Opens the list of addresses that refused mail for good.
+async fn open_suppressions(
+    data_dir: &Path,
+    ttl: Duration,
+    clock: Clock,
+) -> anyhow::Result<Arc<Suppressions>> {
+    let dir = data_dir.to_owned();
+    let open = move || Suppressions::open(Arc::new(RealFiles), &dir, ttl, clock);
+    let opened = tokio::task::spawn_blocking(open).await.context("opening the list ended by a panic")?;
+    opened.with_context(|| format!("cannot open the list of suppressed addresses in {}", data_dir.display()))
 }
 
 /// D3: a latched store is not ready; nor is anything that is about to stop.
