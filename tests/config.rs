@@ -198,9 +198,7 @@ fn what_is_planned_but_not_built_is_refused_and_never_ignored() {
         (8, format!("{LISTENER}[[route]]\nname = \"r\"\ntransport = \"mx\"\n")),
         (10, format!("{LISTENER}{SMARTHOST}tls = \"dane\"\n")),
         (10, format!("{LISTENER}{SMARTHOST}tls = \"opportunistic\"\n")),
-        (10, format!("{LISTENER}{SMARTHOST}in_doubt = \"hold\"\n")),
         (10, format!("{LISTENER}{SMARTHOST}preset = \"google\"\n")),
-        (10, format!("{LISTENER}{SMARTHOST}forward_key_as = \"Idempotency-Key\"\n")),
         (10, format!("{LISTENER}{SMARTHOST}source_addresses = [\"192.0.2.1\"]\n")),
         (10, format!("{LISTENER}{SMARTHOST}auth = \"xoauth2\"\n")),
     ] {
@@ -209,7 +207,7 @@ fn what_is_planned_but_not_built_is_refused_and_never_ignored() {
     // What says no more than what this version does anyway is fine.
     let neutral = format!(
         "{LISTENER}proxy_protocol = false\ntrusted_proxies = []\n\
-         {SMARTHOST}preset = \"none\"\nforward_key_as = \"\"\nsource_addresses = []\nin_doubt = \"resend\"\n\
+         {SMARTHOST}preset = \"none\"\nsource_addresses = []\nin_doubt = \"resend\"\n\
          [retry]\nwarn_after = \"never\"\non_failure = \"hold\"\n[store]\nbackend = \"embedded\"\n"
     );
     Files::new().load(&neutral, &[]).unwrap();

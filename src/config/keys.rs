@@ -72,6 +72,7 @@ pub(super) const SECTIONS: &[Shape] = &[
             "idle_timeout",
             "rate",
             "in_doubt",
+            "forward_key_as",
         ],
     ),
     once("log", &["format", "level", "addresses"]),
@@ -152,8 +153,6 @@ pub(super) const PLANNED: &[Planned] = &[
     key("route", "oauth2_client_secret", Values::Any, "OAuth 2"),
     key("route", "oauth2_client_secret_file", Values::Any, "OAuth 2"),
     key("route", "source_addresses", Values::AnyBut(&["[]"]), "a choice of source address"),
-    key("route", "forward_key_as", Values::AnyBut(&[""]), "forwarding the key to the next hop"),
-    key("route", "in_doubt", Values::Only(&["hold"]), "holding messages that are in doubt"),
     key("log", "addresses", Values::Only(&["hashed"]), "hashing addresses in the log"),
 ];
 

@@ -17,7 +17,7 @@ const SUBMISSION_PORT: u16 = 587;
 const SUBMISSIONS_PORT: u16 = 465;
 
 /// The keys that only one transport reads.
-const SMARTHOST_KEYS: [&str; 12] = [
+const SMARTHOST_KEYS: [&str; 13] = [
     "hosts",
     "tls",
     "ca_file",
@@ -30,6 +30,7 @@ const SMARTHOST_KEYS: [&str; 12] = [
     "idle_timeout",
     "rate",
     "in_doubt",
+    "forward_key_as",
 ];
 const DIRECTORY_KEYS: [&str; 1] = ["path"];
 
@@ -100,13 +101,10 @@ fn route(section: &Section<'_>, submission: &submission::options::Options) -> Op
             directory(section).map(Transport::Directory)
         }
     };
-    Some(Route {
-        name: name?,
-        matches,
-        transport: transport?,
-        in_doubt: InDoubt::Resend,
-        forward_key_as: None,
-    })
+    let in_doubt =
+        section.choice("in_doubt", InDoubt::Resend, &[("resend", InDoubt::Resend), ("hold", InDoubt::Hold)]);
+    let forward_key_as = section.has("forward_key_as").then(|| section.name("forward_key_as")).flatten();
+    Some(Route { name: name?, matches, transport: transport?, in_doubt, forward_key_as })
 }
 
 fn refuse_keys(section: &Section<'_>, keys: &[&str], transport: &str) {
@@ -166,7 +164,6 @@ fn smarthost(section: &Section<'_>) -> Option<Smtp> {
         TlsPolicy::Required,
         &[("required", TlsPolicy::Required), ("implicit", TlsPolicy::Implicit), ("none", TlsPolicy::None)],
     );
-    section.choice("in_doubt", (), &[("resend", ())]);
     let hosts = hosts(section, tls);
     let ca_file = section.path("ca_file");
     if let Some(Err(error)) = ca_file.as_deref().map(files::certificates) {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::doubt::Doubts;
 use super::outcome::Outcome;
 use super::schedule::Ready;
 use super::{Next, Queue, retry};
@@ -21,11 +22,11 @@ const DROPPED_WAIT: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub struct Lease {
-    queue: Arc<Queue>,
-    id: QueueId,
+    pub(super) queue: Arc<Queue>,
+    pub(super) id: QueueId,
     /// In memory while it is fresh.
     fresh: Mutex<Option<Arc<Message>>>,
-    progress: tokio::sync::Mutex<Current>,
+    pub(super) progress: tokio::sync::Mutex<Current>,
     /// Legs that have not ended.
     legs: AtomicUsize,
     was_split: AtomicBool,
@@ -35,13 +36,15 @@ pub struct Lease {
 
 /// What is known of the message's progress during the lease.
 #[derive(Default)]
-struct Current {
+pub(super) struct Current {
     /// As saved, and what has been found out since; `None` until it is read.
-    progress: Option<Progress>,
+    pub(super) progress: Option<Progress>,
+    /// R1: what the store has as held in doubt instead.
+    pub(super) doubts: Doubts,
     /// When the message was accepted; `None` until it is read.
     accepted_at: Option<Timestamp>,
     /// Something was found out about a recipient.
-    tried: bool,
+    pub(super) tried: bool,
     /// The longest wait that a leg asked for which was not tried.
     untried: Duration,
     /// A save failed.
@@ -237,6 +240,8 @@ impl Lease {
             }
             return None;
         };
+        // R1: what nobody has found out by now, nobody will.
+        current.doubts.mark(progress);
         let was_queued = numbers_queued(progress);
         let accepted_at = current.accepted_at.unwrap_or_else(|| self.id.accepted_at());
         let next = retry::close(progress, accepted_at, now, &self.queue.options, untried);
@@ -279,12 +284,14 @@ impl Lease {
 impl Current {
     fn apply(&mut self, outcomes: &[Outcome]) {
         self.tried |= !outcomes.is_empty();
+        outcomes.iter().for_each(|outcome| self.doubts.resolve(outcome.recipient));
         let Some(progress) = &mut self.progress else { return };
         outcomes.iter().for_each(|outcome| outcome.apply(progress));
     }
 
     async fn save(&mut self, lease: &Lease, expired: Vec<usize>) -> Option<Settled> {
-        let progress = self.progress.clone()?;
+        let mut progress = self.progress.clone()?;
+        self.doubts.mark(&mut progress);
         let saved = lease.queue.save(lease.id, &progress).await;
         self.unsaved |= saved.is_err();
         Some(Settled { progress, saved, expired })
@@ -310,9 +317,15 @@ impl Drop for Lease {
         if let Some(message) = self.fresh().take() {
             self.queue.release(message.footprint());
         }
-        if !self.closed.load(Ordering::SeqCst) && !self.progress.get_mut().unsaved {
-            self.queue.put_back(self.id, DROPPED_WAIT);
+        let current = self.progress.get_mut();
+        if self.closed.load(Ordering::SeqCst) || current.unsaved {
+            return;
         }
+        // R1: who is in doubt is held already, and must not be offered again.
+        if current.progress.as_ref().is_some_and(|progress| current.doubts.are_all_of(progress)) {
+            return self.queue.conclude(self.id, Next::Held);
+        }
+        self.queue.put_back(self.id, DROPPED_WAIT);
     }
 }
 

@@ -6,12 +6,14 @@
 //! further attempt of this process, because a second attempt could send it twice; a restart decides. And while outcomes
 //! cannot be saved, nothing is handed out: everything that was sent then would be sent again.
 
+mod doubt;
 mod lease;
 pub mod options;
 mod outcome;
 mod retry;
 mod schedule;
 
+pub use doubt::IN_DOUBT;
 pub use lease::{Lease, OpenError, Settled};
 pub use options::{Jitter, OnFailure, Options};
 pub use outcome::{End, Outcome};
