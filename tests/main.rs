@@ -16,6 +16,7 @@ mod descriptors;
 mod destinations;
 mod dialogs;
 mod idempotency;
+mod in_doubt;
 mod kill;
 mod layers;
 mod process;
