@@ -15,6 +15,8 @@ mod crash;
 mod descriptors;
 mod destinations;
 mod dialogs;
+mod forwarding;
+mod hostile_far_sides;
 mod idempotency;
 mod in_doubt;
 mod kill;

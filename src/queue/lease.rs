@@ -323,6 +323,8 @@ impl Drop for Lease {
         }
         // R1: who is in doubt is held already, and must not be offered again.
         if current.progress.as_ref().is_some_and(|progress| current.doubts.are_all_of(progress)) {
+            tracing::warn!(target: "oncemail::queue", queue_id = %self.id,
+                "an attempt broke off in doubt: the message may have been delivered, and is held");
             return self.queue.conclude(self.id, Next::Held);
         }
         self.queue.put_back(self.id, DROPPED_WAIT);

@@ -121,6 +121,10 @@ fn forwarded(message: &Message) -> String {
     let Some(key) = message.key.as_ref().filter(|key| key.kind == KeyKind::Header) else {
         return format!("{OURS}{}", message.id);
     };
+    forwarded_key(key)
+}
+
+fn forwarded_key(key: &ScopedKey) -> String {
     let readable = match key.scope.name() {
         None if key.key.contains('/') => format!("/{}", key.key),
         None => key.key.clone(),
@@ -169,4 +173,115 @@ fn digits(hasher: &blake3::Hasher, most: usize) -> String {
 /// RFC 5322 §3.6.8.
 fn is_field_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b':')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn key(scope: Option<&str>, key: &str) -> ScopedKey {
+        let scope = scope.map_or(Scope::anonymous(), Scope::named);
+        ScopedKey { scope, kind: KeyKind::Header, key: key.to_owned() }
+    }
+
+    fn of(scope: Option<&str>, text: &str) -> String {
+        forwarded_key(&key(scope, text))
+    }
+
+    #[test]
+    fn a_plain_key_is_forwarded_as_it_is_with_its_scope_in_front() {
+        assert_eq!(of(None, "order-1001"), "order-1001");
+        assert_eq!(of(None, "order:1 of 2"), "order:1 of 2");
+        assert_eq!(of(Some("shop"), "order/1001"), "shop/order/1001");
+        assert_eq!(of(None, "shop/order/1001"), "/shop/order/1001");
+    }
+
+    #[test]
+    fn what_is_not_plain_is_hashed_with_its_scope() {
+        let long = "x".repeat(LONGEST_PLAIN + 1);
+        for text in [
+            "",
+            " a",
+            "a ",
+            "a  b",
+            "a\tb",
+            "a\r\nb",
+            "é",
+            "=?utf-8?q?a?=",
+            "oncemail-x",
+            &long,
+            "order:0.0123456789abcdef",
+        ] {
+            for scope in [None, Some("shop")] {
+                // With a scope in front some of them cannot be mistaken any more.
+                let forwarded = of(scope, text);
+                let is_hashed = forwarded.starts_with("oncemail-key-") && forwarded.len() == 13 + KEY_DIGITS;
+                assert!(
+                    is_hashed || (scope.is_some() && forwarded.starts_with("shop/")),
+                    "{text:?}: {forwarded}"
+                );
+                assert!(forwarded.bytes().all(|b| b.is_ascii_graphic() || b == b' '), "{forwarded:?}");
+            }
+        }
+        for scope in ["", "a/b", "é", "oncemail-x"] {
+            assert!(of(Some(scope), "k").starts_with("oncemail-key-"), "{scope}");
+        }
+    }
+
+    #[test]
+    fn groups_of_recipients_have_names_of_their_own_in_any_order() {
+        assert_eq!(group(&[2, 0, 7]), group(&[0, 2, 7]));
+        assert!(group(&[0, 2]).starts_with(":0.") && group(&[2]).starts_with(":2."));
+        let groups = [&[0][..], &[0, 1], &[0, 2], &[1], &[1, 2], &[0, 1, 2], &[12], &[]].map(group);
+        let distinct: std::collections::HashSet<_> = groups.iter().collect();
+        assert_eq!(distinct.len(), groups.len());
+        assert!(groups.iter().all(|group| ends_like_a_group(&format!("k{group}"))));
+    }
+
+    #[test]
+    fn the_estimate_of_the_size_is_never_too_small() {
+        let front = |everybody| {
+            let field = "Key: k".to_owned();
+            Front {
+                key: Some(ForwardedKey { field, everybody }),
+                signature: b"DKIM-Signature: x\r\n".to_vec(),
+            }
+        };
+        assert_eq!(front(1).octets(&[0]), b"Key: k\r\nDKIM-Signature: x\r\n");
+        assert_eq!(front(1).longest(), front(1).octets(&[0]).len());
+        let some = front(100_000).octets(&[99_998, 99_999]);
+        assert!(some.starts_with(b"Key: k:99998.") && some.len() <= front(100_000).longest());
+        assert_eq!((Front::default().octets(&[0]).len(), Front::default().longest()), (0, 0));
+    }
+
+    #[test]
+    fn a_field_name_cannot_be_two_lines() {
+        assert!(is_field_name("Resend-Idempotency-Key"));
+        for name in ["", "a b", "a:", "a\r\nb", "é"] {
+            assert!(!is_field_name(name), "{name:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_two_keys_are_forwarded_alike(
+            keys in proptest::collection::vec(("(|a|b|a/b|/)", "[ab/:%. ]{0,3}(:0.0123456789abcdef|:1)?"), 0..50)
+        ) {
+            let mut seen: HashMap<String, (String, String, bool)> = HashMap::new();
+            for (scope, text) in keys {
+                for named in [true, false] {
+                    let who = (if named { scope.clone() } else { String::new() }, text.clone(), named);
+                    let forwarded = of(named.then_some(scope.as_str()), &text);
+                    proptest::prop_assert!(!forwarded.contains(['\r', '\n']));
+                    // Nor is one of them another one's with recipients.
+                    proptest::prop_assert!(!ends_like_a_group(&forwarded));
+                    if let Some(other) = seen.insert(forwarded, who.clone()) {
+                        proptest::prop_assert_eq!(other, who);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -7,6 +7,8 @@
 mod offer;
 mod replies;
 mod sending;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
