@@ -247,6 +247,16 @@ async fn r1_a_doubt_that_no_outcome_followed_stays_when_the_message_is_closed() 
 }
 
 #[tokio::test]
+async fn r1_what_was_refused_is_queued_again_though_nobody_told_of_an_outcome() {
+    let (queue, store, lease) = leased(&["b@x.example"]).await;
+    lease.doubt(&[0], doubtful("in doubt: x")).await.unwrap();
+    lease.not_taken(&[0]).await;
+    lease.settle(&[], Some(Duration::from_secs(3600))).await.unwrap();
+    assert_eq!((queue.depth().queued, queue.depth().held), (1, 0));
+    assert_eq!(states(&store.messages()[0].1), [RecipientState::Queued]);
+}
+
+#[tokio::test]
 async fn r1_a_failed_journal_changes_nothing() {
     let (queue, store, lease) = leased(&["b@x.example"]).await;
     store.fail_with(Some(StoreError::LowDisk { free_bytes: 0 }));

@@ -83,6 +83,13 @@ impl Lease {
         Ok(())
     }
 
+    /// The far side has said that it has not taken the message for these recipients: they are not in doubt any more, even
+    /// if nobody ever tells of an outcome. What it has taken stays in doubt until its outcome is saved.
+    pub async fn not_taken(&self, recipients: &[usize]) {
+        let mut current = self.progress.lock().await;
+        recipients.iter().for_each(|number| current.doubts.resolve(*number));
+    }
+
     /// Splits recipients of the message, by number, into transactions of at most `most` in such a way that every attempt
     /// splits them alike: who was in doubt together stays together, and else a recipient's number decides. A next hop
     /// that is told the message's key must see the same key with the same recipients only.

@@ -83,7 +83,13 @@ impl Session {
             Err(error) => return answered(answers, &in_doubt(&error), false, false),
         };
         let usable = self.wire.expect_quiet().is_ok();
-        match meaning(Phase::FinalDot, &reply) {
+        let meaning = meaning(Phase::FinalDot, &reply);
+        if let Some(lease) =
+            parcel.doubt.filter(|_| !matches!(meaning, Meaning::Accepted | Meaning::OutOfPlace))
+        {
+            lease.not_taken(&accepted).await;
+        }
+        match meaning {
             Meaning::Accepted => answered(answers, &Answer::replied(End::Delivered, &reply), usable, true),
             Meaning::Deferred => answered(answers, &Answer::replied(End::Deferred, &reply), usable, true),
             // Of several recipients nobody knows which one is meant by "no such mailbox".
