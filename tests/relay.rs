@@ -9,29 +9,16 @@ use oncemail::clock::Clock;
 use oncemail::mail::{Address, Notify, Progress, RecipientState, Ret, ReversePath};
 use oncemail::queue::{self, Jitter, Queue};
 use oncemail::relay::Relay;
-use oncemail::relay::options::{Breaker, Options, Timeouts};
+use oncemail::relay::options::Breaker;
 use oncemail::store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::far_side::{Act, FarSide, PATIENCE, say};
 use crate::common::relay_rig::{
-    DELIVERED, FAILED, Rig, changed, dns, message, queue_options, replies, to_hosts,
+    DELIVERED, FAILED, Rig, changed, dns, hurried, message, queue_options, replies, to_hosts,
 };
 use crate::common::watched_store::WatchedStore;
-
-/// No patience: for far sides that say nothing.
-fn hurried(mut options: Options) -> Options {
-    let short = Duration::from_millis(150);
-    options.timeouts = Timeouts {
-        connect: short,
-        command: short,
-        data_initiation: short,
-        data_block: short,
-        data_termination: short,
-    };
-    options
-}
 
 #[tokio::test]
 async fn a_message_reaches_the_smarthost_as_it_was_accepted() {

@@ -25,6 +25,8 @@ impl Lease {
             }
             return None;
         };
+        // R1: what nobody has found out by now, nobody will.
+        current.doubts.mark(progress);
         let was_queued = numbers_queued(progress);
         let wait = retry::close(progress, self.due_at(), now, &self.queue.options, untried);
         let expired = now_expired(&was_queued, progress);
@@ -109,7 +111,8 @@ impl Current {
         told: Notices,
         expired: Vec<usize>,
     ) -> Option<Settled> {
-        let progress = self.progress.clone()?;
+        let mut progress = self.progress.clone()?;
+        self.doubts.mark(&mut progress);
         // Looked for before the save: a finished message is gone from the store after it.
         let refused = self.refused(lease).await;
         let saved = lease.queue.save(lease.id, &progress, &told.messages).await;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::doubt::Doubts;
 use super::notices::{self, Notices};
 use super::outcome::{End, Outcome};
 use super::schedule::Ready;
@@ -53,6 +54,8 @@ pub(super) struct Current {
     wants_success: bool,
     /// What has to be told once it is saved; mostly nothing, and many leases wait at a time.
     pub(super) found: Option<Box<Found>>,
+    /// R1: what the store has as held in doubt instead.
+    pub(super) doubts: Doubts,
     /// Something was found out about a recipient.
     pub(super) tried: bool,
     /// The longest wait that a leg asked for which was not tried.
@@ -361,6 +364,7 @@ impl Lease {
 impl Current {
     pub(super) fn apply(&mut self, outcomes: &[Outcome]) {
         self.tried |= !outcomes.is_empty();
+        outcomes.iter().for_each(|outcome| self.doubts.resolve(outcome.recipient));
         let Some(progress) = &mut self.progress else { return };
         outcomes.iter().for_each(|outcome| outcome.apply(progress));
         for outcome in outcomes {
@@ -385,9 +389,17 @@ impl Drop for Lease {
         if let Some(message) = self.fresh().take() {
             self.queue.release(message.footprint());
         }
-        if !self.closed.load(Ordering::SeqCst) && !self.progress.get_mut().unsaved {
-            self.queue.put_back(self.id, self.priority, DROPPED_WAIT);
+        let current = self.progress.get_mut();
+        if self.closed.load(Ordering::SeqCst) || current.unsaved {
+            return;
         }
+        // R1: who is in doubt is held already, and must not be offered again.
+        if current.progress.as_ref().is_some_and(|progress| current.doubts.are_all_of(progress)) {
+            tracing::warn!(target: "oncemail::queue", queue_id = %self.id,
+                "an attempt broke off in doubt: the message may have been delivered, and is held");
+            return self.queue.conclude(self.id, self.priority, Next::Held);
+        }
+        self.queue.put_back(self.id, self.priority, DROPPED_WAIT);
     }
 }
 

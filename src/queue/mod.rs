@@ -8,6 +8,7 @@
 //! saved with the outcome that it tells of (D2), and then it is a message like any other.
 
 mod closing;
+mod doubt;
 mod lease;
 mod notices;
 pub mod options;
@@ -15,6 +16,7 @@ mod outcome;
 mod retry;
 mod schedule;
 
+pub use doubt::IN_DOUBT;
 pub use lease::{Lease, OpenError, Settled};
 pub use options::{Jitter, OnFailure, Options};
 pub use outcome::{End, Outcome};

@@ -34,7 +34,8 @@ pub enum End {
 }
 
 impl Outcome {
-    /// Writes itself into the message's progress. A recipient that is no longer queued is left alone.
+    /// Writes itself into the message's progress. A recipient that is no longer queued is left alone, also one that an
+    /// earlier process left in doubt; what this attempt journalled as doubtful is still queued here (see `doubt.rs`).
     pub(super) fn apply(&self, progress: &mut Progress) {
         let Some(recipient) = progress.recipients.get_mut(self.recipient) else { return };
         if recipient.state != RecipientState::Queued {

@@ -48,6 +48,15 @@ pub(super) fn meaning(phase: Phase, reply: &Reply) -> Meaning {
     }
 }
 
+/// Whether a refusal for good says that the recipient's address is none (RFC 3463 §3.2). 5.1.7 and 5.1.8 speak of the
+/// sender's.
+pub(super) fn is_hard_bounce(reply: &Reply) -> bool {
+    reply.code >= 500
+        && reply
+            .enhanced
+            .is_some_and(|EnhancedCode(_, subject, detail)| subject == 1 && !matches!(detail, 7 | 8))
+}
+
 /// R2. Authentication and command sequence are ours wherever they are refused; a refused MAIL is ours unless the
 /// reply speaks of this message (its sender's address, its size, its content or its parameters).
 fn is_about_us(phase: Phase, reply: &Reply) -> bool {
@@ -117,6 +126,33 @@ mod tests {
         }
         assert_eq!(judged(Phase::Data, "554 5.5.1 no valid recipients"), Failed);
         assert_eq!(judged(Phase::FinalDot, "554 5.7.1 spam"), Failed);
+    }
+
+    #[test]
+    fn an_address_that_does_not_exist_is_told_from_one_that_was_refused_today() {
+        for (text, expected) in [
+            ("550 5.1.1 unknown", true),
+            ("550 5.1.10 null MX", true),
+            ("553 5.1.3 syntax", true),
+            ("550 5.1.8 bad sender domain", false),
+            ("553 5.1.7 bad sender", false),
+            ("550 5.7.1 spam", false),
+            ("550 5.2.1 disabled", false),
+            ("450 4.1.1 later", false),
+            ("550 no such user", false),
+        ] {
+            let (_, reply) = crate::smtp::reply_reader::ReplyReader::default()
+                .feed(format!("{text}\r\n").as_bytes())
+                .unwrap();
+            assert_eq!(is_hard_bounce(&reply.unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn too_many_connections_at_microsoft_are_a_deferral() {
+        let busy = "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded";
+        assert_eq!(judged(Phase::Mail, busy), Meaning::Deferred);
+        assert_eq!(judged(Phase::FinalDot, busy), Meaning::Deferred);
     }
 
     #[test]

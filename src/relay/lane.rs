@@ -323,11 +323,15 @@ impl Worker {
         let recipients = leg.recipients().await;
         let mut outcomes = Vec::with_capacity(recipients.len());
         let mut untried = None;
-        let groups = recipients.chunks(self.recipients_per_transaction());
-        let count = groups.len();
-        let mut groups = groups.enumerate().peekable();
-        while let Some((number, group)) = groups.next() {
-            let fields = self.lane.fields.of(&message, number, count);
+        let most = self.recipients_per_transaction();
+        let groups: Vec<Vec<usize>> = if self.lane.fields.forward_keys() {
+            leg.lease.groups(&recipients, most).await
+        } else {
+            recipients.chunks(most).map(<[usize]>::to_vec).collect()
+        };
+        let fields = self.lane.fields.of(&message);
+        let mut groups = groups.iter().peekable();
+        while let Some(group) = groups.next() {
             let doubt = (self.lane.in_doubt == InDoubt::Hold).then_some(&*leg.lease);
             let parcel = Parcel { message: &message, fields: &fields, recipients: group, doubt };
             match self.attempt(link, &message, &parcel).await {
@@ -390,7 +394,12 @@ impl Worker {
         let at = self.lane.surroundings.clock.now();
         let outcome = |(recipient, answer): (&usize, Answer)| Outcome {
             recipient: *recipient,
-            end: answer.end,
+            // R1: nobody guesses where it is better held.
+            end: if answer.in_doubt && self.lane.in_doubt == InDoubt::Hold {
+                End::InDoubt
+            } else {
+                answer.end
+            },
             in_doubt: answer.in_doubt,
             hard_bounce: answer.hard_bounce,
             dsn_onward: by.dsn_onward,

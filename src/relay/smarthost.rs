@@ -229,7 +229,7 @@ impl Smarthost {
         };
         for address in addresses.into_iter().map(|address| SocketAddr::new(address, host.port)) {
             match opening.run(address).await {
-                Ok(ready) => return Ok(Session::new(ready)),
+                Ok(ready) => return Ok(Session::new(ready).named(&self.route, &host.to_string())),
                 Err(trouble) => {
                     tracing::debug!(target: "oncemail::relay", route = %self.route, host = %host, %address,
                         error = %trouble.text, "connection not opened");

@@ -91,7 +91,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         tokio::select! {
             biased;
             read = self.stream.read(&mut self.buffer) => {
-                if read? == 0 { Err(WireError::Closed) } else { Err(WireError::Unasked) }
+                let read = read?;
+                // It can still be read: a far side may say why it is about to close.
+                self.unread = 0..read;
+                if read == 0 { Err(WireError::Closed) } else { Err(WireError::Unasked) }
             }
             () = std::future::ready(()) => Ok(()),
         }
@@ -240,6 +243,8 @@ mod tests {
         assert!(wire.expect_silence().await.is_ok());
         far.write_all(b"451 4.4.2 you were idle\r\n").await.unwrap();
         assert!(matches!(wire.expect_silence().await, Err(WireError::Unasked)));
+        // It is not lost: it may say why the connection ends.
+        assert_eq!(wire.reply(Duration::from_secs(1)).await.unwrap().code, 451);
         drop(far);
         assert!(matches!(wire.expect_silence().await, Err(WireError::Closed)));
     }

@@ -34,22 +34,43 @@ pub fn verify(content: &[u8]) -> Result<(), BareLineEnd> {
     }
 }
 
-/// The pieces of a message on the wire: runs of the content, the dots put before its own, and the final dot. Together
-/// they always end in CRLF.CRLF (or are the lone `.` CRLF after the DATA command's own CRLF).
+/// What ends DATA, once everything before it ended in CRLF.
+pub const FINAL_DOT: &[u8] = b".\r\n";
+
+/// The pieces of a message on the wire: runs of the fields in front of it and of its content, the dots put before its
+/// own, and the final dot. Together they always end in CRLF.CRLF (or are the lone `.` CRLF after the DATA command's own
+/// CRLF).
 #[derive(Debug, Clone)]
 pub struct Pieces<'a> {
     rest: &'a [u8],
+    /// What comes after `rest`.
+    later: &'a [u8],
     /// The next octet of `rest` starts a line.
     line_start: bool,
-    ends_in_crlf: bool,
-    finished: bool,
+    /// The first octet of `later` starts a line.
+    later_starts_line: bool,
+    /// What comes last; empty when it was given, or when there is nothing.
+    end: &'static [u8],
 }
 
 impl<'a> Pieces<'a> {
-    /// The pieces of `content`, which [`verify`] has passed.
-    pub fn new(content: &'a [u8]) -> Self {
-        let ends_in_crlf = content.is_empty() || content.ends_with(b"\r\n");
-        Self { rest: content, line_start: true, ends_in_crlf, finished: false }
+    /// The pieces of `content` with `fields` in front of it, both of which [`verify`] has passed.
+    pub fn new(fields: &'a [u8], content: &'a [u8]) -> Self {
+        let ends_a_line = |octets: &[u8]| octets.is_empty() || octets.ends_with(b"\r\n");
+        let last = if content.is_empty() { fields } else { content };
+        Self {
+            rest: fields,
+            later: content,
+            line_start: true,
+            later_starts_line: ends_a_line(fields),
+            end: if ends_a_line(last) { FINAL_DOT } else { b"\r\n.\r\n" },
+        }
+    }
+
+    /// The same, up to the [`FINAL_DOT`]: for whoever has to do something before it is written.
+    pub fn without_final_dot(self) -> Self {
+        let end = if self.end == FINAL_DOT { b"".as_slice() } else { b"\r\n" };
+        Self { end, ..self }
     }
 }
 
@@ -57,17 +78,17 @@ impl<'a> Iterator for Pieces<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
+        if self.rest.is_empty() && !self.later.is_empty() {
+            self.rest = std::mem::take(&mut self.later);
+            self.line_start = self.later_starts_line;
+        }
         if self.line_start && self.rest.first() == Some(&b'.') {
             self.line_start = false;
             return Some(b".");
         }
-        self.line_start = false;
         if self.rest.is_empty() {
-            return (!std::mem::replace(&mut self.finished, true)).then_some(if self.ends_in_crlf {
-                b".\r\n".as_slice()
-            } else {
-                b"\r\n.\r\n"
-            });
+            let end = std::mem::take(&mut self.end);
+            return (!end.is_empty()).then_some(end);
         }
         let end = memmem::find(self.rest, b"\r\n.").map_or(self.rest.len(), |at| at + 2);
         let (piece, rest) = self.rest.split_at(end);
@@ -82,7 +103,7 @@ mod tests {
     use super::*;
 
     fn wire(content: &[u8]) -> Vec<u8> {
-        Pieces::new(content).collect::<Vec<_>>().concat()
+        Pieces::new(b"", content).collect::<Vec<_>>().concat()
     }
 
     /// A strict receiver: only CRLF.CRLF ends, a leading dot is removed.
@@ -112,6 +133,19 @@ mod tests {
     }
 
     #[test]
+    fn s1_fields_in_front_are_stuffed_like_the_content_and_end_nothing() {
+        for (fields, content, expected) in [
+            (&b"A: b\r\n"[..], &b".c\r\n"[..], &b"A: b\r\n..c\r\n.\r\n"[..]),
+            (b"A: b\r\n.\r\n", b".\r\n", b"A: b\r\n..\r\n..\r\n.\r\n"),
+            (b"A: b\r\n", b"", b"A: b\r\n.\r\n"),
+            (b"A: b", b".c\r\n", b"A: b.c\r\n.\r\n"),
+            (b"A: b\r\n", b"c", b"A: b\r\nc\r\n.\r\n"),
+        ] {
+            assert_eq!(Pieces::new(fields, content).collect::<Vec<_>>().concat(), expected);
+        }
+    }
+
+    #[test]
     fn s1_bare_line_ends_are_found() {
         for (content, position) in [
             (&b"a\nb"[..], 1),
@@ -134,6 +168,8 @@ mod tests {
         ) {
             let content = format!("{}\r\n", parts.concat()).into_bytes();
             proptest::prop_assert_eq!(verify(&content), Ok(()));
+            let halves = Pieces::new(b"", &content).without_final_dot().chain([FINAL_DOT]).collect::<Vec<_>>();
+            proptest::prop_assert_eq!(halves.concat(), wire(&content));
             proptest::prop_assert_eq!(received(&wire(&content)), Some(content));
         }
 

@@ -74,6 +74,19 @@ pub fn relay_options(routes: Vec<Route>) -> Options {
     }
 }
 
+/// No patience: for far sides that say nothing.
+pub fn hurried(mut options: Options) -> Options {
+    let short = Duration::from_millis(150);
+    options.timeouts = Timeouts {
+        connect: short,
+        command: short,
+        data_initiation: short,
+        data_block: short,
+        data_termination: short,
+    };
+    options
+}
+
 pub fn smarthost(addresses: &[SocketAddr]) -> Smtp {
     let hosts = addresses.iter().map(|a| Host { name: a.ip().to_string(), port: a.port() }).collect();
     Smtp { tls: TlsPolicy::None, connections: 2, ..Smtp::new(Hosts::in_order(hosts)) }

@@ -1,12 +1,12 @@
 //! A memory store that a test can wait on: every save is an event.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use oncemail::clock::Clock;
 use oncemail::mail::{Message, Progress, QueueId, ScopedKey};
 use oncemail::store::memory::MemoryStore;
 use oncemail::store::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::far_side::PATIENCE;
 
@@ -14,22 +14,35 @@ pub struct WatchedStore {
     inner: MemoryStore,
     /// What was saved, in order, and how often something was read.
     seen: watch::Sender<Seen>,
+    /// Each save waits for a permit.
+    gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
 #[derive(Clone, Default, Debug)]
 pub struct Seen {
     pub saves: Vec<(QueueId, Progress)>,
     pub failed_saves: usize,
+    /// Saves that were begun.
+    pub begun_saves: usize,
     pub loads: usize,
 }
 
 impl WatchedStore {
     pub fn new(clock: Clock, arrivals: Option<Arc<dyn Arrivals>>) -> Arc<Self> {
-        Arc::new(Self { inner: MemoryStore::new(clock, arrivals), seen: watch::Sender::default() })
+        Arc::new(Self {
+            inner: MemoryStore::new(clock, arrivals),
+            seen: watch::Sender::default(),
+            gate: Mutex::default(),
+        })
     }
 
     pub fn fail_with(&self, failure: Option<StoreError>) {
         self.inner.fail_with(failure);
+    }
+
+    /// Lets each later save wait for a permit.
+    pub fn gate_saves(&self, gate: Arc<Semaphore>) {
+        *self.gate.lock().unwrap() = Some(gate);
     }
 
     pub fn messages(&self) -> Vec<(Arc<Message>, Progress)> {
@@ -70,6 +83,11 @@ impl Store for WatchedStore {
 
     fn save_with(&self, id: QueueId, progress: Progress, notices: Vec<Arc<Message>>) -> StoreFuture<'_, ()> {
         Box::pin(async move {
+            self.seen.send_modify(|seen| seen.begun_saves += 1);
+            let gate = self.gate.lock().unwrap().clone();
+            if let Some(gate) = gate {
+                gate.acquire().await.unwrap().forget();
+            }
             let saved = self.inner.save_with(id, progress.clone(), notices).await;
             self.seen.send_modify(|seen| match saved {
                 Ok(()) => seen.saves.push((id, progress)),

@@ -1,0 +1,219 @@
+//! What the relay promises of far sides that are broken or mean it ill: each ends as a deferral or a failure whose text
+//! names the cause, in bounded time and memory, and none makes it believe that a message was taken.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncemail::mail::{Progress, RecipientState};
+use oncemail::relay::options::{Auth, Hosts, Options, Secret, TlsPolicy};
+
+use crate::common::far_side::{Act, FarSide, FarSideBuilder, Tls, say};
+use crate::common::relay_rig::{
+    DELIVERED, FAILED, Rig, changed, hurried, message, queue_options, replies, to_hosts,
+};
+
+/// More than both sides' buffers hold.
+const LARGE: usize = 12 << 20;
+const GIGABYTE: u64 = 1 << 30;
+
+/// No second attempt while a test looks at the first.
+fn start(options: Options) -> Rig {
+    let hour = Duration::from_secs(3600);
+    let jitter = oncemail::queue::Jitter::None;
+    Rig::start_with(options, oncemail::queue::Options { base: hour, cap: hour, jitter, ..queue_options() })
+}
+
+/// The end of one attempt at this far side, and how often it has taken a message.
+async fn attempt(far: FarSideBuilder, text: &str) -> (Progress, usize) {
+    let far = far.start_narrow();
+    let rig = start(hurried(to_hosts(&[far.address])));
+    let id = rig.send(&["b@x.example"], text).await;
+    let progress = rig.store.saved(id, 1).await;
+    // Nobody is listened to any longer than that.
+    far.wait(|log| log.open == 0).await;
+    (progress, far.log().taken.len())
+}
+
+/// It must be deferred with a text that has `cause` in it, and not have gone out.
+async fn is_deferred(far: FarSideBuilder, cause: &str, about: &str) {
+    let (progress, taken) = attempt(far, "x").await;
+    assert_eq!((progress.recipients[0].state, taken), (RecipientState::Queued, 0), "{about}: {progress:?}");
+    assert_eq!(progress.attempts, 1, "{about}");
+    assert!(replies(&progress)[0].contains(cause), "{about}: {progress:?}");
+}
+
+#[tokio::test]
+async fn s2_a_gigabyte_of_reply_is_read_no_further_than_it_is_a_reply() {
+    let long_line = Box::leak(format!("220-{}\r\n", "x".repeat(4000)).into_boxed_str());
+    for step in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"] {
+        for (text, cause) in [
+            ("220-welcome, and more\r\n", "a reply of more than 100 lines"),
+            ("220 welcome and more ", "a reply line longer than 4096 octets"),
+            (&*long_line, "a reply of more than 65536 octets"),
+            ("\x00", "a reply line longer than 4096 octets"),
+        ] {
+            let about = format!("{step} {:?}", &text[..20.min(text.len())]);
+            is_deferred(FarSide::new().on(step, Act::Flood(text, GIGABYTE)), cause, &about).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn r1_s2_a_gigabyte_of_reply_to_the_final_dot_is_in_doubt() {
+    let (progress, _) = attempt(FarSide::new().on(".", Act::Flood("250-taken\r\n", GIGABYTE)), "x").await;
+    assert_eq!(progress.recipients[0].state, RecipientState::Queued);
+    let said = &replies(&progress)[0];
+    assert!(said.starts_with("in doubt") && said.contains("more than 100 lines"), "{said}");
+}
+
+#[tokio::test]
+async fn half_a_line_for_ever_is_silence() {
+    for step in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"] {
+        for half in ["220 half a li", "250-one\r\n250", "2", "354 go ahead\r"] {
+            // Without pipelining, so that no other reply completes it.
+            let far = FarSide::new().offers(&[]).on(step, Act::Bytes(half.into()));
+            is_deferred(far, "no answer within 0.15 s", &format!("{step} {half:?}")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reply_has_its_time_as_a_whole_however_often_an_octet_comes() {
+    for step in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"] {
+        let far = FarSide::new().on(step, Act::Trickle("250-slowly\r\n", Duration::from_millis(4)));
+        is_deferred(far, "no answer within 0.15 s", step).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_reply_is_named_as_that() {
+    for step in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"] {
+        for (garbage, cause) in [
+            ("HTTP/1.1 400 Bad Request\r\n", "something that is no SMTP reply"),
+            ("2 50 ok\r\n", "something that is no SMTP reply"),
+            ("25O ok\r\n", "something that is no SMTP reply"),
+            ("999 ok\r\n", "something that is no SMTP reply"),
+            ("\x00250 ok\r\n", "something that is no SMTP reply"),
+            ("\r\n", "something that is no SMTP reply"),
+            ("250 ok\n", "a bare CR or LF"),
+            ("250 ok\r250 ok\r\n", "a bare CR or LF"),
+            ("250-one\r\n251 two\r\n", "different codes"),
+        ] {
+            let about = format!("{step} {garbage:?}");
+            is_deferred(FarSide::new().on(step, Act::Bytes(garbage.into())), cause, &about).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_far_side_that_says_250_to_everything_has_taken_nothing() {
+    let yes = || say("250 2.0.0 ok");
+    is_deferred(FarSide::new().on("CONNECT", yes()), "2.0.0 ok (in reply to greeting)", "greeting").await;
+    is_deferred(FarSide::new().on("DATA", yes()), "2.0.0 ok (in reply to DATA)", "DATA").await;
+    let and_closes = || Act::SayThenClose("250 2.0.0 ok".into());
+    for step in ["EHLO", "MAIL", "RCPT"] {
+        is_deferred(FarSide::new().on(step, and_closes()), "closed the connection", step).await;
+    }
+    is_deferred(FarSide::new().on("DATA", and_closes()), "2.0.0 ok (in reply to DATA)", "DATA, closing")
+        .await;
+    // Before the final dot has come.
+    let far = FarSide::new().offers(&["PIPELINING"]).on("CONTENT", and_closes());
+    let (progress, taken) = attempt(far, &"x".repeat(LARGE)).await;
+    assert_eq!((progress.recipients[0].state, taken), (RecipientState::Queued, 0), "{progress:?}");
+    assert!(replies(&progress)[0].starts_with("sending the message: "), "{progress:?}");
+}
+
+#[tokio::test]
+async fn replies_out_of_turn_are_noticed_before_they_are_taken_for_others() {
+    for capabilities in [&["PIPELINING"][..], &[]] {
+        for (step, replies) in [
+            ("CONNECT", "220 one\r\n220 two\r\n"),
+            ("EHLO", "250-far\r\n250 PIPELINING\r\n250 and again\r\n"),
+            ("MAIL", "250 mail\r\n250 rcpt\r\n354 data\r\n250 taken\r\n"),
+            ("RCPT", "250 rcpt\r\n354 data\r\n250 taken\r\n"),
+            ("DATA", "354 go\r\n250 taken\r\n"),
+        ] {
+            let far = FarSide::new().offers(capabilities).on(step, Act::Bytes(replies.into()));
+            is_deferred(far, "that was not asked for", &format!("{step} {capabilities:?}")).await;
+        }
+    }
+    // A 354 where a 250 should be, and the other way round.
+    for (step, early) in [("MAIL", "354 go"), ("RCPT", "354 go"), ("DATA", "220 go")] {
+        is_deferred(FarSide::new().on(step, say(early)), &format!("(in reply to {step})"), step).await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_reply_to_the_final_dot_is_not_the_reply_to_the_next_message() {
+    let twice = Act::Bytes(b"250 2.0.0 taken\r\n550 5.1.1 not taken\r\n".to_vec());
+    let far = FarSide::new().on_times(1, ".", twice).start().await;
+    let rig = start(changed(&[far.address], |smarthost| smarthost.connections = 1));
+    for text in ["first", "second"] {
+        let id = rig.send(&["b@x.example"], text).await;
+        assert_eq!(rig.store.saved(id, 1).await.recipients[0].state, DELIVERED, "{text}");
+    }
+    assert_eq!(far.log().connections, 2);
+}
+
+#[tokio::test]
+async fn replies_that_come_octet_by_octet_are_replies() {
+    for tls in [Tls::None, Tls::Upgrade] {
+        let far = FarSide::new().tls(tls).splits_replies().start().await;
+        let rig = start(changed(&[far.address], |smarthost| {
+            smarthost.tls = if tls == Tls::None { TlsPolicy::None } else { TlsPolicy::Required };
+            smarthost.ca_file = (tls != Tls::None).then(|| far.ca_file.clone());
+        }));
+        let id = rig.send(&["b@x.example"], "x").await;
+        let progress = rig.store.saved(id, 1).await;
+        assert_eq!(
+            (progress.recipients[0].state, replies(&progress)),
+            (DELIVERED, vec!["2.0.0 taken".into()])
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_terminal_would_obey_is_not_kept_of_a_reply() {
+    let rude = Act::Bytes(b"550 5.1.1 caf\xe9 \x1b[31m\x00\x07 na\xc3\xafve\t!\r\n".to_vec());
+    let far = FarSide::new().on("RCPT", rude).start().await;
+    let rig = start(to_hosts(&[far.address]));
+    let id = rig.send(&["b@x.example"], "x").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert_eq!(progress.recipients[0].state, FAILED);
+    assert_eq!(replies(&progress), ["5.1.1 caf\u{fffd} ?[31m?? naïve !"]);
+}
+
+#[tokio::test]
+async fn only_what_is_offered_inside_tls_counts() {
+    let tls = |far: &FarSide, auth: bool| {
+        changed(&[far.address], |smarthost| {
+            smarthost.tls = TlsPolicy::Required;
+            smarthost.ca_file = Some(far.ca_file.clone());
+            smarthost.hosts = Hosts::in_order(vec![oncemail::relay::options::Host {
+                name: "localhost".into(),
+                port: far.address.port(),
+            }]);
+            let with = Secret::Password("s".to_owned().into());
+            smarthost.auth = auth.then(|| Auth { username: "u".into(), with });
+        })
+    };
+    let offered = ["PIPELINING", "8BITMIME", "SIZE 100", "AUTH PLAIN LOGIN"];
+    let far = FarSide::new().tls(Tls::Upgrade).offers(&offered).offers_in_tls(&["SIZE"]).start().await;
+    let rig = start(tls(&far, true));
+    let id = rig.send(&["b@x.example"], "x").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(progress.is_queued() && replies(&progress)[0].starts_with("AUTH: "), "{progress:?}");
+
+    let rig = start(tls(&far, false));
+    let mut eight_bit = message(&rig.clock, &["b@x.example"], "");
+    eight_bit.content = Bytes::from("Subject: x\r\n\r\ncafé\r\n");
+    let id = rig.submit(eight_bit).await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(
+        progress.recipients[0].state == FAILED && replies(&progress)[0].starts_with("5.6.3 "),
+        "{progress:?}"
+    );
+    // No limit of 100 octets, and no pipelining.
+    let id = rig.send(&["b@x.example"], &"x".repeat(200)).await;
+    assert_eq!(rig.store.saved(id, 1).await.recipients[0].state, DELIVERED);
+}
