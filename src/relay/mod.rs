@@ -14,6 +14,7 @@ mod dkim;
 mod fields;
 mod https;
 mod lane;
+mod mx;
 mod opening;
 pub mod options;
 mod report;
