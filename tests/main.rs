@@ -18,6 +18,7 @@ mod dialogs;
 mod idempotency;
 mod kill;
 mod layers;
+mod mx;
 mod process;
 mod queue;
 mod relay;

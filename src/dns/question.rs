@@ -78,7 +78,7 @@ impl Found {
 /// What the answer to a question about `asked` comes to.
 pub(super) fn meaning(asked: &Name, kind: RecordType, answer: Result<Lookup, NetError>) -> Meaning {
     match answer {
-        Ok(lookup) => found(asked, kind, lookup.answers()),
+        Ok(lookup) => found(asked, kind, &lookup),
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => no_records(&none),
         Err(NetError::Dns(DnsError::Nsec { response, proof: Proof::Insecure, .. })) => {
             let soa = response.soa().map(|soa| RecordRef::to_owned(&soa));
@@ -88,12 +88,21 @@ pub(super) fn meaning(asked: &Name, kind: RecordType, answer: Result<Lookup, Net
     }
 }
 
-fn found(asked: &Name, kind: RecordType, answers: &[Record]) -> Meaning {
+fn found(asked: &Name, kind: RecordType, lookup: &Lookup) -> Meaning {
+    let (answers, answered) = (lookup.answers(), lookup.query());
+    let unrelated = || Meaning::Trouble("the answer has nothing to do with the question".to_owned());
     let (mut owner, mut secure, mut ttl) = (asked, true, u32::MAX);
+    // The resolver asks on along a chain, and the last question is the one that it hands back. Over TCP it does not
+    // compare it with its own.
+    let mut is_related = false;
     for _ in 0..MAX_LINKS {
+        is_related |= answered.name() == owner && answered.query_type() == kind;
         let of_kind =
             || answers.iter().filter(|record| record.name == *owner && record.record_type() == kind);
         if of_kind().next().is_some() {
+            if !is_related {
+                return unrelated();
+            }
             for record in of_kind() {
                 secure &= record.proof == Proof::Secure;
                 ttl = ttl.min(record.ttl);
@@ -106,7 +115,7 @@ fn found(asked: &Name, kind: RecordType, answers: &[Record]) -> Meaning {
             _ => None,
         });
         let Some((record, target)) = alias else {
-            return Meaning::Trouble("the answer has nothing to do with the question".to_owned());
+            return unrelated();
         };
         secure &= record.proof == Proof::Secure;
         ttl = ttl.min(record.ttl);

@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod child;
 pub mod client;
+pub mod dns_server;
 pub mod far_side;
 pub mod faulty_files;
 pub mod gated;
