@@ -19,6 +19,7 @@ mod idempotency;
 mod kill;
 mod layers;
 mod mx;
+mod oauth;
 mod process;
 mod queue;
 mod relay;

@@ -15,6 +15,7 @@ mod fields;
 mod https;
 mod lane;
 mod mx;
+mod oauth;
 mod opening;
 pub mod options;
 mod report;

@@ -21,6 +21,8 @@ pub struct Capabilities {
     pub auth_plain: bool,
     /// AUTH LOGIN.
     pub auth_login: bool,
+    /// AUTH XOAUTH2.
+    pub auth_xoauth2: bool,
 }
 
 /// SIZE (RFC 1870 §4).
@@ -69,6 +71,7 @@ impl Capabilities {
     fn take_mechanism(&mut self, word: &str) {
         self.auth_plain |= word.eq_ignore_ascii_case("PLAIN");
         self.auth_login |= word.eq_ignore_ascii_case("LOGIN");
+        self.auth_xoauth2 |= word.eq_ignore_ascii_case("XOAUTH2");
     }
 }
 
@@ -96,6 +99,7 @@ mod tests {
         let found =
             offered(&["pipelining", "Size 1000", "AUTH LOGIN PLAIN XOAUTH2", "8BITMIME", "X-ODD", ""]);
         assert!(found.pipelining && found.auth_plain && found.auth_login && found.eight_bit_mime);
+        assert!(found.auth_xoauth2 && !offered(&["AUTH PLAIN"]).auth_xoauth2);
         assert_eq!((found.size, found.dsn, found.smtputf8), (Size::Limit(1000), false, false));
         assert!(offered(&["AUTH=LOGIN"]).auth_login);
     }

@@ -8,6 +8,7 @@ pub mod far_side;
 pub mod faulty_files;
 pub mod gated;
 pub mod history;
+pub mod https_server;
 pub mod intake;
 pub mod listener;
 pub mod log;
