@@ -272,7 +272,7 @@ impl Dns {
 
     async fn ask_once(&self, name: &str, kind: RecordType) -> Result<Asked, Miss> {
         let trouble = |reason: &str| Miss::Trouble(sentence(name, kind, reason));
-        let (resolver, is_new) = self.resolvers.current().map_err(|reason| trouble(&reason))?;
+        let (resolver, is_new) = self.resolvers.current(Instant::now()).map_err(|reason| trouble(&reason))?;
         if is_new {
             self.cache.clear();
         } else if let Some(kept) = self.cache.get(name, kind, Instant::now()) {

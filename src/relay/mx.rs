@@ -12,6 +12,7 @@ use crate::mail::address;
 use crate::queue::End;
 
 /// What is ours.
+#[derive(Clone, Copy)]
 pub(super) struct Own<'a> {
     /// Our name in EHLO.
     pub(super) hostname: &'a str,

@@ -27,7 +27,6 @@ use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneHandler, ZoneType};
 use oncemail::dns::{self, Dns};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::far_side::PATIENCE;
@@ -86,7 +85,7 @@ type Asked = HashMap<(String, RecordType), usize>;
 
 struct Front {
     lies: Mutex<Vec<(Name, Lie)>>,
-    asked: watch::Sender<Asked>,
+    asked: Mutex<Asked>,
     /// Where the truth is: the root zone, and the zones that are not signed.
     root: SocketAddr,
     plain: SocketAddr,
@@ -130,15 +129,7 @@ impl DnsServer {
 
     /// How often a question was asked, over UDP or TCP.
     pub fn asked(&self, about: &str, kind: RecordType) -> usize {
-        self.front.asked.borrow().get(&(name(about).to_ascii(), kind)).copied().unwrap_or_default()
-    }
-
-    /// Waits until a question was asked this often.
-    pub async fn wait_for(&self, about: &str, kind: RecordType, times: usize) {
-        let key = (name(about).to_ascii(), kind);
-        let mut asked = self.front.asked.subscribe();
-        let seen = asked.wait_for(|asked| asked.get(&key).is_some_and(|count| *count >= times));
-        tokio::time::timeout(PATIENCE, seen).await.expect("it was not asked").unwrap();
+        self.front.asked.lock().unwrap().get(&(name(about).to_ascii(), kind)).copied().unwrap_or_default()
     }
 
     /// Nobody listens any more.
@@ -258,7 +249,7 @@ impl DnsServerBuilder {
         }
         let (root_server, root) = serve(vec![(Name::root(), root)]).await;
         let (plain_server, plain) = serve(plain).await;
-        let (lies, asked) = (Mutex::default(), watch::channel(Asked::new()).0);
+        let (lies, asked) = (Mutex::default(), Mutex::default());
         let front = Arc::new(Front { lies, asked, root, plain, plain_zones: self.plain });
         let (udp, tcp) = bind_any().await;
         let address = tcp.local_addr().unwrap();
@@ -360,9 +351,7 @@ impl Front {
         let asked = Message::from_vec(question).ok()?;
         let query = asked.queries.first()?.clone();
         let about = query.name().to_lowercase();
-        self.asked.send_modify(|asked| {
-            *asked.entry((about.to_ascii(), query.query_type())).or_default() += 1;
-        });
+        *self.asked.lock().unwrap().entry((about.to_ascii(), query.query_type())).or_default() += 1;
         let mut empty = Message::response(asked.metadata.id, asked.metadata.op_code);
         empty.metadata.recursion_available = true;
         empty.add_query(query.clone());

@@ -2,15 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
-
-use super::far_side::PATIENCE;
 
 /// A request, as it came.
 #[derive(Clone, Debug)]
@@ -24,7 +21,7 @@ pub struct HttpsServer {
     pub address: SocketAddr,
     /// Certificate for `localhost` and the given names that signs itself, to trust.
     pub ca_file: PathBuf,
-    asked: watch::Receiver<Vec<Asked>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     _directory: tempfile::TempDir,
 }
 
@@ -40,8 +37,8 @@ impl HttpsServer {
         let acceptor = acceptor(names, &ca_file);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (sender, asked) = watch::channel(Vec::new());
-        let shared = Arc::new((answer, sender));
+        let asked = Arc::new(Mutex::default());
+        let shared = Arc::new((answer, asked.clone()));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, shared) = (acceptor.clone(), shared.clone());
@@ -60,14 +57,7 @@ impl HttpsServer {
     }
 
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.borrow().clone()
-    }
-
-    /// Waits until so many requests came.
-    pub async fn wait(&self, requests: usize) -> Vec<Asked> {
-        let mut asked = self.asked.clone();
-        let seen = asked.wait_for(|asked| asked.len() >= requests);
-        tokio::time::timeout(PATIENCE, seen).await.expect("it was not asked").unwrap().clone()
+        self.asked.lock().unwrap().clone()
     }
 }
 
@@ -81,7 +71,7 @@ pub fn http(status: &str, kind: &str, body: &str) -> Vec<u8> {
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     answer: &(impl Fn(&Asked, usize) -> Vec<u8> + Send + Sync),
-    log: &watch::Sender<Vec<Asked>>,
+    log: &Mutex<Vec<Asked>>,
 ) -> std::io::Result<()> {
     let mut input = Vec::new();
     let end = loop {
@@ -102,11 +92,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     let asked = Asked { head, body: String::from_utf8_lossy(&input[end..]).into_owned() };
-    let mut before = 0;
-    log.send_modify(|log| {
-        before = log.len();
+    let before = {
+        let mut log = log.lock().unwrap();
         log.push(asked.clone());
-    });
+        log.len() - 1
+    };
     stream.write_all(&answer(&asked, before)).await?;
     stream.flush().await?;
     stream.shutdown().await
