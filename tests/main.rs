@@ -23,6 +23,8 @@ mod idempotency;
 mod in_doubt;
 mod kill;
 mod layers;
+mod mx;
+mod oauth;
 mod process;
 mod queue;
 mod queue_order;

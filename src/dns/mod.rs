@@ -2,14 +2,25 @@
 //!
 //! A lookup ends as an answer, as a lasting "there is none", or as trouble that may pass; the three are never mixed up,
 //! because the second fails mail and the third makes it wait. Every lookup is bounded in time and in what it gives back.
+//! Names are taken as fully qualified: search domains never apply.
+
+mod cache;
+mod name;
+mod question;
+mod resolver;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use hickory_resolver::proto::rr::RecordType;
+use rand::seq::SliceRandom;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use cache::Cache;
+use question::{ENDLESS, Found, MAX_RECORDS, Meaning, Missing, Rr};
+use resolver::Resolvers;
 
 /// `[dns]`.
 #[derive(Clone, Debug)]
@@ -30,10 +41,22 @@ impl Default for Options {
     }
 }
 
-/// Looks names up. Reads the system's configuration when it is first asked.
+impl Options {
+    /// Reads the files that it names, so that a mistake in one is seen at the start.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn check(&self) -> Result<(), String> {
+        resolver::trust_anchors(self).map(|_| ())
+    }
+}
+
+/// Looks names up. Reads the system's configuration when it is first asked, and again when it changes.
 pub struct Dns {
-    options: Options,
-    resolver: OnceCell<TokioResolver>,
+    resolvers: Resolvers,
+    cache: Cache,
+    /// Bounds the questions that are out at a time.
+    asking: Semaphore,
 }
 
 /// An answer, and whether DNSSEC vouches for it.
@@ -96,64 +119,225 @@ pub enum Fault {
     Temporary(String),
 }
 
-/// One lookup, with all retries of the resolver.
+/// One question, with all repeats of the resolver, every CNAME on the way and the wait for its turn.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Questions that are out at a time.
+const MAX_ASKING: usize = 128;
 /// More addresses of one name are not given back.
 const MAX_ADDRESSES: usize = 8;
+/// CNAMEs that are followed to see whether they end.
+const MAX_ALIASES: usize = 10;
+
+/// Why a question has no records.
+enum Miss {
+    Missing(Missing),
+    /// A whole sentence.
+    Trouble(String),
+}
 
 impl Dns {
     /// Nothing is asked yet.
     pub fn new(options: Options) -> Self {
-        Self { options, resolver: OnceCell::new() }
+        let asking = Semaphore::new(MAX_ASKING);
+        Self { resolvers: Resolvers::new(options), cache: Cache::default(), asking }
     }
 
-    /// The addresses of a host, in the order in which to try them, at least one.
+    /// The addresses of a host, in the order in which to try them, at least one and at most 8. An address is its own.
     ///
     /// # Errors
     /// A sentence that names the cause.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost but the answer.
     pub async fn addresses(&self, name: &str, family: Family) -> Result<Answer<Vec<IpAddr>>, Fault> {
-        let _ = family;
-        let failed = |reason: String| Fault::Temporary(format!("{name} cannot be looked up: {reason}"));
-        let resolver = self.resolver.get_or_try_init(|| self.build()).await.map_err(failed)?;
-        let found = timeout(LOOKUP_TIMEOUT, resolver.lookup_ip(name))
-            .await
-            .map_err(|_| failed(format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs())))?
-            .map_err(|error| failed(error.to_string()))?;
-        let found: Vec<_> = found.iter().take(MAX_ADDRESSES).collect();
-        if found.is_empty() {
-            return Err(Fault::NoRecords(format!("{name} has no address")));
+        if let Ok(address) = name.parse() {
+            return Ok(Answer { found: vec![address], secure: false });
         }
-        Ok(Answer { found, secure: false })
+        let name = name::to_ascii(name)?;
+        let (v6, v4) = match family {
+            Family::Any => {
+                let both = tokio::join!(self.ask(&name, RecordType::AAAA), self.ask(&name, RecordType::A));
+                (Some(both.0), Some(both.1))
+            }
+            Family::V4 => (None, Some(self.ask(&name, RecordType::A).await)),
+            Family::V6 => (Some(self.ask(&name, RecordType::AAAA).await), None),
+        };
+        // One family is enough: a server that answers for the other with an error is no rarity.
+        let (mut found, mut misses) = (Vec::new(), Vec::new());
+        for answer in [v6, v4].into_iter().flatten() {
+            match answer {
+                Ok(answer) => found.push(answer),
+                Err(miss) => misses.push(miss),
+            }
+        }
+        if found.is_empty() {
+            let what = match family {
+                Family::Any => "address",
+                Family::V4 => "IPv4 address",
+                Family::V6 => "IPv6 address",
+            };
+            return Err(worst(misses, &name, || format!("{name} has no {what}")));
+        }
+        let secure = found.iter().all(|answer| answer.secure);
+        Ok(Answer { found: by_turns(found), secure })
     }
 
-    /// The hosts that take mail for a domain (RFC 5321 §5.1): its MX records, best preference first, in random order
-    /// within one; or the domain itself when it has none but an address.
+    /// The hosts that take mail for a domain (RFC 5321 §5.1): the best 20 of its MX records, best preference first, in
+    /// random order within one; or the domain itself when it has no MX record but an address.
     ///
     /// # Errors
     /// There are none, or they could not be found out.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost but the answer.
     pub async fn mail_hosts(&self, domain: &str) -> Result<Answer<Vec<MailHost>>, Fault> {
-        Err(Fault::Temporary(domain.to_owned()))
+        let name = name::to_ascii(domain)?;
+        match self.ask(&name, RecordType::MX).await {
+            Ok(Found { records, .. }) if question::is_null_mx(&records) => Err(Fault::NullMx(name)),
+            Ok(Found { records, secure }) => match question::mail_hosts(&records) {
+                hosts if hosts.is_empty() => {
+                    Err(Fault::NoRecords(format!("the MX records of {name} name no host that could exist")))
+                }
+                found => Ok(Answer { found, secure }),
+            },
+            // Only what is known to be missing is replaced; trouble with MX records is never read as their absence.
+            Err(Miss::Missing(Missing::NoRecords { secure, .. })) => {
+                match self.addresses(&name, Family::Any).await {
+                    Ok(_) => Ok(Answer { found: vec![MailHost { preference: 0, name }], secure }),
+                    Err(Fault::NoRecords(_)) => {
+                        Err(Fault::NoRecords(format!("{name} has neither an MX record nor an address")))
+                    }
+                    Err(fault) => Err(fault),
+                }
+            }
+            Err(miss) => Err(fault(miss, &name, String::new)),
+        }
     }
 
     /// The TLSA records of `_port._tcp.host`; only validated ones count (RFC 7672 §2.2).
     ///
     /// # Errors
     /// There are none, or they could not be found out.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost but the answer.
     pub async fn tlsa(&self, host: &str, port: u16) -> Result<Answer<Vec<Tlsa>>, Fault> {
-        Err(Fault::Temporary(format!("{host}:{port}")))
+        let name = name::to_ascii(&format!("_{port}._tcp.{}", name::to_ascii(host)?))?;
+        let found = self.ask(&name, RecordType::TLSA).await;
+        let found = found.map_err(|miss| fault(miss, &name, || format!("{name} has no TLSA record")))?;
+        let tlsa = |record| if let Rr::Tlsa(tlsa) = record { Some(tlsa) } else { None };
+        Ok(Answer { found: found.records.into_iter().filter_map(tlsa).collect(), secure: found.secure })
     }
 
-    /// The TXT records of a name, each with its strings joined.
+    /// The TXT records of a name, each with its strings joined; not in order, and what is no UTF-8 replaced.
     ///
     /// # Errors
     /// There are none, or they could not be found out.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost but the answer.
     pub async fn txt(&self, name: &str) -> Result<Answer<Vec<String>>, Fault> {
-        Err(Fault::Temporary(name.to_owned()))
+        let name = name::to_ascii(name)?;
+        let found = self.ask(&name, RecordType::TXT).await;
+        let found = found.map_err(|miss| fault(miss, &name, || format!("{name} has no TXT record")))?;
+        let text = |record| if let Rr::Text(text) = record { Some(text) } else { None };
+        Ok(Answer { found: found.records.into_iter().filter_map(text).collect(), secure: found.secure })
     }
 
-    async fn build(&self) -> Result<TokioResolver, String> {
-        let _ = &self.options;
-        let built = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-        built.map_err(|error| format!("the system's DNS configuration cannot be used: {error}"))
+    /// One question about a name in A-labels, from the cache or the name servers.
+    async fn ask(&self, name: &str, kind: RecordType) -> Result<Found, Miss> {
+        let (lasting, ttl) = match self.ask_once(name, kind).await? {
+            Asked::Kept(lasting) => return lasting.map_err(Miss::Missing),
+            Asked::New(lasting, ttl) => (lasting, ttl),
+        };
+        // The end of a chain of CNAMEs that does not end looks like a name without records. It must not fail mail.
+        if let Err(Missing::NoRecords { bare: true, .. }) = lasting {
+            self.expect_an_end(name, kind).await?;
+        }
+        self.cache.keep(name, kind, &lasting, ttl, Instant::now());
+        lasting.map_err(Miss::Missing)
     }
+
+    async fn expect_an_end(&self, name: &str, kind: RecordType) -> Result<(), Miss> {
+        let mut at = name.to_owned();
+        for _ in 0..MAX_ALIASES {
+            let (Asked::Kept(found) | Asked::New(found, _)) = self.ask_once(&at, RecordType::CNAME).await?;
+            match found.ok().and_then(|found| found.records.into_iter().next()) {
+                Some(Rr::Alias(target)) => at = target,
+                _ => return Ok(()),
+            }
+        }
+        Err(Miss::Trouble(sentence(name, kind, ENDLESS)))
+    }
+
+    async fn ask_once(&self, name: &str, kind: RecordType) -> Result<Asked, Miss> {
+        let trouble = |reason: &str| Miss::Trouble(sentence(name, kind, reason));
+        let (resolver, is_new) = self.resolvers.current(Instant::now()).map_err(|reason| trouble(&reason))?;
+        if is_new {
+            self.cache.clear();
+        } else if let Some(kept) = self.cache.get(name, kind, Instant::now()) {
+            return Ok(Asked::Kept(kept));
+        }
+        let asked = name::to_question(name).map_err(|_| Miss::Missing(Missing::NoSuchDomain))?;
+        let servers = &resolver.servers;
+        let answer = timeout(LOOKUP_TIMEOUT, async {
+            // Never closed; a lookup that finds no place in time ends with the time.
+            let _place = self.asking.acquire().await;
+            Box::pin(resolver.hickory.lookup(asked.clone(), kind)).await
+        });
+        let answer = answer.await.map_err(|_| {
+            trouble(&format!("no answer within {} s (asked {servers})", LOOKUP_TIMEOUT.as_secs()))
+        })?;
+        match question::meaning(&asked, kind, answer) {
+            Meaning::Found(found, ttl) => Ok(Asked::New(Ok(found), ttl)),
+            Meaning::Missing(missing, ttl) => Ok(Asked::New(Err(missing), ttl)),
+            Meaning::Trouble(reason) => Err(trouble(&format!("{reason} (asked {servers})"))),
+        }
+    }
+}
+
+/// An answer that lasts, and whether it is new.
+enum Asked {
+    Kept(cache::Lasting),
+    New(cache::Lasting, Duration),
+}
+
+fn sentence(name: &str, kind: RecordType, reason: &str) -> String {
+    match kind {
+        RecordType::A | RecordType::AAAA => format!("{name} cannot be looked up: {reason}"),
+        kind => format!("the {kind} records of {name} cannot be looked up: {reason}"),
+    }
+}
+
+fn fault(miss: Miss, name: &str, none: impl FnOnce() -> String) -> Fault {
+    match miss {
+        Miss::Missing(Missing::NoSuchDomain) => Fault::NoSuchDomain(name.to_owned()),
+        Miss::Missing(Missing::NoRecords { .. }) => Fault::NoRecords(none()),
+        Miss::Trouble(sentence) => Fault::Temporary(sentence),
+    }
+}
+
+/// Of several misses the one that says least: trouble before absence.
+fn worst(misses: Vec<Miss>, name: &str, none: impl FnOnce() -> String) -> Fault {
+    let rank = |miss: &Miss| match miss {
+        Miss::Trouble(_) => 0,
+        Miss::Missing(Missing::NoRecords { .. }) => 1,
+        Miss::Missing(Missing::NoSuchDomain) => 2,
+    };
+    match misses.into_iter().min_by_key(rank) {
+        Some(miss) => fault(miss, name, none),
+        None => Fault::NoRecords(none()),
+    }
+}
+
+/// At most [`MAX_ADDRESSES`], each answer's in random order, the answers by turns.
+fn by_turns(answers: Vec<Found>) -> Vec<IpAddr> {
+    let address = |record| if let Rr::Address(address) = record { Some(address) } else { None };
+    let mut lists: Vec<Vec<IpAddr>> =
+        answers.into_iter().map(|answer| answer.records.into_iter().filter_map(address).collect()).collect();
+    for list in &mut lists {
+        list.shuffle(&mut rand::rng());
+    }
+    let turn = |turn: usize| lists.iter().filter_map(move |list| list.get(turn).copied());
+    (0..MAX_RECORDS).flat_map(turn).take(MAX_ADDRESSES).collect()
 }

@@ -14,6 +14,8 @@ mod dkim;
 mod fields;
 mod https;
 mod lane;
+mod mx;
+mod oauth;
 mod opening;
 pub mod options;
 mod report;

@@ -89,7 +89,8 @@ impl Smarthost {
             Hosts::Fixed { hosts, .. } => hosts.clone(),
             Hosts::Mx(_) => Vec::new(),
         };
-        let (security, auth) = (Security::new(options.tls), options.auth.clone().map(Authenticator::new));
+        let security = Security::new(options.tls);
+        let auth = options.auth.clone().map(|auth| Authenticator::new(auth, &trust, &dns));
         let breakers = hosts.iter().map(|_| Mutex::new(Breaker::new(relay.breaker))).collect();
         let limiter = options.rate.map(governor::RateLimiter::direct);
         let (hostname, timeouts) = (relay.hostname.clone(), relay.timeouts);

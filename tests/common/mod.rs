@@ -3,10 +3,12 @@
 pub mod binary;
 pub mod child;
 pub mod client;
+pub mod dns_server;
 pub mod far_side;
 pub mod faulty_files;
 pub mod gated;
 pub mod history;
+pub mod https_server;
 pub mod intake;
 pub mod listener;
 pub mod log;

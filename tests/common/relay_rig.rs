@@ -133,6 +133,14 @@ impl Rig {
         Self::run(options, queue, store, clock, Vec::new())
     }
 
+    /// The same, asking this DNS.
+    pub fn start_with_dns(options: Options, queue_options: queue::Options, dns: Arc<Dns>) -> Self {
+        let clock = Clock::system();
+        let queue = Queue::new(queue_options, clock.clone());
+        let store = WatchedStore::new(clock.clone(), Some(queue.clone()));
+        Self::run_with_dns(options, queue, store, clock, Vec::new(), dns)
+    }
+
     /// A new process over the store of an old one.
     pub fn restart(options: Options, queue_options: queue::Options, store: Arc<WatchedStore>) -> Self {
         let clock = Clock::system();
@@ -157,9 +165,20 @@ impl Rig {
         clock: Clock,
         recovered: Vec<Recovered>,
     ) -> Self {
+        Self::run_with_dns(options, queue, store, clock, recovered, dns())
+    }
+
+    fn run_with_dns(
+        options: Options,
+        queue: Arc<Queue>,
+        store: Arc<WatchedStore>,
+        clock: Clock,
+        recovered: Vec<Recovered>,
+        dns: Arc<Dns>,
+    ) -> Self {
         queue.start(store.clone(), recovered);
         let shutdown = CancellationToken::new();
-        let relay = Relay::new(options, dns(), queue.clone(), clock.clone()).unwrap();
+        let relay = Relay::new(options, dns, queue.clone(), clock.clone()).unwrap();
         let running = tokio::spawn(relay.run(shutdown.clone(), Duration::from_secs(10)));
         Self { store, queue, clock, shutdown, running }
     }

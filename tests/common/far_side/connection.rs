@@ -112,6 +112,8 @@ impl Connection {
                 }
                 "AUTH" if line == "AUTH LOGIN" => self.answer(stream, &line, "334 VXNlcm5hbWU6").await?,
                 "AUTH" => self.answer(stream, &line, "235 2.7.0 ok").await?,
+                // What a client says to the challenge of a token that is refused.
+                "" => self.answer(stream, "(empty)", "535 5.7.8 token refused").await?,
                 "MAIL" => {
                     self.rcpts.clear();
                     self.mail = line.clone();
