@@ -92,6 +92,11 @@ impl Lease {
         self.id
     }
 
+    /// Whether it is in memory, so that opening it takes no time.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh().is_some()
+    }
+
     /// Its MT-PRIORITY (RFC 6710).
     pub fn priority(&self) -> i8 {
         self.fresh().as_ref().map_or(0, |message| message.envelope.handling.priority)

@@ -1,80 +1,100 @@
-//! The `smarthost` transport: which host to ask, on which connection, and what a failure means for the next.
+//! SMTP to other hosts, configured ones or those of a domain: which to ask, on which connection, and what a failure means
+//! for the next.
 //!
 //! Hosts are tried in order within one attempt, as long as none has taken the message. A host whose breaker is open is
-//! not asked; when none may be asked, the attempt has not happened.
+//! not asked; when none may be asked, the attempt has not happened. What only one host cannot carry goes to the next.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use governor::DefaultDirectRateLimiter;
-use tokio::time::Instant;
+use governor::DefaultKeyedRateLimiter;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Authenticator;
-use super::breaker::{Admission, Breaker, Transition};
+use super::breakers::{Breakers, Permit};
+use super::concurrency::Load;
+use super::mx::{self, Own, Refusal};
 use super::opening::{Opening, Trouble};
-use super::options::{self, Host, Hosts, Timeouts};
+use super::options::{self, Hosts, Timeouts};
+use super::plan::{self, Tally};
 use super::security::{Candidate, Security};
+use super::surroundings::Surroundings;
 use super::tls::Trust;
 use super::transaction::{Answer, By, Ended, Parcel, Session};
-use crate::dns::{Dns, Family};
+use crate::dns::Dns;
 use crate::queue::End;
 
-/// A host that loses this many connections in one attempt is not asked again in it.
-const LOSSES_PER_HOST: u32 = 3;
+/// Connecting to one host, at all its addresses: silent ones must not keep a message from the next host for long.
+const OPENING_LIMIT: Duration = Duration::from_secs(120);
+/// Microsoft 365 has too many of our connections: `432 4.3.2 Concurrent connections limit exceeded`
+/// (learn.microsoft.com, "Fix issues with … SMTP AUTH client submission"). Nobody else has a use for this code here.
+pub(super) const CROWDED: u16 = 432;
+/// The far side closes the connection (RFC 5321 §3.8).
+const CLOSING: u16 = 421;
 
-/// One route to configured hosts.
+/// One route over SMTP.
 pub(super) struct Smarthost {
     pub(super) options: options::Smtp,
-    pub(super) hosts: Vec<Host>,
-    pub(super) route: String,
-    pub(super) hostname: String,
-    pub(super) timeouts: Timeouts,
-    pub(super) trust: Trust,
-    pub(super) dns: Arc<Dns>,
+    route: String,
+    hostname: String,
+    own_addresses: Vec<SocketAddr>,
+    timeouts: Timeouts,
+    trust: Trust,
+    dns: Arc<Dns>,
     security: Security,
     auth: Option<Authenticator>,
-    /// One per host, in their order.
-    breakers: Vec<Mutex<Breaker>>,
-    limiter: Option<DefaultDirectRateLimiter>,
+    breakers: Breakers,
+    /// By destination.
+    limiter: Option<DefaultKeyedRateLimiter<Arc<str>>>,
+    /// Source addresses take turns.
+    turn: AtomicUsize,
 }
 
 /// A connection that is kept between transactions.
 pub(super) struct Link {
     session: Session,
-    host: usize,
+    host: options::Host,
     transactions: u32,
+    opened_at: Instant,
+    /// Good enough for REQUIRETLS (RFC 8689 §4.2.1), as far as the certificate is concerned.
+    is_verified: bool,
 }
 
 /// The end of an attempt.
 pub(super) enum Attempt {
-    /// Each recipient has its answer, from this host.
-    Answered(By, Vec<Answer>),
+    /// Each recipient has its answer.
+    Answered {
+        /// Whose.
+        by: By,
+        /// In the order of the recipients.
+        answers: Vec<Answer>,
+        /// What it says about the number of connections.
+        load: Load,
+    },
     /// No host may be asked before this time.
     Blocked(Instant),
+    /// The far side has too many connections of ours, and said nothing about the message.
+    Crowded,
     /// The relay is shutting down.
     Stopped,
 }
 
-/// What this attempt knows of the hosts.
-struct Tally {
-    losses: Vec<u32>,
-    last: Option<(usize, Trouble)>,
-}
-
-/// The right to ask a host once. Dropped without a word it tells the breaker nothing.
-struct Permit<'a> {
-    smarthost: &'a Smarthost,
-    host: usize,
-    admission: Admission,
-    told: bool,
-}
-
 /// Why there is no connection.
 enum NoLink {
-    Blocked(Instant),
-    AllFailed,
+    /// Nobody is left; the time at which a host may be asked that is left alone now.
+    NobodyLeft(Option<Instant>),
+    /// The destination has no hosts, or they cannot be found out.
+    NoPlan(Refusal),
     Stopped,
+}
+
+/// Why one host cannot be used.
+enum Unusable {
+    Trouble(Trouble),
+    Refused(Refusal),
 }
 
 impl Smarthost {
@@ -84,85 +104,130 @@ impl Smarthost {
         relay: &options::Options,
         trust: Trust,
         dns: Arc<Dns>,
+        surroundings: &Surroundings,
     ) -> Self {
-        let hosts = match &options.hosts {
-            Hosts::Fixed { hosts, .. } => hosts.clone(),
-            Hosts::Mx(_) => Vec::new(),
-        };
         let (security, auth) = (Security::new(options.tls), options.auth.clone().map(Authenticator::new));
-        let breakers = hosts.iter().map(|_| Mutex::new(Breaker::new(relay.breaker))).collect();
-        let limiter = options.rate.map(governor::RateLimiter::direct);
-        let (hostname, timeouts) = (relay.hostname.clone(), relay.timeouts);
-        Self { options, hosts, route, hostname, timeouts, trust, dns, security, auth, breakers, limiter }
+        let (clock, counters) = (surroundings.clock.clone(), surroundings.counters.clone());
+        Self {
+            breakers: Breakers::new(route.clone(), relay.breaker, clock, counters),
+            limiter: options.rate.map(governor::RateLimiter::keyed),
+            options,
+            route,
+            hostname: relay.hostname.clone(),
+            own_addresses: relay.own_addresses.clone(),
+            timeouts: relay.timeouts,
+            trust,
+            dns,
+            security,
+            auth,
+            turn: AtomicUsize::new(0),
+        }
     }
 
-    /// Offers a message to the first host that takes it.
+    /// Whether the recipient's domain says which hosts are asked.
+    pub(super) fn is_by_domain(&self) -> bool {
+        matches!(self.options.hosts, Hosts::Mx(_))
+    }
+
+    /// Offers a message to the first host that takes it; `destination` is the domain, where that decides.
     pub(super) async fn attempt(
         &self,
         link: &mut Option<Link>,
         parcel: &Parcel<'_>,
+        destination: &Arc<str>,
         stop: &CancellationToken,
     ) -> Attempt {
         // Before a connection is opened, which might not outlive the wait.
-        if !self.within_rate(stop).await {
+        if !self.within_rate(destination, stop).await {
             return Attempt::Stopped;
         }
-        let mut tally = Tally { losses: vec![0; self.hosts.len()], last: None };
+        let recipients = parcel.recipients.len();
+        let mut tally = Tally::default();
         loop {
-            let reused = link.is_some();
-            let (mut current, permit) = match self.link(link, &mut tally, stop).await {
+            let (mut current, permit) = match self.link(link, &mut tally, parcel, destination, stop).await {
                 Ok(found) => found,
                 Err(NoLink::Stopped) => return Attempt::Stopped,
-                Err(NoLink::Blocked(until)) => match tally.last {
-                    None => return Attempt::Blocked(until),
-                    Some(last) => return self.deferred(last, parcel.recipients.len()),
-                },
-                Err(NoLink::AllFailed) => {
-                    let nobody = || (0, Trouble::local("there is no host to ask"));
-                    return self.deferred(tally.last.unwrap_or_else(nobody), parcel.recipients.len());
-                }
+                Err(NoLink::NobodyLeft(reopens)) => return tally.conclude(reopens, recipients),
+                Err(NoLink::NoPlan(refusal)) => return refused(&refusal, recipients),
             };
-            let host = current.host;
-            let reused = reused && current.transactions > 0;
+            let reused = current.transactions > 0;
             current.transactions += 1;
+            let host = current.host.clone();
             match current.session.transact(parcel, &self.timeouts, stop).await {
                 Ended::Answered { answers, usable, healthy } => {
-                    permit.tell(healthy);
-                    let by = current.session.by(self.host_name(host));
+                    let by = current.session.by(host.to_string());
                     if usable {
                         *link = Some(current);
                     }
-                    return Attempt::Answered(by, answers);
+                    if healthy.is_none() {
+                        // It was not even asked: it cannot carry this message. Another host may.
+                        tally.unfit(by, &host, answers);
+                        continue;
+                    }
+                    return self.answered(by, answers, healthy == Some(true), permit);
                 }
                 Ended::Lost(_) if stop.is_cancelled() => return Attempt::Stopped,
                 // A kept connection may have been closed long ago: that says nothing.
                 Ended::Lost(_) if reused => {}
-                Ended::Refused(trouble) if reused && trouble.code == 421 => {}
+                Ended::Refused(trouble) if reused && trouble.code == CLOSING => {}
                 Ended::Lost(trouble) => {
-                    permit.tell(Some(false));
-                    tally.lost(host, trouble);
+                    permit.failed(&trouble.text);
+                    tally.lost(&host, trouble);
                 }
                 Ended::Refused(trouble) => {
-                    permit.tell(Some(false));
-                    tally.exhausted(host, trouble);
+                    blame(permit, &trouble);
+                    tally.exhausted(&host, trouble);
                 }
             }
         }
     }
 
-    /// When a host may be asked again, if none may be asked now.
-    pub(super) fn blocked_until(&self, retry: std::time::Duration) -> Option<Instant> {
-        let mut earliest: Option<Instant> = None;
-        for host in 0..self.hosts.len() {
-            match self.admit(host) {
-                Ok(_permit) => return None,
-                Err(until) => {
-                    let until = until.unwrap_or_else(|| Instant::now() + retry);
-                    earliest = Some(earliest.map_or(until, |earlier| earlier.min(until)));
-                }
-            }
+    /// When a configured host may be asked again, if none may be asked now.
+    pub(super) fn blocked_until(&self) -> Option<Instant> {
+        let Hosts::Fixed { hosts, .. } = &self.options.hosts else { return None };
+        let blocked: Option<Vec<_>> = hosts.iter().map(|host| self.breakers.blocked_until(host)).collect();
+        blocked?.into_iter().min()
+    }
+
+    /// Closes a kept connection that has carried enough, or for long enough.
+    pub(super) async fn retire(&self, kept: &mut Option<Link>) {
+        let (most, lifetime) = (self.options.messages_per_connection, self.options.connection_lifetime);
+        let is_spent = |link: &mut Link| link.transactions >= most || link.opened_at.elapsed() >= lifetime;
+        if let Some(spent) = kept.take_if(is_spent) {
+            spent.quit().await;
         }
-        earliest
+    }
+
+    /// Forgets what no longer matters of hosts and destinations (S2).
+    pub(super) fn sweep(&self) {
+        self.breakers.sweep();
+        if let Some(limiter) = &self.limiter {
+            limiter.retain_recent();
+            limiter.shrink_to_fit();
+        }
+    }
+
+    /// The far side has spoken about every recipient.
+    fn answered(&self, by: By, answers: Vec<Answer>, is_healthy: bool, permit: Permit<'_>) -> Attempt {
+        let said = |code| answers.iter().any(|answer| answer.code == code);
+        let is_crowded = said(CROWDED);
+        if is_crowded && answers.iter().all(|answer| answer.code == CROWDED) {
+            tracing::info!(target: "oncemail::relay", route = %self.route, host = %by.host,
+                reply = answers.first().map(|answer| answer.text.as_str()),
+                "the far side has too many of our connections");
+            return Attempt::Crowded;
+        }
+        let load = match answers.iter().all(|answer| answer.end == End::Deferred) {
+            _ if !is_healthy || is_crowded || said(CLOSING) => Load::Less,
+            true => Load::Same,
+            false => Load::More,
+        };
+        if is_healthy {
+            permit.worked();
+        } else {
+            permit.failed(answers.last().map_or("", |answer| &answer.text));
+        }
+        Attempt::Answered { by, answers, load }
     }
 
     /// The kept connection, or a new one.
@@ -170,66 +235,119 @@ impl Smarthost {
         &'a self,
         kept: &mut Option<Link>,
         tally: &mut Tally,
+        parcel: &Parcel<'_>,
+        destination: &str,
         stop: &CancellationToken,
     ) -> Result<(Link, Permit<'a>), NoLink> {
         self.retire(kept).await;
-        if let Some(link) = kept.take() {
-            match self.admit(link.host) {
+        let require_tls = parcel.message.envelope.handling.require_tls;
+        let is_fit = |link: &mut Link| !tally.is_out(&link.host) && (link.is_verified || !require_tls);
+        if let Some(link) = kept.take_if(is_fit) {
+            match self.breakers.admit(&link.host) {
                 Ok(permit) => return Ok((link, permit)),
-                Err(_) => link.session.quit().await,
+                Err(_) => link.quit().await,
             }
         }
+        let opening = async {
+            if tally.plan.is_none() {
+                tally.plan = Some(self.plan(destination).await.map_err(NoLink::NoPlan)?);
+            }
+            self.first(tally, parcel, destination, require_tls).await
+        };
+        let opened = tokio::select! {
+            opened = opening => opened?,
+            () = stop.cancelled() => return Err(NoLink::Stopped),
+        };
+        // One connection at a time: the other host's goes.
+        if let Some(other) = kept.take() {
+            other.quit().await;
+        }
+        Ok(opened)
+    }
+
+    /// A connection to the first host that gives one.
+    async fn first<'a>(
+        &'a self,
+        tally: &mut Tally,
+        parcel: &Parcel<'_>,
+        destination: &str,
+        require_tls: bool,
+    ) -> Result<(Link, Permit<'a>), NoLink> {
         let mut reopens: Option<Instant> = None;
-        for host in tally.order() {
-            match self.admit(host) {
+        for candidate in tally.order() {
+            let permit = match self.breakers.admit(&candidate.host) {
+                Ok(permit) => permit,
                 Err(until) => {
-                    let until = until.unwrap_or_else(|| Instant::now() + PROBES_OUT_WAIT);
                     reopens = Some(reopens.map_or(until, |earlier| earlier.min(until)));
+                    continue;
                 }
-                Ok(permit) => {
-                    let opened = tokio::select! {
-                        opened = self.open(host) => opened,
-                        () = stop.cancelled() => return Err(NoLink::Stopped),
-                    };
-                    match opened {
-                        Ok(session) => return Ok((Link { session, host, transactions: 0 }, permit)),
-                        Err(trouble) => {
-                            permit.tell(Some(false));
-                            tally.exhausted(host, trouble);
-                        }
-                    }
+            };
+            let opening = timeout(OPENING_LIMIT, self.open(&candidate, destination, require_tls)).await;
+            let opened = opening.unwrap_or_else(|_| {
+                let text = format!("no connection within {} s", OPENING_LIMIT.as_secs());
+                Err(Unusable::Trouble(Trouble::local(text)))
+            });
+            match opened {
+                Ok(link) => return Ok((link, permit)),
+                Err(Unusable::Refused(refusal)) if refusal.end == End::Failed => {
+                    let by = By::name(candidate.host.to_string());
+                    tally.unfit(by, &candidate.host, refusal.answers(parcel.recipients.len()));
+                }
+                Err(Unusable::Refused(refusal)) => {
+                    permit.failed(&refusal.text);
+                    tally.exhausted(&candidate.host, Trouble::local(refusal.text));
+                }
+                Err(Unusable::Trouble(trouble)) => {
+                    blame(permit, &trouble);
+                    tally.exhausted(&candidate.host, trouble);
                 }
             }
         }
-        Err(reopens.map_or(NoLink::AllFailed, NoLink::Blocked))
+        Err(NoLink::NobodyLeft(reopens))
+    }
+
+    /// Whom to ask, in this attempt.
+    async fn plan(&self, destination: &str) -> Result<Vec<Candidate>, Refusal> {
+        match &self.options.hosts {
+            Hosts::Fixed { hosts, weights } => Ok(plan::configured(hosts, weights, &mut rand::rng())),
+            Hosts::Mx(mx) => mx::plan(&self.dns, mx, &self.own(), destination).await,
+        }
     }
 
     /// Opens a connection to one host, at the first of its addresses that works.
-    async fn open(&self, number: usize) -> Result<Session, Trouble> {
-        let Some(host) = self.hosts.get(number) else {
-            return Err(Trouble::local("there is no such host"));
+    async fn open(
+        &self,
+        candidate: &Candidate,
+        destination: &str,
+        require_tls: bool,
+    ) -> Result<Link, Unusable> {
+        let mx = match &self.options.hosts {
+            Hosts::Fixed { .. } => None,
+            Hosts::Mx(mx) => Some(mx),
         };
-        let candidate = Candidate { host: host.clone(), secure: true };
-        let demand = self.security.demand(None, &candidate, false).await?;
-        let opening = Opening {
-            host,
-            hostname: &self.hostname,
-            demand: &demand,
-            trust: &self.trust,
-            auth: self.auth.as_ref(),
-            timeouts: &self.timeouts,
-        };
+        let addresses = mx::addresses(&self.dns, mx, &self.own(), candidate).await;
+        let addresses = addresses.map_err(Unusable::Refused)?;
+        let domain = mx.map(|_| destination);
+        let demand = self.security.demand(domain, candidate, require_tls).await;
+        let demand = demand.map_err(Unusable::Trouble)?;
+        let host = &candidate.host;
         let mut last = Trouble::local("there is no address");
-        let addresses = match host.name.parse() {
-            Ok(address) => vec![address],
-            Err(_) => {
-                let found = self.dns.addresses(&host.name, Family::Any).await;
-                found.map_err(|fault| Trouble::local(fault.to_string()))?.found
-            }
-        };
-        for address in addresses.into_iter().map(|address| SocketAddr::new(address, host.port)) {
+        for address in addresses {
+            let opening = Opening {
+                host,
+                hostname: &self.hostname,
+                demand: &demand,
+                trust: &self.trust,
+                auth: self.auth.as_ref(),
+                timeouts: &self.timeouts,
+                source: self.source_for(address.ip()),
+            };
             match opening.run(address).await {
-                Ok(ready) => return Ok(Session::new(ready)),
+                Ok(ready) => {
+                    let is_verified = ready.is_verified;
+                    let (session, opened_at) = (Session::new(ready), Instant::now());
+                    return Ok(Link { session, host: host.clone(), transactions: 0, opened_at, is_verified });
+                }
                 Err(trouble) => {
                     tracing::debug!(target: "oncemail::relay", route = %self.route, host = %host, %address,
                         error = %trouble.text, "connection not opened");
@@ -241,50 +359,30 @@ impl Smarthost {
                 }
             }
         }
-        Err(last)
+        Err(Unusable::Trouble(last))
     }
 
-    /// Closes a kept connection that has carried enough.
-    pub(super) async fn retire(&self, kept: &mut Option<Link>) {
-        let limit = self.options.messages_per_connection;
-        if let Some(spent) = kept.take_if(|link| link.transactions >= limit) {
-            spent.session.quit().await;
-        }
+    /// The next source address of the same family; `None` leaves it to the system.
+    fn source_for(&self, far: IpAddr) -> Option<IpAddr> {
+        let usable = self.options.source_addresses.iter().filter(|source| source.is_ipv4() == far.is_ipv4());
+        let usable: Vec<_> = usable.collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(usable.len())?;
+        usable.get(turn).copied().copied()
+    }
+
+    fn own(&self) -> Own<'_> {
+        Own { hostname: &self.hostname, addresses: &self.own_addresses }
     }
 
     /// False when the relay is shutting down.
-    async fn within_rate(&self, stop: &CancellationToken) -> bool {
+    async fn within_rate(&self, destination: &Arc<str>, stop: &CancellationToken) -> bool {
         let Some(limiter) = &self.limiter else { return true };
         tokio::select! {
-            () = limiter.until_ready() => true,
+            () = limiter.until_key_ready(destination) => true,
             () = stop.cancelled() => false,
         }
     }
-
-    fn deferred(&self, (host, trouble): (usize, Trouble), recipients: usize) -> Attempt {
-        let answer = Answer { code: trouble.code, ..Answer::local(End::Deferred, trouble.text) };
-        Attempt::Answered(By::name(self.host_name(host)), vec![answer; recipients])
-    }
-
-    fn host_name(&self, host: usize) -> String {
-        self.hosts.get(host).map(Host::to_string).unwrap_or_default()
-    }
-
-    fn admit(&self, host: usize) -> Result<Permit<'_>, Option<Instant>> {
-        let Some(mut breaker) = self.breaker(host) else { return Err(None) };
-        match breaker.admit(Instant::now()) {
-            Admission::Refused(until) => Err(until),
-            admission => Ok(Permit { smarthost: self, host, admission, told: false }),
-        }
-    }
-
-    fn breaker(&self, host: usize) -> Option<MutexGuard<'_, Breaker>> {
-        self.breakers.get(host).map(|breaker| breaker.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
-
-/// How long to wait when all probes of a half-open breaker are out.
-pub(super) const PROBES_OUT_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Link {
     /// Says goodbye.
@@ -293,66 +391,22 @@ impl Link {
     }
 }
 
-impl Tally {
-    /// Hosts that may be asked, the ones with the fewest losses first, then in their order.
-    fn order(&self) -> Vec<usize> {
-        let mut hosts: Vec<_> = self
-            .losses
-            .iter()
-            .enumerate()
-            .filter(|(_, losses)| **losses < LOSSES_PER_HOST)
-            .map(|(host, losses)| (*losses, host))
-            .collect();
-        hosts.sort_unstable();
-        hosts.into_iter().map(|(_, host)| host).collect()
-    }
-
-    fn lost(&mut self, host: usize, trouble: Trouble) {
-        if let Some(losses) = self.losses.get_mut(host) {
-            *losses += 1;
-        }
-        self.last = Some((host, trouble));
-    }
-
-    fn exhausted(&mut self, host: usize, trouble: Trouble) {
-        if let Some(losses) = self.losses.get_mut(host) {
-            *losses = LOSSES_PER_HOST;
-        }
-        self.last = Some((host, trouble));
+impl Refusal {
+    /// The same for everybody.
+    fn answers(&self, recipients: usize) -> Vec<Answer> {
+        let answer = Answer { hard_bounce: self.hard_bounce, ..Answer::local(self.end, self.text.as_str()) };
+        vec![answer; recipients]
     }
 }
 
-impl Permit<'_> {
-    /// Tells the breaker how it went; `None` when nothing was learnt.
-    fn tell(mut self, healthy: Option<bool>) {
-        let Some(healthy) = healthy else { return };
-        self.told = true;
-        let Some(mut breaker) = self.smarthost.breaker(self.host) else { return };
-        let changed = if healthy {
-            breaker.succeeded(self.admission)
-        } else {
-            breaker.failed(self.admission, Instant::now())
-        };
-        drop(breaker);
-        let (route, host) = (&self.smarthost.route, self.smarthost.host_name(self.host));
-        match changed {
-            Some(Transition::Opened) => {
-                tracing::warn!(target: "oncemail::relay", %route, %host, "breaker opened: the host is left alone for a while");
-            }
-            Some(Transition::Closed) => {
-                tracing::info!(target: "oncemail::relay", %route, %host, "breaker closed: the host works again");
-            }
-            None => {}
-        }
-    }
+/// Nobody has to be asked to know it.
+fn refused(refusal: &Refusal, recipients: usize) -> Attempt {
+    Attempt::Answered { by: By::default(), answers: refusal.answers(recipients), load: Load::Same }
 }
 
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        if !self.told
-            && let Some(mut breaker) = self.smarthost.breaker(self.host)
-        {
-            breaker.abandoned(self.admission);
-        }
+/// A host that has too many of our connections is well.
+fn blame(permit: Permit<'_>, trouble: &Trouble) {
+    if trouble.code != CROWDED {
+        permit.failed(&trouble.text);
     }
 }
