@@ -8,6 +8,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod breakers;
 mod cli;
 mod common;
 mod config;
@@ -17,6 +18,7 @@ mod destinations;
 mod dialogs;
 mod idempotency;
 mod kill;
+mod lanes;
 mod layers;
 mod process;
 mod queue;

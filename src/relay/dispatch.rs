@@ -4,13 +4,17 @@
 //! is read from the store, a few at a time and beside the others, so that no slow disk holds back what is known.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::lane::{Leg, Share};
+use super::waiting::Waiting;
 use super::way::Way;
 use super::{Relay, route};
 use crate::mail::{AttemptReply, Message, Recipient};
 use crate::queue::{End, Lease, OpenError, Outcome};
+
+/// Messages that are read at a time only to know where they go (S2).
+const READERS: usize = 4;
 
 /// Recipients by way and destination.
 type Legs = BTreeMap<(usize, String), Vec<usize>>;
@@ -21,6 +25,19 @@ struct Split {
     legs: Legs,
     /// Those that go nowhere, with the reason.
     lost: Vec<(usize, &'static str)>,
+}
+
+/// Messages that have to be read to know where they go.
+#[derive(Default)]
+pub(super) struct Unread {
+    leases: Waiting<Arc<Lease>>,
+    readers: usize,
+}
+
+/// Reads and routes. Counted, also when it panics.
+struct Reader {
+    relay: Arc<Relay>,
+    has_left: bool,
 }
 
 impl Relay {
@@ -40,16 +57,18 @@ impl Relay {
         if lease.is_fresh() {
             return self.route(lease).await;
         }
-        // The semaphore is never closed.
-        let Ok(reader) = self.readers.clone().acquire_owned().await else { return };
-        let relay = self.clone();
-        self.surroundings.tasks.spawn(async move {
-            tokio::select! {
-                () = relay.route(lease) => {}
-                () = relay.surroundings.stop.cancelled() => {}
-            }
-            drop(reader);
-        });
+        self.read_later(lease);
+    }
+
+    /// Adds a message to those that have to be read, and a reader for it.
+    fn read_later(self: &Arc<Self>, lease: Arc<Lease>) {
+        let mut unread = self.unread();
+        unread.leases.push_back(lease.priority(), lease);
+        if unread.readers < READERS {
+            unread.readers += 1;
+            let reader = Reader { relay: self.clone(), has_left: false };
+            self.surroundings.tasks.spawn(reader.run());
+        }
     }
 
     async fn route(&self, lease: Arc<Lease>) {
@@ -126,6 +145,10 @@ impl Relay {
         self.surroundings.settle(Arc::default(), lease, message, outcomes, None).await;
     }
 
+    fn unread(&self) -> MutexGuard<'_, Unread> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn push(&self, way: usize, destination: &str, leg: Leg) {
         if let Some(way) = self.ways.get(way) {
             way.push(destination, leg);
@@ -134,6 +157,38 @@ impl Relay {
 
     fn way(&self, route: usize) -> Option<&Arc<Way>> {
         self.way_of_route.get(route).and_then(|way| self.ways.get(*way))
+    }
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let stop = self.relay.surroundings.stop.clone();
+        while let Some(lease) = self.next() {
+            tokio::select! {
+                () = self.relay.route(lease) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// The next message; `None` when there is none, or the relay is shutting down.
+    fn next(&mut self) -> Option<Arc<Lease>> {
+        let mut unread = self.relay.unread();
+        let next = unread.leases.pop().filter(|_| !self.relay.surroundings.stop.is_cancelled());
+        if next.is_none() {
+            // Under the same lock as the look above, so that no message comes in between.
+            self.has_left = true;
+            unread.readers -= 1;
+        }
+        next
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if !self.has_left {
+            self.relay.unread().readers -= 1;
+        }
     }
 }
 

@@ -29,6 +29,7 @@ mod smarthost;
 mod surroundings;
 mod tls;
 mod transaction;
+mod waiting;
 mod way;
 mod wire;
 
@@ -38,10 +39,9 @@ pub use tls::TrustError;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,7 @@ use crate::clock::Clock;
 use crate::dns::Dns;
 use crate::queue::Queue;
 use directory::Directory;
+use dispatch::Unread;
 use dkim::Signers;
 use options::Route;
 use smarthost::Smarthost;
@@ -58,8 +59,6 @@ use way::{Transport, Way};
 
 /// Messages that are leased at a time.
 const BATCH: usize = 64;
-/// Messages that are read at a time only to know where they go (S2).
-const READERS: usize = 4;
 /// How often hosts and destinations are forgotten of which nothing matters any more.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -71,7 +70,7 @@ pub struct Relay {
     way_of_route: Vec<usize>,
     ways: Vec<Arc<Way>>,
     surroundings: Surroundings,
-    readers: Arc<Semaphore>,
+    unread: Mutex<Unread>,
 }
 
 /// A route cannot be set up.
@@ -120,8 +119,7 @@ impl Relay {
             way_of_route.push(ways.len());
             ways.push(Way::new(route, &signers, transport, surroundings.clone()));
         }
-        let readers = Arc::new(Semaphore::new(READERS));
-        Ok(Self { queue, routes: options.routes, way_of_route, ways, surroundings, readers })
+        Ok(Self { queue, routes: options.routes, way_of_route, ways, surroundings, unread: Mutex::default() })
     }
 
     /// What is counted while the relay runs.

@@ -6,7 +6,7 @@ use oncemail::clock::Clock;
 use oncemail::mail::{Message, Progress, QueueId, ScopedKey};
 use oncemail::store::memory::MemoryStore;
 use oncemail::store::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::far_side::PATIENCE;
 
@@ -14,6 +14,8 @@ pub struct WatchedStore {
     inner: MemoryStore,
     /// What was saved, in order, and how often something was read.
     seen: watch::Sender<Seen>,
+    /// One permit lets one message be read; as many as are wanted, unless a test closes the gate.
+    pub reads: Semaphore,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -25,7 +27,11 @@ pub struct Seen {
 
 impl WatchedStore {
     pub fn new(clock: Clock, arrivals: Option<Arc<dyn Arrivals>>) -> Arc<Self> {
-        Arc::new(Self { inner: MemoryStore::new(clock, arrivals), seen: watch::Sender::default() })
+        Arc::new(Self {
+            inner: MemoryStore::new(clock, arrivals),
+            seen: watch::Sender::default(),
+            reads: Semaphore::new(Semaphore::MAX_PERMITS),
+        })
     }
 
     pub fn fail_with(&self, failure: Option<StoreError>) {
@@ -81,7 +87,10 @@ impl Store for WatchedStore {
 
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
         self.seen.send_modify(|seen| seen.loads += 1);
-        self.inner.load(id)
+        Box::pin(async move {
+            self.reads.acquire().await.expect("the gate is never taken away").forget();
+            self.inner.load(id).await
+        })
     }
 
     fn status(&self) -> Status {

@@ -5,7 +5,6 @@
 //! bounds), so that a slow destination holds back no other. While a breaker is open the lane is paused, and nothing in
 //! it costs an attempt.
 
-mod waiting;
 mod worker;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, Epoch, Load};
+use super::waiting::Waiting;
 use super::way::{Transport, Way};
 use crate::queue::Lease;
-use waiting::Waiting;
 use worker::Worker;
 
 /// Messages that a directory is written at a time.

@@ -1,4 +1,4 @@
-//! What waits in a lane: by priority, and in the order of arrival within one (RFC 6710 §4). Pure.
+//! A line that respects priorities (RFC 6710 §4), and within one the order of arrival. Pure.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
