@@ -4,6 +4,10 @@
 //! saved at the end of each, and the message is scheduled again when all have ended. A lease that is dropped unsettled
 //! (a panic, a shutdown) goes back to the queue.
 
+mod parked;
+
+pub use parked::Parked;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -12,7 +12,7 @@ mod outcome;
 mod retry;
 mod schedule;
 
-pub use lease::{Lease, OpenError, Settled};
+pub use lease::{Lease, OpenError, Parked, Settled};
 pub use options::{Jitter, OnFailure, Options};
 pub use outcome::{End, Outcome};
 

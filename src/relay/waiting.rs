@@ -47,8 +47,11 @@ impl<T> Waiting<T> {
         one
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.by_priority.values().flatten()
+    /// Changes all where they stand.
+    pub(super) fn change(&mut self, mut change: impl FnMut(T) -> T) {
+        for line in self.by_priority.values_mut() {
+            *line = std::mem::take(line).into_iter().map(&mut change).collect();
+        }
     }
 
     /// Takes out all that `is_wanted`; the others keep their order.
@@ -95,7 +98,7 @@ mod tests {
             waiting.push_back(i8::from(one == 8), one);
         }
         assert_eq!(waiting.take(|one| one % 2 == 0), [8, 0, 2, 4, 6]);
-        assert_eq!((waiting.len(), waiting.iter().count()), (5, 5));
-        assert_eq!(all(&mut waiting), [1, 3, 5, 7, 9]);
+        waiting.change(|one| one * 10);
+        assert_eq!((waiting.len(), all(&mut waiting)), (5, vec![10, 30, 50, 70, 90]));
     }
 }

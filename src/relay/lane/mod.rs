@@ -5,6 +5,7 @@
 //! bounds), so that a slow destination holds back no other. While a breaker is open the lane is paused, and nothing in
 //! it costs an attempt.
 
+mod stowed;
 mod worker;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,7 @@ use super::concurrency::{Concurrency, Epoch, Load};
 use super::waiting::Waiting;
 use super::way::{Transport, Way};
 use crate::queue::Lease;
+use stowed::Stowed;
 use worker::Worker;
 
 /// Messages that a directory is written at a time.
@@ -52,7 +54,7 @@ pub(super) struct Lane {
 }
 
 struct Traffic {
-    legs: Waiting<Leg>,
+    legs: Waiting<Stowed>,
     /// A leg came while the lane was not paused: it may hold its content, or belong to a message that is split.
     is_mixed: bool,
     /// Connection tasks.
@@ -101,13 +103,13 @@ impl Lane {
         let mut traffic = self.traffic();
         match traffic.paused_until {
             None => {
+                let priority = leg.lease.priority();
                 traffic.is_mixed = true;
-                traffic.legs.push_back(leg.lease.priority(), leg);
+                traffic.legs.push_back(priority, Stowed::new(leg));
             }
             Some(_) if leg.lease.is_whole() => {
                 let priority = leg.lease.priority();
-                leg.lease.park();
-                traffic.legs.push_back(priority, leg);
+                traffic.legs.push_back(priority, Stowed::new(leg).parked());
             }
             Some(until) => self.turn_away(leg, until),
         }
@@ -174,7 +176,7 @@ impl Lane {
             drop(traffic);
             return self.pause(leg, until);
         }
-        traffic.legs.push_front(leg.lease.priority(), leg);
+        traffic.legs.push_front(leg.lease.priority(), Stowed::new(leg));
         if traffic.free > 0 {
             self.arrived.notify_one();
         }
@@ -184,21 +186,20 @@ impl Lane {
     fn pause(self: &Arc<Self>, leg: Leg, until: Instant) {
         let mut traffic = self.traffic();
         let has_timer = traffic.paused_until.replace(until).is_some();
-        let mut split = Vec::new();
+        let mut split: Vec<Stowed> = Vec::new();
         if std::mem::take(&mut traffic.is_mixed) {
             // What was fresh is not kept in memory for a destination that may be away for days (S2).
-            traffic.legs.iter().for_each(|leg| leg.lease.park());
-            split = traffic.legs.take(|leg| !leg.lease.is_whole());
+            split = traffic.legs.take(Stowed::is_split);
+            traffic.legs.change(Stowed::parked);
         }
         if leg.lease.is_whole() {
             let priority = leg.lease.priority();
-            leg.lease.park();
-            traffic.legs.push_front(priority, leg);
+            traffic.legs.push_front(priority, Stowed::new(leg).parked());
         } else {
-            split.push(leg);
+            split.push(Stowed::Leg(leg));
         }
         drop(traffic);
-        split.into_iter().for_each(|leg| self.turn_away(leg, until));
+        split.into_iter().filter_map(Stowed::take_up).for_each(|leg| self.turn_away(leg, until));
         if !has_timer {
             self.way.surroundings.tasks.spawn(self.clone().resume());
         }
@@ -214,7 +215,7 @@ impl Lane {
                 () = self.way.surroundings.stop.cancelled() => return,
             }
         }
-        for leg in self.reopen() {
+        for leg in self.reopen().into_iter().filter_map(Stowed::take_up) {
             if self.way.surroundings.stop.is_cancelled() {
                 return;
             }
@@ -224,7 +225,7 @@ impl Lane {
     }
 
     /// Lets everything pass again, and gives back what has waited for longer than a message may.
-    fn reopen(self: &Arc<Self>) -> Vec<Leg> {
+    fn reopen(self: &Arc<Self>) -> Vec<Stowed> {
         let now = Instant::now();
         let mut traffic = self.traffic();
         let was_looked = traffic.looked_at.is_some_and(|at| now.saturating_duration_since(at) < EXPIRY_LOOK);
@@ -232,7 +233,7 @@ impl Lane {
             Vec::new()
         } else {
             traffic.looked_at = Some(now);
-            traffic.legs.take(|leg| leg.lease.is_expired())
+            traffic.legs.take(Stowed::is_expired)
         };
         traffic.paused_until = None;
         self.grow(&mut traffic);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::stowed::Stowed;
 use super::{Lane, Leg, Share, Traffic};
 use crate::mail::{AttemptReply, Message};
 use crate::queue::{End, OpenError, Outcome};
@@ -74,7 +75,7 @@ impl Worker {
                 let mut traffic = lane.traffic();
                 let is_surplus = traffic.workers > traffic.concurrency.limit();
                 let may_take = traffic.paused_until.is_none() && !is_surplus && !stop.is_cancelled();
-                if let Some(leg) = may_take.then(|| traffic.legs.pop()).flatten() {
+                if let Some(leg) = may_take.then(|| traffic.legs.pop()).flatten().and_then(Stowed::take_up) {
                     traffic.free -= usize::from(std::mem::replace(&mut self.is_free, false));
                     // One permit may have stood for several legs that came in between.
                     if traffic.free > 0 && !traffic.legs.is_empty() {
