@@ -1,12 +1,22 @@
 //! What the relay promises of its breakers: every change is seen, and one bad host costs the others nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use oncemail::relay::options::{Breaker, Options};
+use oncemail::clock::Clock;
+use oncemail::dns::{self, Dns};
+use oncemail::queue::Queue;
+use oncemail::relay::Relay;
+use oncemail::relay::options::{Breaker, Options, Transport};
+use oncemail::store::Store;
+use tokio_util::sync::CancellationToken;
 
 use crate::common::far_side::{FarSide, say};
 use crate::common::log::Log;
-use crate::common::relay_rig::{Rig, replies, to_hosts};
+use crate::common::relay_rig::{
+    Rig, mail_hosts, message, nobody, queue_options, relay_options, replies, route, to_hosts,
+};
+use crate::common::watched_store::WatchedStore;
 
 fn touchy(mut options: Options, open_for: Duration) -> Options {
     options.breaker = Breaker { failures: 1, open_for, probes: 1, successes: 1, ..Breaker::default() };
@@ -52,4 +62,31 @@ async fn a_host_that_is_left_alone_is_not_asked_while_another_works() {
     }
     assert_eq!((bad.log().connections, good.log().taken.len()), (1, 20));
     assert_eq!(rig.counters.counts().breaker_opened, 1);
+}
+
+#[tokio::test]
+async fn a_domain_that_cannot_be_looked_up_is_left_alone_and_its_mail_waits() {
+    let nowhere = dns::Options {
+        servers: vec![nobody().await],
+        timeout: Duration::from_millis(100),
+        ..dns::Options::default()
+    };
+    let mut options = relay_options(vec![route("mx", Transport::Smtp(mail_hosts(25)))]);
+    options.breaker = Breaker { failures: 2, open_for: Duration::from_secs(600), ..Breaker::default() };
+    let clock = Clock::system();
+    let queue = Queue::new(queue_options(), clock.clone());
+    let store = WatchedStore::new(clock.clone(), Some(queue.clone()));
+    queue.start(store.clone(), Vec::new());
+    let relay = Relay::new(options, Arc::new(Dns::new(nowhere)), queue, clock.clone()).unwrap();
+    let (counters, shutdown) = (relay.counters(), CancellationToken::new());
+    let running = tokio::spawn(relay.run(shutdown.clone(), Duration::from_secs(10)));
+    let sent = message(&clock, &["b@unheard.example"], "x");
+    let id = sent.id;
+    store.accept(Arc::new(sent), None).await.unwrap();
+    store.saved(id, 2).await;
+    assert_eq!(counters.counts().breaker_opened, 1);
+    shutdown.cancel();
+    running.await.unwrap();
+    let progress = store.saved(id, 2).await;
+    assert_eq!((progress.attempts, progress.is_queued(), store.seen().saves.len()), (2, true, 2));
 }

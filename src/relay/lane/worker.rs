@@ -116,7 +116,7 @@ impl Worker {
             return self.lane.pause(leg, Instant::now() + STORE_WAIT);
         }
         if let Transport::Smarthost(smarthost) = &self.way().transport
-            && let Some(until) = smarthost.blocked_until()
+            && let Some(until) = smarthost.blocked_until(&self.lane.destination)
         {
             return self.lane.pause(leg, until);
         }

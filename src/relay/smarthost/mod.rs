@@ -4,34 +4,38 @@
 //! Hosts are tried in order within one attempt, as long as none has taken the message. A host whose breaker is open is
 //! not asked; when none may be asked, the attempt has not happened. What only one host cannot carry goes to the next.
 
-use std::net::{IpAddr, SocketAddr};
+mod reach;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use governor::DefaultKeyedRateLimiter;
-use tokio::time::{Instant, timeout};
+use governor::clock::Clock as _;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Authenticator;
 use super::breakers::{Breakers, Permit};
 use super::concurrency::Load;
-use super::mx::{self, Own, Refusal};
-use super::opening::{Opening, Trouble};
-use super::options::{self, Hosts, Timeouts};
-use super::plan::{self, Tally};
-use super::security::{Candidate, Security};
+use super::mx::Refusal;
+use super::opening::Trouble;
+use super::options::{self, Host, Hosts, Timeouts};
+use super::plan::Tally;
+use super::security::Security;
 use super::surroundings::Surroundings;
 use super::tls::Trust;
 use super::transaction::{Answer, By, Ended, Parcel, Session};
 use crate::dns::Dns;
 use crate::queue::End;
+use reach::lookup;
 
-/// Connecting to one host, at all its addresses: silent ones must not keep a message from the next host for long.
-const OPENING_LIMIT: Duration = Duration::from_secs(120);
 /// Microsoft 365 has too many of our connections: `432 4.3.2 Concurrent connections limit exceeded`
 /// (learn.microsoft.com, "Fix issues with … SMTP AUTH client submission"). Nobody else has a use for this code here.
 pub(super) const CROWDED: u16 = 432;
+/// For a rate that allows the next message only after this, the lane waits, and not a connection with the message.
+const LONG_WAIT: Duration = Duration::from_secs(1);
 /// The far side closes the connection (RFC 5321 §3.8).
 const CLOSING: u16 = 421;
 
@@ -56,7 +60,7 @@ pub(super) struct Smarthost {
 /// A connection that is kept between transactions.
 pub(super) struct Link {
     session: Session,
-    host: options::Host,
+    host: Host,
     transactions: u32,
     opened_at: Instant,
     /// Good enough for REQUIRETLS (RFC 8689 §4.2.1), as far as the certificate is concerned.
@@ -89,12 +93,6 @@ enum NoLink {
     /// The destination has no hosts, or they cannot be found out.
     NoPlan(Refusal),
     Stopped,
-}
-
-/// Why one host cannot be used.
-enum Unusable {
-    Trouble(Trouble),
-    Refused(Refusal),
 }
 
 impl Smarthost {
@@ -138,8 +136,8 @@ impl Smarthost {
         stop: &CancellationToken,
     ) -> Attempt {
         // Before a connection is opened, which might not outlive the wait.
-        if !self.within_rate(destination, stop).await {
-            return Attempt::Stopped;
+        if let Err(end) = self.within_rate(destination, stop).await {
+            return end;
         }
         let recipients = parcel.recipients.len();
         let mut tally = Tally::default();
@@ -182,11 +180,16 @@ impl Smarthost {
         }
     }
 
-    /// When a configured host may be asked again, if none may be asked now.
-    pub(super) fn blocked_until(&self) -> Option<Instant> {
-        let Hosts::Fixed { hosts, .. } = &self.options.hosts else { return None };
-        let blocked: Option<Vec<_>> = hosts.iter().map(|host| self.breakers.blocked_until(host)).collect();
-        blocked?.into_iter().min()
+    /// When somebody may be asked again, if it is known without a lookup that nobody may be asked now.
+    pub(super) fn blocked_until(&self, destination: &str) -> Option<Instant> {
+        match &self.options.hosts {
+            Hosts::Fixed { hosts, .. } => {
+                let blocked: Option<Vec<_>> =
+                    hosts.iter().map(|host| self.breakers.blocked_until(host)).collect();
+                blocked?.into_iter().min()
+            }
+            Hosts::Mx(mx) => self.breakers.blocked_until(&lookup(destination, mx)),
+        }
     }
 
     /// Closes a kept connection that has carried enough, or for long enough.
@@ -250,7 +253,7 @@ impl Smarthost {
         }
         let opening = async {
             if tally.plan.is_none() {
-                tally.plan = Some(self.plan(destination).await.map_err(NoLink::NoPlan)?);
+                tally.plan = Some(self.plan(destination).await?);
             }
             self.first(tally, parcel, destination, require_tls).await
         };
@@ -265,122 +268,23 @@ impl Smarthost {
         Ok(opened)
     }
 
-    /// A connection to the first host that gives one.
-    async fn first<'a>(
-        &'a self,
-        tally: &mut Tally,
-        parcel: &Parcel<'_>,
-        destination: &str,
-        require_tls: bool,
-    ) -> Result<(Link, Permit<'a>), NoLink> {
-        let mut reopens: Option<Instant> = None;
-        for candidate in tally.order() {
-            let permit = match self.breakers.admit(&candidate.host) {
-                Ok(permit) => permit,
-                Err(until) => {
-                    reopens = Some(reopens.map_or(until, |earlier| earlier.min(until)));
-                    continue;
-                }
-            };
-            let opening = timeout(OPENING_LIMIT, self.open(&candidate, destination, require_tls)).await;
-            let opened = opening.unwrap_or_else(|_| {
-                let text = format!("no connection within {} s", OPENING_LIMIT.as_secs());
-                Err(Unusable::Trouble(Trouble::local(text)))
-            });
-            match opened {
-                Ok(link) => return Ok((link, permit)),
-                Err(Unusable::Refused(refusal)) if refusal.end == End::Failed => {
-                    let by = By::name(candidate.host.to_string());
-                    tally.unfit(by, &candidate.host, refusal.answers(parcel.recipients.len()));
-                }
-                Err(Unusable::Refused(refusal)) => {
-                    permit.failed(&refusal.text);
-                    tally.exhausted(&candidate.host, Trouble::local(refusal.text));
-                }
-                Err(Unusable::Trouble(trouble)) => {
-                    blame(permit, &trouble);
-                    tally.exhausted(&candidate.host, trouble);
-                }
+    /// Waits a little for the destination's rate.
+    ///
+    /// # Errors
+    /// It would take long, or the relay is shutting down.
+    async fn within_rate(&self, destination: &Arc<str>, stop: &CancellationToken) -> Result<(), Attempt> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        while let Err(later) = limiter.check_key(destination) {
+            let wait = later.wait_time_from(limiter.clock().now());
+            if wait >= LONG_WAIT {
+                return Err(Attempt::Blocked(Instant::now() + wait));
+            }
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = stop.cancelled() => return Err(Attempt::Stopped),
             }
         }
-        Err(NoLink::NobodyLeft(reopens))
-    }
-
-    /// Whom to ask, in this attempt.
-    async fn plan(&self, destination: &str) -> Result<Vec<Candidate>, Refusal> {
-        match &self.options.hosts {
-            Hosts::Fixed { hosts, weights } => Ok(plan::configured(hosts, weights, &mut rand::rng())),
-            Hosts::Mx(mx) => mx::plan(&self.dns, mx, &self.own(), destination).await,
-        }
-    }
-
-    /// Opens a connection to one host, at the first of its addresses that works.
-    async fn open(
-        &self,
-        candidate: &Candidate,
-        destination: &str,
-        require_tls: bool,
-    ) -> Result<Link, Unusable> {
-        let mx = match &self.options.hosts {
-            Hosts::Fixed { .. } => None,
-            Hosts::Mx(mx) => Some(mx),
-        };
-        let addresses = mx::addresses(&self.dns, mx, &self.own(), candidate).await;
-        let addresses = addresses.map_err(Unusable::Refused)?;
-        let domain = mx.map(|_| destination);
-        let demand = self.security.demand(domain, candidate, require_tls).await;
-        let demand = demand.map_err(Unusable::Trouble)?;
-        let host = &candidate.host;
-        let mut last = Trouble::local("there is no address");
-        for address in addresses {
-            let opening = Opening {
-                host,
-                hostname: &self.hostname,
-                demand: &demand,
-                trust: &self.trust,
-                auth: self.auth.as_ref(),
-                timeouts: &self.timeouts,
-                source: self.source_for(address.ip()),
-            };
-            match opening.run(address).await {
-                Ok(ready) => {
-                    let is_verified = ready.is_verified;
-                    let (session, opened_at) = (Session::new(ready), Instant::now());
-                    return Ok(Link { session, host: host.clone(), transactions: 0, opened_at, is_verified });
-                }
-                Err(trouble) => {
-                    tracing::debug!(target: "oncemail::relay", route = %self.route, host = %host, %address,
-                        error = %trouble.text, "connection not opened");
-                    let is_final = trouble.is_about_password;
-                    last = trouble;
-                    if is_final {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(Unusable::Trouble(last))
-    }
-
-    /// The next source address of the same family; `None` leaves it to the system.
-    fn source_for(&self, far: IpAddr) -> Option<IpAddr> {
-        let usable = self.options.source_addresses.iter().filter(|source| source.is_ipv4() == far.is_ipv4());
-        let usable: Vec<_> = usable.collect();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(usable.len())?;
-        usable.get(turn).copied().copied()
-    }
-
-    fn own(&self) -> Own<'_> {
-        Own { hostname: &self.hostname, addresses: &self.own_addresses }
-    }
-
-    /// False when the relay is shutting down.
-    async fn within_rate(&self, destination: &Arc<str>, stop: &CancellationToken) -> bool {
-        let Some(limiter) = &self.limiter else { return true };
-        tokio::select! {
-            () = limiter.until_key_ready(destination) => true,
-            () = stop.cancelled() => false,
-        }
+        Ok(())
     }
 }
 
