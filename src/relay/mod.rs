@@ -21,6 +21,7 @@ mod lane;
 mod mx;
 mod opening;
 pub mod options;
+mod places;
 mod plan;
 mod report;
 mod route;
@@ -158,6 +159,7 @@ impl Relay {
             tracing::warn!(target: "oncemail::relay", "attempts are left in doubt; they are made again after a start");
         }
         relay.ways.iter().for_each(|way| way.close());
+        relay.surroundings.places.close();
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::counters::Counters;
 use super::options::MX_CONNECTIONS;
+use super::places::Places;
 use super::report;
 use crate::clock::Clock;
 use crate::mail::Message;
@@ -28,8 +29,8 @@ pub(super) struct Surroundings {
     pub(super) stop: CancellationToken,
     /// Every task, so that a shutdown can wait for all.
     pub(super) tasks: TaskTracker,
-    /// S2: bounds the connections to hosts that recipients' domains name, of which there are as many as anybody likes.
-    pub(super) mx_connections: Arc<Semaphore>,
+    /// Connections to the hosts of domains.
+    pub(super) places: Arc<Places>,
     /// Bounds the outcomes that are being saved while their connections have gone on.
     settling: Arc<Semaphore>,
 }
@@ -41,7 +42,7 @@ impl Surroundings {
             counters: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            mx_connections: Arc::new(Semaphore::new(MX_CONNECTIONS)),
+            places: Arc::new(Places::new(MX_CONNECTIONS)),
             settling: Arc::new(Semaphore::new(SETTLING)),
         }
     }

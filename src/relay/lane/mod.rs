@@ -63,6 +63,8 @@ struct Traffic {
     free: usize,
     concurrency: Concurrency,
     paused_until: Option<Instant>,
+    /// The lane is in line for a place.
+    waits_for_place: bool,
     /// When expired legs were looked for.
     looked_at: Option<Instant>,
 }
@@ -83,6 +85,7 @@ impl Lane {
             free: 0,
             concurrency,
             paused_until: None,
+            waits_for_place: false,
             looked_at: None,
         };
         Arc::new(Self { way, destination, traffic: Mutex::new(traffic), arrived: Notify::new() })
@@ -137,6 +140,11 @@ impl Lane {
             return;
         }
         while traffic.free < traffic.legs.len() && traffic.workers < traffic.concurrency.limit() {
+            if self.way.is_by_domain()
+                && !self.way.surroundings.places.take(self, &mut traffic.waits_for_place)
+            {
+                break;
+            }
             traffic.workers += 1;
             traffic.free += 1;
             self.way.surroundings.tasks.spawn(self.clone().watch_over(Worker::new(self.clone())));
@@ -151,10 +159,22 @@ impl Lane {
         let ended = tokio::spawn(worker.run()).await;
         if ended.is_err_and(|error| error.is_panic()) {
             tracing::error!(target: "oncemail::relay", route = %self.way.name, "a connection task panicked");
-            let mut traffic = self.traffic();
-            self.grow(&mut traffic);
         }
+        if self.way.is_by_domain() {
+            self.way.surroundings.places.give_back();
+        }
+        // It may have left for the sake of others, or panicked, while something waits.
+        let mut traffic = self.traffic();
+        self.grow(&mut traffic);
+        drop(traffic);
         self.way.retire(&self);
+    }
+
+    /// It is this lane's turn to take a place.
+    pub(super) fn place_is_free(self: Arc<Self>) {
+        let mut traffic = self.traffic();
+        traffic.waits_for_place = false;
+        self.grow(&mut traffic);
     }
 
     /// Has the number of connections follow what an attempt has shown.

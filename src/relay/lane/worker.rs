@@ -28,6 +28,8 @@ pub(super) struct Worker {
     lane: Arc<Lane>,
     is_free: bool,
     has_left: bool,
+    /// Legs so far.
+    carried: u32,
 }
 
 /// What keeps a leg from going on.
@@ -43,22 +45,14 @@ enum Halt {
 impl Worker {
     /// Already counted, as a free one.
     pub(super) fn new(lane: Arc<Lane>) -> Self {
-        Self { lane, is_free: true, has_left: false }
+        Self { lane, is_free: true, has_left: false, carried: 0 }
     }
 
     pub(super) async fn run(mut self) {
-        let surroundings = self.surroundings().clone();
-        let _place = if self.way().is_by_domain() {
-            tokio::select! {
-                place = surroundings.mx_connections.acquire() => place.ok(),
-                () = surroundings.stop.cancelled() => None,
-            }
-        } else {
-            None
-        };
         let mut link = None;
         while let Some(leg) = self.next(link.is_some()).await {
             self.carry(leg, &mut link).await;
+            self.carried = self.carried.saturating_add(1);
         }
         if let Some(link) = link {
             link.quit().await;
@@ -73,7 +67,7 @@ impl Worker {
         loop {
             {
                 let mut traffic = lane.traffic();
-                let is_surplus = traffic.workers > traffic.concurrency.limit();
+                let is_surplus = traffic.workers > traffic.concurrency.limit() || self.has_had_its_turn();
                 let may_take = traffic.paused_until.is_none() && !is_surplus && !stop.is_cancelled();
                 if let Some(leg) = may_take.then(|| traffic.legs.pop()).flatten().and_then(Stowed::take_up) {
                     traffic.free -= usize::from(std::mem::replace(&mut self.is_free, false));
@@ -104,9 +98,17 @@ impl Worker {
     /// How long to keep a connection for which there is nothing to do.
     fn patience(&self, is_connected: bool) -> Duration {
         let Transport::Smarthost(smarthost) = &self.way().transport else { return Duration::ZERO };
-        let others_wait =
-            smarthost.is_by_domain() && self.surroundings().mx_connections.available_permits() == 0;
-        if is_connected && !others_wait { smarthost.options.idle_timeout } else { Duration::ZERO }
+        if is_connected && !self.others_wait() { smarthost.options.idle_timeout } else { Duration::ZERO }
+    }
+
+    /// Whether other destinations should have this place now.
+    fn has_had_its_turn(&self) -> bool {
+        let Transport::Smarthost(smarthost) = &self.way().transport else { return false };
+        self.carried >= smarthost.options.messages_per_connection && self.others_wait()
+    }
+
+    fn others_wait(&self) -> bool {
+        self.way().is_by_domain() && self.surroundings().places.are_wanted()
     }
 
     /// Takes a leg to its next hop, and has its outcomes saved.
