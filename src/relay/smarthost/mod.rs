@@ -32,7 +32,8 @@ use crate::queue::End;
 use reach::lookup;
 
 /// Microsoft 365 has too many of our connections: `432 4.3.2 Concurrent connections limit exceeded`
-/// (learn.microsoft.com, "Fix issues with … SMTP AUTH client submission"). Nobody else has a use for this code here.
+/// (learn.microsoft.com/en-us/exchange/troubleshoot/send-emails/smtp-submission-improvements). No command of ours has another
+/// use for this code.
 pub(super) const CROWDED: u16 = 432;
 /// For a rate that allows the next message only after this, the lane waits, and not a connection with the message.
 const LONG_WAIT: Duration = Duration::from_secs(1);
