@@ -9,6 +9,7 @@
 )]
 
 mod bounces;
+mod breakers;
 mod cli;
 mod common;
 mod config;
@@ -22,6 +23,7 @@ mod hostile_far_sides;
 mod idempotency;
 mod in_doubt;
 mod kill;
+mod lanes;
 mod layers;
 mod mx;
 mod oauth;

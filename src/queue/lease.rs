@@ -5,6 +5,10 @@
 //! is told of all recipients that have failed in it. A lease that is dropped unsettled (a panic, a shutdown) goes back
 //! to the queue.
 
+mod parked;
+
+pub use parked::Parked;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -124,6 +128,11 @@ impl Lease {
     /// Its id.
     pub fn id(&self) -> QueueId {
         self.id
+    }
+
+    /// Whether it is in memory, so that opening it takes no time.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh().is_some()
     }
 
     /// Its MT-PRIORITY (RFC 6710).

@@ -17,7 +17,7 @@ mod retry;
 mod schedule;
 
 pub use doubt::IN_DOUBT;
-pub use lease::{Lease, OpenError, Settled};
+pub use lease::{Lease, OpenError, Parked, Settled};
 pub use options::{Jitter, OnFailure, Options};
 pub use outcome::{End, Outcome};
 

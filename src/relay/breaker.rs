@@ -4,10 +4,14 @@
 //! message is counted.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::options::Breaker as Options;
+
+/// A host that nobody has wanted for this long since its breaker could have been probed is taken for a new one.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// The state of one destination.
 #[derive(Debug)]
@@ -23,7 +27,7 @@ enum State {
     /// Nothing passes.
     Open { until: Instant },
     /// A few probes pass.
-    HalfOpen { probing: u32, successes: u32 },
+    HalfOpen { since: Instant, probing: u32, successes: u32 },
 }
 
 /// Whether an attempt may be made.
@@ -42,6 +46,8 @@ pub(super) enum Admission {
 pub(super) enum Transition {
     /// Attempts stop.
     Opened,
+    /// Probes are let through.
+    HalfOpened,
     /// Attempts go on.
     Closed,
 }
@@ -53,26 +59,48 @@ impl Breaker {
     }
 
     /// Asks for one attempt.
-    pub(super) fn admit(&mut self, now: Instant) -> Admission {
-        if let State::Open { until } = self.state {
-            if now < until {
-                return Admission::Refused(Some(until));
+    pub(super) fn admit(&mut self, now: Instant) -> (Admission, Option<Transition>) {
+        let admission = self.peek(now);
+        let changed = match &mut self.state {
+            State::Open { .. } if admission == Admission::Probe => {
+                self.state = State::HalfOpen { since: now, probing: 1, successes: 0 };
+                Some(Transition::HalfOpened)
             }
-            self.state = State::HalfOpen { probing: 0, successes: 0 };
-        }
-        match &mut self.state {
-            State::HalfOpen { probing, .. } if *probing < self.options.probes => {
+            State::HalfOpen { probing, .. } if admission == Admission::Probe => {
                 *probing += 1;
-                Admission::Probe
+                None
             }
+            _ => None,
+        };
+        (admission, changed)
+    }
+
+    /// What [`Breaker::admit`] would say; changes nothing.
+    pub(super) fn peek(&self, now: Instant) -> Admission {
+        match &self.state {
+            State::Closed { .. } => Admission::Pass,
+            State::Open { until } if now < *until => Admission::Refused(Some(*until)),
+            State::Open { .. } => Admission::Probe,
+            State::HalfOpen { probing, .. } if *probing < self.options.probes => Admission::Probe,
             State::HalfOpen { .. } => Admission::Refused(None),
-            _ => Admission::Pass,
+        }
+    }
+
+    /// Whether it differs from a new one in anything that still matters.
+    pub(super) fn remembers(&self, now: Instant) -> bool {
+        let is_recent = |at: Instant, within| now.saturating_duration_since(at) < within;
+        match &self.state {
+            State::Closed { failures } => {
+                failures.back().is_some_and(|last| is_recent(*last, self.options.window))
+            }
+            State::Open { until } => is_recent(*until, FORGOTTEN_AFTER),
+            State::HalfOpen { since, probing, .. } => *probing > 0 || is_recent(*since, FORGOTTEN_AFTER),
         }
     }
 
     /// The destination has answered as it should.
     pub(super) fn succeeded(&mut self, admission: Admission) -> Option<Transition> {
-        let State::HalfOpen { probing, successes } = &mut self.state else { return None };
+        let State::HalfOpen { probing, successes, .. } = &mut self.state else { return None };
         if admission != Admission::Probe {
             return None;
         }
@@ -135,8 +163,8 @@ mod tests {
     fn five_failures_within_the_window_open_it() {
         let now = Instant::now();
         let mut breaker = opened(now);
-        assert_eq!(breaker.admit(now + 59 * SECOND), Admission::Refused(Some(now + 60 * SECOND)));
-        assert_eq!(breaker.admit(now + 60 * SECOND), Admission::Probe);
+        assert_eq!(breaker.admit(now + 59 * SECOND).0, Admission::Refused(Some(now + 60 * SECOND)));
+        assert_eq!(breaker.admit(now + 60 * SECOND), (Admission::Probe, Some(Transition::HalfOpened)));
     }
 
     #[test]
@@ -145,7 +173,7 @@ mod tests {
         let mut breaker = Breaker::new(Options::default());
         for n in 0..50 {
             assert_eq!(breaker.failed(Admission::Pass, now + n * 15 * SECOND), None);
-            assert_eq!(breaker.admit(now + n * 15 * SECOND), Admission::Pass);
+            assert_eq!(breaker.admit(now + n * 15 * SECOND).0, Admission::Pass);
         }
     }
 
@@ -154,15 +182,15 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         let later = now + 60 * SECOND;
-        let admissions = [0; 4].map(|_| breaker.admit(later));
+        let admissions = [0; 4].map(|_| breaker.admit(later).0);
         assert_eq!(admissions[..3], [Admission::Probe; 3]);
         assert_eq!(admissions[3], Admission::Refused(None));
         breaker.abandoned(Admission::Probe);
-        assert_eq!(breaker.admit(later), Admission::Probe);
+        assert_eq!(breaker.admit(later).0, Admission::Probe);
         assert_eq!(breaker.succeeded(Admission::Probe), None);
         assert_eq!(breaker.succeeded(Admission::Pass), None);
         assert_eq!(breaker.succeeded(Admission::Probe), Some(Transition::Closed));
-        assert_eq!(breaker.admit(later), Admission::Pass);
+        assert_eq!(breaker.admit(later).0, Admission::Pass);
     }
 
     #[test]
@@ -170,9 +198,9 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         let later = now + 61 * SECOND;
-        assert_eq!(breaker.admit(later), Admission::Probe);
+        assert_eq!(breaker.admit(later).0, Admission::Probe);
         assert_eq!(breaker.failed(Admission::Pass, later), None);
         assert_eq!(breaker.failed(Admission::Probe, later), Some(Transition::Opened));
-        assert_eq!(breaker.admit(later + 59 * SECOND), Admission::Refused(Some(later + 60 * SECOND)));
+        assert_eq!(breaker.admit(later + 59 * SECOND).0, Admission::Refused(Some(later + 60 * SECOND)));
     }
 }

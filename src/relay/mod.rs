@@ -7,9 +7,13 @@
 
 mod auth;
 mod breaker;
+mod breakers;
 mod classify;
 mod commands;
+mod concurrency;
+mod counters;
 mod directory;
+mod dispatch;
 mod dkim;
 mod fields;
 mod https;
@@ -18,52 +22,57 @@ mod mx;
 mod oauth;
 mod opening;
 pub mod options;
+mod places;
+mod plan;
 mod report;
 mod route;
 mod security;
 mod smarthost;
+mod surroundings;
 mod tls;
 mod transaction;
+mod waiting;
+mod way;
 mod wire;
 
+pub use counters::{Counters, Counts};
 pub use options::Options;
 pub use tls::TrustError;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::dns::Dns;
-use crate::mail::{AttemptReply, Message};
-use crate::queue::{End, Lease, Outcome, Queue};
+use crate::queue::Queue;
 use directory::Directory;
+use dispatch::Unread;
 use dkim::Signers;
-use lane::{Lane, Leg, Share, Surroundings, Transport};
 use options::Route;
 use smarthost::Smarthost;
+use surroundings::Surroundings;
 use tls::{SystemTrust, Trust};
+use way::{Transport, Way};
 
 /// Messages that are leased at a time.
 const BATCH: usize = 64;
-/// Outcomes that are being saved at a time, large contents counted as several; beyond it connections wait for the store.
-const SETTLING: usize = 1024;
+/// How often hosts and destinations are forgotten of which nothing matters any more.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// The way out.
 pub struct Relay {
     queue: Arc<Queue>,
     routes: Vec<Route>,
-    /// One number per route; routes into one directory share a lane, because they share its files.
-    lane_of_route: Vec<usize>,
-    lanes: Vec<Arc<Lane>>,
+    /// One number per route; routes into one directory share a way, because they share its files.
+    way_of_route: Vec<usize>,
+    ways: Vec<Arc<Way>>,
     surroundings: Surroundings,
+    unread: Mutex<Unread>,
 }
 
 /// A route cannot be set up.
@@ -98,128 +107,60 @@ impl Relay {
     /// # Errors
     /// Names the route and the file.
     pub fn new(options: Options, dns: Arc<Dns>, queue: Arc<Queue>, clock: Clock) -> Result<Self, SetupError> {
-        let surroundings = Surroundings {
-            clock,
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            settling: Arc::new(Semaphore::new(SETTLING)),
-        };
+        let surroundings = Surroundings::new(clock);
         let system = Arc::<SystemTrust>::default();
         let signers = Arc::new(Signers::new(&options.dkim).map_err(SetupError::Dkim)?);
-        let mut lanes: Vec<Arc<Lane>> = Vec::new();
-        let mut lane_of_route = Vec::new();
+        let mut ways: Vec<Arc<Way>> = Vec::new();
+        let mut way_of_route = Vec::new();
         for route in &options.routes {
-            let transport = transport(route, &options, &system, &dns)?;
-            if let Some(shared) = lanes.iter().position(|lane| lane.writes_into(&transport)) {
-                lane_of_route.push(shared);
+            let transport = transport(route, &options, &system, &dns, &surroundings)?;
+            if let Some(shared) = ways.iter().position(|way| way.writes_into(&transport)) {
+                way_of_route.push(shared);
                 continue;
             }
-            lane_of_route.push(lanes.len());
-            lanes.push(Lane::new(route, &signers, transport, surroundings.clone()));
+            way_of_route.push(ways.len());
+            ways.push(Way::new(route, &signers, transport, surroundings.clone()));
         }
-        Ok(Self { queue, routes: options.routes, lane_of_route, lanes, surroundings })
+        Ok(Self { queue, routes: options.routes, way_of_route, ways, surroundings, unread: Mutex::default() })
+    }
+
+    /// What is counted while the relay runs.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.surroundings.counters.clone()
     }
 
     /// Relays until `shutdown`; then lets connections finish their transactions, and waits until no attempt is in
     /// doubt and every outcome is saved, but not longer than `grace`. What is in doubt after that is sent again after
     /// the next start.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
+        let relay = Arc::new(self);
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let leases = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                leases = self.queue.next(BATCH) => leases,
+                _ = sweep.tick() => {
+                    relay.ways.iter().for_each(|way| way.sweep());
+                    continue;
+                }
+                leases = relay.queue.next(BATCH) => leases,
             };
             for lease in leases {
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => break,
-                    () = self.dispatch(lease) => {}
+                    () = relay.dispatch(lease) => {}
                 }
             }
         }
-        self.surroundings.stop.cancel();
-        self.surroundings.tasks.close();
-        if timeout(grace, self.surroundings.tasks.wait()).await.is_err() {
+        relay.surroundings.stop.cancel();
+        relay.surroundings.tasks.close();
+        if timeout(grace, relay.surroundings.tasks.wait()).await.is_err() {
             tracing::warn!(target: "oncemail::relay", "attempts are left in doubt; they are made again after a start");
         }
-    }
-
-    /// Puts a message into the lane of each of its destinations.
-    ///
-    /// # Cancel safety
-    /// A message that is not in its lanes yet goes back to the queue.
-    async fn dispatch(&self, lease: Lease) {
-        let lease = Arc::new(lease);
-        // Where everything goes one way, nothing has to be read to know it.
-        if let Some(route) = self.routes.first().filter(|route| route::takes_everything(&route.matches))
-            && let Some(lane) = self.lane(0)
-        {
-            tracing::trace!(target: "oncemail::relay", queue_id = %lease.id(), route = %route.name, "routed");
-            return lane.push(Leg { lease, share: Share::All });
-        }
-        let message = match lease.open().await {
-            Ok(message) => message,
-            Err(error) => {
-                tracing::error!(target: "oncemail::relay", queue_id = %lease.id(), %error, "message cannot be read");
-                return lease.give_up(&error);
-            }
-        };
-        let (by_lane, unrouted) = self.split(&message, &lease.queued().await);
-        lease.split(by_lane.len() + usize::from(!unrouted.is_empty()));
-        if by_lane.is_empty() || !unrouted.is_empty() {
-            self.defer_unrouted(lease.clone(), message.clone(), unrouted).await;
-        } else {
-            // What was read to be routed is read again when its turn comes (S2).
-            lease.forget_if_stored();
-        }
-        for (lane, recipients) in by_lane {
-            if let Some(lane) = self.lanes.get(lane) {
-                lane.push(Leg { lease: lease.clone(), share: Share::Only(recipients.into()) });
-            }
-        }
-    }
-
-    /// The recipients by lane, and those without a route.
-    fn split(&self, message: &Message, queued: &[usize]) -> (BTreeMap<usize, Vec<usize>>, Vec<usize>) {
-        let mut by_lane: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        let mut unrouted = Vec::new();
-        for number in queued {
-            let recipient = message.envelope.recipients.get(*number);
-            let route = recipient.and_then(|recipient| route::first_match(&self.routes, message, recipient));
-            match route.and_then(|route| self.lane_of_route.get(route)) {
-                Some(lane) => by_lane.entry(*lane).or_default().push(*number),
-                None => unrouted.push(*number),
-            }
-        }
-        (by_lane, unrouted)
-    }
-
-    /// A repaired configuration may have a route for them.
-    async fn defer_unrouted(&self, lease: Arc<Lease>, message: Arc<Message>, unrouted: Vec<usize>) {
-        let at = self.surroundings.clock.now();
-        let outcome = |recipient| Outcome {
-            recipient,
-            end: End::Deferred,
-            in_doubt: false,
-            hard_bounce: false,
-            dsn_onward: false,
-            reply: AttemptReply {
-                at,
-                route: String::new(),
-                host: String::new(),
-                code: 0,
-                text: "5.4.4 no route matches this recipient".to_owned(),
-                times: 1,
-                tls: String::new(),
-            },
-        };
-        let outcomes = unrouted.into_iter().map(outcome).collect();
-        self.surroundings.settle(lease, message, outcomes, None).await;
-    }
-
-    fn lane(&self, route: usize) -> Option<&Arc<Lane>> {
-        self.lane_of_route.get(route).and_then(|lane| self.lanes.get(*lane))
+        relay.ways.iter().for_each(|way| way.close());
+        relay.surroundings.places.close();
     }
 }
 
@@ -228,6 +169,7 @@ fn transport(
     options: &Options,
     system: &Arc<SystemTrust>,
     dns: &Arc<Dns>,
+    surroundings: &Surroundings,
 ) -> Result<Transport, SetupError> {
     match &route.transport {
         options::Transport::Directory(path) => Directory::new(path)
@@ -247,6 +189,7 @@ fn transport(
                 options,
                 trust,
                 dns.clone(),
+                surroundings,
             ))))
         }
     }

@@ -5,11 +5,12 @@
 //! for all steps; `docs/relay.md` says more. TLS that is required is never done without. Every failure is about us or
 //! the far side, never about a message (R2): it defers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mail_send::SmtpClient;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use super::auth::Authenticator;
 use super::options::{Host, Timeouts};
@@ -28,6 +29,8 @@ pub(super) struct Opening<'a> {
     pub(super) trust: &'a Trust,
     pub(super) auth: Option<&'a Authenticator>,
     pub(super) timeouts: &'a Timeouts,
+    /// Where to connect from; the system's choice when absent.
+    pub(super) source: Option<IpAddr>,
 }
 
 /// Why a host cannot be used now.
@@ -110,12 +113,12 @@ impl Opening<'_> {
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<TcpStream, Trouble> {
-        let client = SmtpClient::connect(address, self.timeouts.connect)
-            .await
-            .map_err(|error| Trouble::local(format!("connecting to {address}: {}", describe(&error))))?;
+        let failed = |why: &str| Trouble::local(format!("connecting to {address}: {why}"));
+        let connecting = timeout(self.timeouts.connect, connect(self.source, address)).await;
+        let stream = connecting.map_err(|_| failed("no answer in time"))?.map_err(|error| failed(&error))?;
         // Commands and the final dot are written whole; waiting to fill a packet only costs time.
-        let _ = client.stream.set_nodelay(true);
-        Ok(client.stream)
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
     }
 
     async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(&self, wire: &mut Wire<S>) -> Result<(), Trouble> {
@@ -172,6 +175,16 @@ impl Opening<'_> {
     ) -> Result<Reply, Trouble> {
         wire.command(line, self.timeouts.command).await.map_err(|error| Trouble::lost(step, &error))
     }
+}
+
+async fn connect(source: Option<IpAddr>, address: SocketAddr) -> Result<TcpStream, String> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(|error| error.to_string())?;
+    if let Some(source) = source {
+        let bound = socket.bind(SocketAddr::new(source, 0));
+        bound.map_err(|error| format!("from our address {source}: {error}"))?;
+    }
+    socket.connect(address).await.map_err(|error| error.to_string())
 }
 
 fn boxed(stream: impl Duplex + 'static) -> Box<dyn Duplex> {

@@ -128,6 +128,9 @@ impl Smtp {
     }
 }
 
+/// Most connections at a time to all destinations of MX routes together: their number is not the operator's to choose.
+pub const MX_CONNECTIONS: usize = 1_000;
+
 impl Hosts {
     /// Hosts that are tried in their order.
     pub fn in_order(hosts: Vec<Host>) -> Self {
@@ -142,7 +145,8 @@ pub enum Hosts {
     Fixed {
         /// At least one.
         hosts: Vec<Host>,
-        /// Shares of the messages, one per host, at least 1 each; empty: the hosts are tried in their order.
+        /// Shares of the connections, and with them of the messages, one per host, at least 1 each; empty: the hosts are
+        /// tried in their order.
         weights: Vec<u32>,
     },
     /// Those that the recipient's domain names (RFC 5321 §5.1).

@@ -5,15 +5,23 @@ use crate::mail::{Message, RecipientState};
 use crate::queue::{Outcome, Settled};
 
 /// Tells the log of outcomes once they are saved, and of recipients that have expired with them.
-pub(super) fn outcomes(message: &Message, outcomes: &[Outcome], settled: &Settled, now: Timestamp) {
+/// `destination` is the domain of a lane that has one, else empty.
+pub(super) fn outcomes(
+    destination: &str,
+    message: &Message,
+    outcomes: &[Outcome],
+    settled: &Settled,
+    now: Timestamp,
+) {
+    let tell = |number, in_doubt| recipient(destination, message, number, in_doubt, settled, now);
     for outcome in outcomes {
-        recipient(message, outcome.recipient, outcome.in_doubt, settled, now);
+        tell(outcome.recipient, outcome.in_doubt);
     }
     // Their time was up, or their sender is told only now, though this was not their attempt.
     let earlier = settled.ended.iter().filter(|number| !settled.expired.contains(number));
     for number in settled.expired.iter().chain(earlier) {
         if !outcomes.iter().any(|outcome| outcome.recipient == *number) {
-            recipient(message, *number, false, settled, now);
+            tell(*number, false);
         }
     }
     if let Err(error) = &settled.saved {
@@ -22,7 +30,14 @@ pub(super) fn outcomes(message: &Message, outcomes: &[Outcome], settled: &Settle
     }
 }
 
-fn recipient(message: &Message, number: usize, in_doubt: bool, settled: &Settled, now: Timestamp) {
+fn recipient(
+    destination: &str,
+    message: &Message,
+    number: usize,
+    in_doubt: bool,
+    settled: &Settled,
+    now: Timestamp,
+) {
     let (Some(envelope), Some(progress)) =
         (message.envelope.recipients.get(number), settled.progress.recipients.get(number))
     else {
@@ -49,7 +64,9 @@ fn recipient(message: &Message, number: usize, in_doubt: bool, settled: &Settled
         message_id = %message.message_id,
         recipient = %envelope.forward_path.as_str(),
         route = last.map(|last| last.route.as_str()),
+        destination = Some(destination).filter(|destination| !destination.is_empty()),
         host = last.map(|last| last.host.as_str()),
+        tls = last.map(|last| last.tls.as_str()).filter(|tls| !tls.is_empty()),
         outcome,
         reply,
         attempts = progress.attempts,

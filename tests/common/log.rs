@@ -1,9 +1,14 @@
 //! What one test's tasks write to the log.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
-use tracing::subscriber::DefaultGuard;
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
+
+/// With a single subscriber alive, tracing asks only the thread that comes to an event first whether anybody listens, and
+/// remembers its answer for all threads. A second one, that listens to nothing, has it ask every subscriber.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
 
 /// Everything that is logged, as lines of JSON.
 #[derive(Clone, Default)]
@@ -12,6 +17,7 @@ pub struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Listens on this thread until the guard is dropped; all tasks of a `#[tokio::test]` run on its thread.
     pub fn start() -> (Self, DefaultGuard) {
+        LazyLock::force(&SECOND);
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -13,10 +13,10 @@ use oncemail::mail::{
     RecipientState, ReversePath,
 };
 use oncemail::queue::{self, OnFailure, Queue};
-use oncemail::relay::Relay;
 use oncemail::relay::options::{
-    Breaker, Host, Hosts, InDoubt, Matches, Options, Route, Smtp, Timeouts, TlsPolicy, Transport,
+    Breaker, Host, Hosts, InDoubt, Matches, Mx, Options, Route, Smtp, Timeouts, TlsPolicy, Transport,
 };
+use oncemail::relay::{Counters, Relay};
 use oncemail::store::{Recovered, Store};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ pub struct Rig {
     pub clock: Clock,
     pub shutdown: CancellationToken,
     pub running: JoinHandle<()>,
+    pub counters: Arc<Counters>,
 }
 
 pub const DELIVERED: RecipientState = RecipientState::Delivered;
@@ -90,6 +91,12 @@ pub fn hurried(mut options: Options) -> Options {
 pub fn smarthost(addresses: &[SocketAddr]) -> Smtp {
     let hosts = addresses.iter().map(|a| Host { name: a.ip().to_string(), port: a.port() }).collect();
     Smtp { tls: TlsPolicy::None, connections: 2, ..Smtp::new(Hosts::in_order(hosts)) }
+}
+
+/// To the hosts of the recipient's domain, which in a test is an address in brackets.
+pub fn mail_hosts(port: u16) -> Smtp {
+    let mx = Mx { port, allow_private: true, mta_sts: false, mta_sts_port: 443, family: dns::Family::Any };
+    Smtp { hosts: Hosts::Mx(mx), ..smarthost(&[]) }
 }
 
 /// Nothing is asked unless a name has to be looked up.
@@ -179,8 +186,9 @@ impl Rig {
         queue.start(store.clone(), recovered);
         let shutdown = CancellationToken::new();
         let relay = Relay::new(options, dns, queue.clone(), clock.clone()).unwrap();
+        let counters = relay.counters();
         let running = tokio::spawn(relay.run(shutdown.clone(), Duration::from_secs(10)));
-        Self { store, queue, clock, shutdown, running }
+        Self { store, queue, clock, shutdown, running, counters }
     }
 
     pub async fn submit(&self, message: Message) -> QueueId {

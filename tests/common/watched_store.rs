@@ -16,6 +16,8 @@ pub struct WatchedStore {
     seen: watch::Sender<Seen>,
     /// Each save waits for a permit.
     gate: Mutex<Option<Arc<Semaphore>>>,
+    /// One permit lets one message be read; as many as are wanted, unless a test closes the gate.
+    pub reads: Semaphore,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -33,6 +35,7 @@ impl WatchedStore {
             inner: MemoryStore::new(clock, arrivals),
             seen: watch::Sender::default(),
             gate: Mutex::default(),
+            reads: Semaphore::new(Semaphore::MAX_PERMITS),
         })
     }
 
@@ -99,7 +102,10 @@ impl Store for WatchedStore {
 
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
         self.seen.send_modify(|seen| seen.loads += 1);
-        self.inner.load(id)
+        Box::pin(async move {
+            self.reads.acquire().await.expect("the gate is never taken away").forget();
+            self.inner.load(id).await
+        })
     }
 
     fn status(&self) -> Status {

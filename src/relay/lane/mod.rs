@@ -1,0 +1,283 @@
+//! One destination: the messages that wait for it, and the connections that carry them.
+//!
+//! Connections are tasks that start when messages wait and end when none come; how many there may be follows from how
+//! the destination takes it. What waits here is an id and no content (but for fresh messages, whose contents the queue
+//! bounds), so that a slow destination holds back no other. While a breaker is open the lane is paused, and nothing in
+//! it costs an attempt.
+
+mod stowed;
+mod worker;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::concurrency::{Concurrency, Epoch, Load};
+use super::waiting::Waiting;
+use super::way::{Transport, Way};
+use crate::queue::Lease;
+use stowed::Stowed;
+use worker::Worker;
+
+/// Messages that a directory is written at a time.
+const DIRECTORY_WRITERS: usize = 4;
+/// Connections that a configured host gets before it has taken anything.
+const FIRST_CONNECTIONS: usize = 4;
+/// The same for the hosts of a domain, which know nothing of us.
+const FIRST_MX_CONNECTIONS: usize = 2;
+/// A paused lane is looked through for expired messages no more often than this.
+const EXPIRY_LOOK: Duration = Duration::from_secs(60);
+
+/// The part of a message that goes one way.
+pub(super) struct Leg {
+    pub(super) lease: Arc<Lease>,
+    pub(super) share: Share,
+}
+
+/// Which of a message's recipients.
+pub(super) enum Share {
+    /// All that are queued.
+    All,
+    /// These.
+    Only(Box<[usize]>),
+}
+
+/// See the module.
+pub(super) struct Lane {
+    way: Arc<Way>,
+    /// A domain, where the route goes to its hosts; empty otherwise.
+    destination: Arc<str>,
+    traffic: Mutex<Traffic>,
+    arrived: Notify,
+}
+
+struct Traffic {
+    legs: Waiting<Stowed>,
+    /// A leg came while the lane was not paused: it may hold its content, or belong to a message that is split.
+    is_mixed: bool,
+    /// Connection tasks.
+    workers: usize,
+    /// Those of them that carry nothing now.
+    free: usize,
+    concurrency: Concurrency,
+    paused_until: Option<Instant>,
+    /// The lane is in line for a place.
+    waits_for_place: bool,
+    /// When expired legs were looked for.
+    looked_at: Option<Instant>,
+}
+
+impl Lane {
+    pub(super) fn new(way: Arc<Way>, destination: Arc<str>) -> Arc<Self> {
+        let concurrency = match &way.transport {
+            Transport::Smarthost(smarthost) => {
+                let first = if smarthost.is_by_domain() { FIRST_MX_CONNECTIONS } else { FIRST_CONNECTIONS };
+                Concurrency::new(first, smarthost.options.connections)
+            }
+            Transport::Directory(_) | Transport::Discard => Concurrency::fixed(DIRECTORY_WRITERS),
+        };
+        let traffic = Traffic {
+            legs: Waiting::default(),
+            is_mixed: false,
+            workers: 0,
+            free: 0,
+            concurrency,
+            paused_until: None,
+            waits_for_place: false,
+            looked_at: None,
+        };
+        Arc::new(Self { way, destination, traffic: Mutex::new(traffic), arrived: Notify::new() })
+    }
+
+    pub(super) fn destination(&self) -> &str {
+        &self.destination
+    }
+
+    /// Whether nothing is here, and nothing is to be remembered.
+    pub(super) fn is_idle(&self) -> bool {
+        let traffic = self.traffic();
+        traffic.workers == 0 && traffic.legs.is_empty() && traffic.paused_until.is_none()
+    }
+
+    /// Adds a leg, and a connection for it if none is free.
+    pub(super) fn push(self: &Arc<Self>, leg: Leg) {
+        let mut traffic = self.traffic();
+        match traffic.paused_until {
+            None => {
+                let priority = leg.lease.priority();
+                traffic.is_mixed = true;
+                traffic.legs.push_back(priority, Stowed::new(leg));
+            }
+            Some(_) if leg.lease.is_whole() => {
+                let priority = leg.lease.priority();
+                traffic.legs.push_back(priority, Stowed::new(leg).parked());
+            }
+            Some(until) => self.turn_away(leg, until),
+        }
+        self.grow(&mut traffic);
+    }
+
+    /// Ends a leg untried: a message that is split must not keep its other recipients waiting for this destination.
+    fn turn_away(&self, leg: Leg, until: Instant) {
+        let wait = until.saturating_duration_since(Instant::now());
+        let surroundings = self.way.surroundings.clone();
+        let destination = self.destination.clone();
+        self.way.surroundings.tasks.spawn(async move {
+            if let Some(settled) = leg.lease.settle(&[], Some(wait)).await
+                && !(settled.expired.is_empty() && settled.ended.is_empty())
+                && let Ok(message) = leg.lease.open().await
+            {
+                surroundings.tell(&destination, &message, &[], &settled);
+            }
+        });
+    }
+
+    /// Starts connections for what waits, as far as the destination takes them.
+    fn grow(self: &Arc<Self>, traffic: &mut Traffic) {
+        if traffic.paused_until.is_some() || self.way.surroundings.stop.is_cancelled() {
+            return;
+        }
+        while traffic.free < traffic.legs.len() && traffic.workers < traffic.concurrency.limit() {
+            if self.way.is_by_domain()
+                && !self.way.surroundings.places.take(self, &mut traffic.waits_for_place)
+            {
+                break;
+            }
+            traffic.workers += 1;
+            traffic.free += 1;
+            self.way.surroundings.tasks.spawn(self.clone().watch_over(Worker::new(self.clone())));
+        }
+        if traffic.free > 0 {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Runs a connection in a task of its own, so that a panic in it does not leave its lane without one.
+    async fn watch_over(self: Arc<Self>, worker: Worker) {
+        let ended = tokio::spawn(worker.run()).await;
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!(target: "oncemail::relay", route = %self.way.name, "a connection task panicked");
+        }
+        if self.way.is_by_domain() {
+            self.way.surroundings.places.give_back();
+        }
+        // It may have left for the sake of others, or panicked, while something waits.
+        let mut traffic = self.traffic();
+        self.grow(&mut traffic);
+        drop(traffic);
+        self.way.retire(&self);
+    }
+
+    /// It is this lane's turn to take a place.
+    pub(super) fn place_is_free(self: Arc<Self>) {
+        let mut traffic = self.traffic();
+        traffic.waits_for_place = false;
+        self.grow(&mut traffic);
+    }
+
+    /// Has the number of connections follow what an attempt has shown.
+    fn note(self: &Arc<Self>, load: Load, begun: Epoch) {
+        let mut traffic = self.traffic();
+        let in_use = traffic.workers;
+        traffic.concurrency.note(load, begun, in_use);
+        if load == Load::More {
+            self.grow(&mut traffic);
+        }
+    }
+
+    /// Puts a leg back to the head of the lane: this connection is one too many. The last one waits instead.
+    fn yield_to_others(self: &Arc<Self>, leg: Leg, begun: Epoch, until: Instant) {
+        let mut traffic = self.traffic();
+        let in_use = traffic.workers;
+        traffic.concurrency.note(Load::Less, begun, in_use);
+        if traffic.workers <= traffic.concurrency.limit() {
+            drop(traffic);
+            return self.pause(leg, until);
+        }
+        traffic.legs.push_front(leg.lease.priority(), Stowed::new(leg));
+        if traffic.free > 0 {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Puts a leg back to the head of the lane, and lets nothing pass until `until`.
+    fn pause(self: &Arc<Self>, leg: Leg, until: Instant) {
+        let mut traffic = self.traffic();
+        let has_timer = traffic.paused_until.replace(until).is_some();
+        let mut split: Vec<Stowed> = Vec::new();
+        if std::mem::take(&mut traffic.is_mixed) {
+            // What was fresh is not kept in memory for a destination that may be away for days (S2).
+            split = traffic.legs.take(Stowed::is_split);
+            traffic.legs.change(Stowed::parked);
+        }
+        if leg.lease.is_whole() {
+            let priority = leg.lease.priority();
+            traffic.legs.push_front(priority, Stowed::new(leg).parked());
+        } else {
+            split.push(Stowed::Leg(leg));
+        }
+        drop(traffic);
+        split.into_iter().filter_map(Stowed::take_up).for_each(|leg| self.turn_away(leg, until));
+        if !has_timer {
+            self.way.surroundings.tasks.spawn(self.clone().resume());
+        }
+    }
+
+    /// Opens the lane again when its pause is over.
+    async fn resume(self: Arc<Self>) {
+        loop {
+            let until = self.traffic().paused_until;
+            let Some(until) = until.filter(|until| Instant::now() < *until) else { break };
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = self.way.surroundings.stop.cancelled() => return,
+            }
+        }
+        let (expired, late) = self.reopen();
+        for leg in expired.into_iter().filter_map(Stowed::take_up) {
+            if self.way.surroundings.stop.is_cancelled() {
+                return;
+            }
+            self.expire(leg).await;
+        }
+        for leg in late.into_iter().filter_map(Stowed::take_up) {
+            if self.way.surroundings.stop.is_cancelled() {
+                return;
+            }
+            leg.lease.warn().await;
+            self.push(leg);
+        }
+        self.way.retire(&self);
+    }
+
+    /// Lets everything pass again. Gives back what has waited for longer than a message may, and what has waited for so
+    /// long that its sender has to be told; that goes on waiting afterwards.
+    fn reopen(self: &Arc<Self>) -> (Vec<Stowed>, Vec<Stowed>) {
+        let now = Instant::now();
+        let mut traffic = self.traffic();
+        let was_looked = traffic.looked_at.is_some_and(|at| now.saturating_duration_since(at) < EXPIRY_LOOK);
+        let taken = if was_looked {
+            (Vec::new(), Vec::new())
+        } else {
+            traffic.looked_at = Some(now);
+            (traffic.legs.take(Stowed::is_expired), traffic.legs.take(Stowed::is_late))
+        };
+        traffic.paused_until = None;
+        self.grow(&mut traffic);
+        taken
+    }
+
+    /// Ends a leg that has waited here for longer than a message may.
+    async fn expire(&self, leg: Leg) {
+        let Ok(message) = leg.lease.open().await else { return };
+        if let Some(settled) = leg.lease.expire().await {
+            self.way.surroundings.tell(&self.destination, &message, &[], &settled);
+        }
+    }
+
+    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
