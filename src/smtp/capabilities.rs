@@ -21,6 +21,10 @@ pub struct Capabilities {
     pub auth_plain: bool,
     /// AUTH LOGIN.
     pub auth_login: bool,
+    /// AUTH XOAUTH2, with a token for a password.
+    pub auth_xoauth2: bool,
+    /// RFC 8689.
+    pub requiretls: bool,
 }
 
 /// SIZE (RFC 1870 §4).
@@ -54,6 +58,7 @@ impl Capabilities {
             "8BITMIME" => self.eight_bit_mime = true,
             "SMTPUTF8" => self.smtputf8 = true,
             "DSN" => self.dsn = true,
+            "REQUIRETLS" => self.requiretls = true,
             "SIZE" => self.size = size_limit(words.next()),
             "AUTH" => words.for_each(|word| self.take_mechanism(word)),
             // Some servers still offer the form of a draft from before RFC 2554: `AUTH=PLAIN LOGIN`.
@@ -69,6 +74,7 @@ impl Capabilities {
     fn take_mechanism(&mut self, word: &str) {
         self.auth_plain |= word.eq_ignore_ascii_case("PLAIN");
         self.auth_login |= word.eq_ignore_ascii_case("LOGIN");
+        self.auth_xoauth2 |= word.eq_ignore_ascii_case("XOAUTH2");
     }
 }
 
@@ -96,6 +102,7 @@ mod tests {
         let found =
             offered(&["pipelining", "Size 1000", "AUTH LOGIN PLAIN XOAUTH2", "8BITMIME", "X-ODD", ""]);
         assert!(found.pipelining && found.auth_plain && found.auth_login && found.eight_bit_mime);
+        assert!(found.auth_xoauth2 && !found.requiretls && offered(&["RequireTLS"]).requiretls);
         assert_eq!((found.size, found.dsn, found.smtputf8), (Size::Limit(1000), false, false));
         assert!(offered(&["AUTH=LOGIN"]).auth_login);
     }
