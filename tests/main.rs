@@ -27,3 +27,4 @@ mod store_damage;
 mod store_model;
 mod submission;
 mod tls;
+mod tls_policy;

@@ -9,6 +9,7 @@ mod auth;
 mod breaker;
 mod classify;
 mod commands;
+mod dane;
 mod directory;
 mod dkim;
 mod fields;
@@ -20,12 +21,15 @@ mod report;
 mod route;
 mod security;
 mod smarthost;
+mod sts;
 mod tls;
+pub mod tls_report;
 mod transaction;
 mod wire;
 
 pub use options::Options;
 pub use tls::TrustError;
+pub use tls_report::TlsReport;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -62,6 +66,7 @@ pub struct Relay {
     lane_of_route: Vec<usize>,
     lanes: Vec<Arc<Lane>>,
     surroundings: Surroundings,
+    tls_report: Arc<TlsReport>,
 }
 
 /// A route cannot be set up.
@@ -70,6 +75,14 @@ pub enum SetupError {
     /// Its `ca_file`.
     #[error("route {route}: ca_file: {error}")]
     Trust {
+        /// The route's name.
+        route: String,
+        /// What is wrong.
+        error: TrustError,
+    },
+    /// Its client certificate.
+    #[error("route {route}: client certificate: {error}")]
+    ClientCertificate {
         /// The route's name.
         route: String,
         /// What is wrong.
@@ -103,11 +116,12 @@ impl Relay {
             settling: Arc::new(Semaphore::new(SETTLING)),
         };
         let system = Arc::<SystemTrust>::default();
+        let tls_report = Arc::new(TlsReport::new(surroundings.clock.clone()));
         let signers = Arc::new(Signers::new(&options.dkim).map_err(SetupError::Dkim)?);
         let mut lanes: Vec<Arc<Lane>> = Vec::new();
         let mut lane_of_route = Vec::new();
         for route in &options.routes {
-            let transport = transport(route, &options, &system, &dns)?;
+            let transport = transport(route, &options, &system, &dns, &tls_report)?;
             if let Some(shared) = lanes.iter().position(|lane| lane.writes_into(&transport)) {
                 lane_of_route.push(shared);
                 continue;
@@ -115,7 +129,12 @@ impl Relay {
             lane_of_route.push(lanes.len());
             lanes.push(Lane::new(route, &signers, transport, surroundings.clone()));
         }
-        Ok(Self { queue, routes: options.routes, lane_of_route, lanes, surroundings })
+        Ok(Self { queue, routes: options.routes, lane_of_route, lanes, surroundings, tls_report })
+    }
+
+    /// How TLS went with far sides.
+    pub fn tls_report(&self) -> Arc<TlsReport> {
+        self.tls_report.clone()
     }
 
     /// Relays until `shutdown`; then lets connections finish their transactions, and waits until no attempt is in
@@ -226,6 +245,7 @@ fn transport(
     options: &Options,
     system: &Arc<SystemTrust>,
     dns: &Arc<Dns>,
+    tls_report: &Arc<TlsReport>,
 ) -> Result<Transport, SetupError> {
     match &route.transport {
         options::Transport::Directory(path) => Directory::new(path)
@@ -236,7 +256,13 @@ fn transport(
             let trust = match &smarthost.ca_file {
                 Some(file) => Trust::only(file)
                     .map_err(|error| SetupError::Trust { route: route.name.clone(), error })?,
-                None => Trust::System(system.clone()),
+                None => Trust::system(system.clone()),
+            };
+            let trust = match &smarthost.client_certificate {
+                Some(own) => trust
+                    .showing(own)
+                    .map_err(|error| SetupError::ClientCertificate { route: route.name.clone(), error })?,
+                None => trust,
             };
             let name = route.name.clone();
             Ok(Transport::Smarthost(Box::new(Smarthost::new(
@@ -245,6 +271,7 @@ fn transport(
                 options,
                 trust,
                 dns.clone(),
+                tls_report,
             ))))
         }
     }

@@ -16,6 +16,7 @@ use super::opening::{Opening, Trouble};
 use super::options::{self, Host, Hosts, Timeouts};
 use super::security::{Candidate, Security};
 use super::tls::Trust;
+use super::tls_report::TlsReport;
 use super::transaction::{Answer, By, Ended, Parcel, Session};
 use crate::dns::{Dns, Family};
 use crate::queue::End;
@@ -84,12 +85,14 @@ impl Smarthost {
         relay: &options::Options,
         trust: Trust,
         dns: Arc<Dns>,
+        tls_report: &Arc<TlsReport>,
     ) -> Self {
         let hosts = match &options.hosts {
             Hosts::Fixed { hosts, .. } => hosts.clone(),
             Hosts::Mx(_) => Vec::new(),
         };
-        let (security, auth) = (Security::new(options.tls), options.auth.clone().map(Authenticator::new));
+        let security = Security::new(&options, &trust, &dns, tls_report);
+        let auth = options.auth.clone().map(Authenticator::new);
         let breakers = hosts.iter().map(|_| Mutex::new(Breaker::new(relay.breaker))).collect();
         let limiter = options.rate.map(governor::RateLimiter::direct);
         let (hostname, timeouts) = (relay.hostname.clone(), relay.timeouts);
