@@ -30,6 +30,46 @@ pub(in crate::relay) enum Mode {
 }
 
 impl Policy {
+    /// RFC 8461 §3.2. Of a field that is repeated the first counts, but for `mx`; unknown ones are ignored.
+    ///
+    /// # Errors
+    /// Says what is missing or wrong.
+    pub(in crate::relay) fn parse(text: &str) -> Result<Self, String> {
+        let first =
+            |wanted: &str| fields(text, '\n').find(|(name, _)| *name == wanted).map(|(_, value)| value);
+        if first("version") != Some("STSv1") {
+            return Err("the policy has no `version: STSv1`".to_owned());
+        }
+        let mode = match first("mode") {
+            Some("enforce") => Mode::Enforce,
+            Some("testing") => Mode::Testing,
+            Some("none") => Mode::None,
+            _ => return Err("the policy has no valid `mode`".to_owned()),
+        };
+        let max_age = first("max_age")
+            .filter(|value| !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()))
+            .ok_or("the policy has no valid `max_age`")?;
+        // More digits than a number can hold are more than a year.
+        let max_age = Duration::from_secs(max_age.parse().unwrap_or(MAX_AGE).min(MAX_AGE));
+        let mut mx = Vec::new();
+        let mut octets = 0;
+        for (_, pattern) in fields(text, '\n').filter(|(name, _)| *name == "mx") {
+            let pattern = pattern.trim_end_matches('.').to_ascii_lowercase();
+            if !is_pattern(&pattern) {
+                return Err("the policy has an `mx` that is no name".to_owned());
+            }
+            octets += pattern.len();
+            if octets > MAX_PATTERNS {
+                return Err(format!("the policy's `mx` are more than {MAX_PATTERNS} octets"));
+            }
+            mx.push(pattern);
+        }
+        if mx.is_empty() && mode != Mode::None {
+            return Err("the policy has no `mx`".to_owned());
+        }
+        Ok(Self { mode, mx, max_age })
+    }
+
     /// Whether a host is one of the domain's (RFC 8461 §4.1): a `*` stands for one label, the first.
     pub(in crate::relay) fn names(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.');
@@ -81,43 +121,7 @@ pub(super) fn read(response: &Response) -> Result<Policy, String> {
         other => return Err(format!("the policy is {}, not text/plain", other.unwrap_or("of no type"))),
     }
     let text = std::str::from_utf8(&response.body).map_err(|_| "the policy is not UTF-8".to_owned())?;
-    parse(text)
-}
-
-/// RFC 8461 §3.2. Of a field that is repeated the first counts, but for `mx`; unknown ones are ignored.
-fn parse(text: &str) -> Result<Policy, String> {
-    let first = |wanted: &str| fields(text, '\n').find(|(name, _)| *name == wanted).map(|(_, value)| value);
-    if first("version") != Some("STSv1") {
-        return Err("the policy has no `version: STSv1`".to_owned());
-    }
-    let mode = match first("mode") {
-        Some("enforce") => Mode::Enforce,
-        Some("testing") => Mode::Testing,
-        Some("none") => Mode::None,
-        _ => return Err("the policy has no valid `mode`".to_owned()),
-    };
-    let max_age = first("max_age")
-        .filter(|value| !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()))
-        .ok_or("the policy has no valid `max_age`")?;
-    // More digits than a number can hold are more than a year.
-    let max_age = Duration::from_secs(max_age.parse().unwrap_or(MAX_AGE).min(MAX_AGE));
-    let mut mx = Vec::new();
-    let mut octets = 0;
-    for (_, pattern) in fields(text, '\n').filter(|(name, _)| *name == "mx") {
-        let pattern = pattern.trim_end_matches('.').to_ascii_lowercase();
-        if !is_pattern(&pattern) {
-            return Err("the policy has an `mx` that is no name".to_owned());
-        }
-        octets += pattern.len();
-        if octets > MAX_PATTERNS {
-            return Err(format!("the policy's `mx` are more than {MAX_PATTERNS} octets"));
-        }
-        mx.push(pattern);
-    }
-    if mx.is_empty() && mode != Mode::None {
-        return Err("the policy has no `mx`".to_owned());
-    }
-    Ok(Policy { mode, mx, max_age })
+    Policy::parse(text)
 }
 
 fn is_pattern(pattern: &str) -> bool {
@@ -177,7 +181,10 @@ mod tests {
             assert_eq!(policy.mx, ["mx1.x.example", "*.y.example"]);
         }
         assert_eq!(
-            parse("version: STSv1\nmode: none\nmax_age: 99999999999999999999999").unwrap().max_age.as_secs(),
+            Policy::parse("version: STSv1\nmode: none\nmax_age: 99999999999999999999999")
+                .unwrap()
+                .max_age
+                .as_secs(),
             MAX_AGE
         );
     }
@@ -210,7 +217,8 @@ mod tests {
     #[test]
     fn a_star_stands_for_one_label() {
         let policy =
-            parse("version: STSv1\nmode: enforce\nmx: mx.a.example\nmx: *.b.example\nmax_age: 1").unwrap();
+            Policy::parse("version: STSv1\nmode: enforce\nmx: mx.a.example\nmx: *.b.example\nmax_age: 1")
+                .unwrap();
         for (host, expected) in [
             ("mx.a.example", true),
             ("MX.A.example.", true),
