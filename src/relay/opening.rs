@@ -105,10 +105,8 @@ impl Opening<'_> {
     /// # Errors
     /// Names the step that failed, and what was said.
     pub(super) async fn run(&self, address: SocketAddr) -> Result<Ready, Trouble> {
-        let in_clear = || Trouble::local("AUTH: refused to send a password without TLS");
-        let guards_secret = self.auth.is_some() && !address.ip().is_loopback();
-        if guards_secret && self.demand.level == Level::Plain {
-            return Err(in_clear());
+        if self.demand.level == Level::Plain {
+            self.may_authenticate(address, "", false)?;
         }
         let opened = match &self.demand.level {
             Level::Plain => self.plain(self.connect(address).await?).await?,
@@ -124,20 +122,24 @@ impl Opening<'_> {
             },
             Level::Implicit(verify) => self.implicit(self.connect(address).await?, verify).await?,
         };
-        // RFC 8314: a password is for the smarthost alone, and neither a listener nor an impostor is that.
-        if guards_secret && !opened.is_verified {
-            return Err(if opened.tls.is_empty() {
-                in_clear()
-            } else {
-                Trouble::local("AUTH: refused to send a password to a host that TLS has not verified")
-            });
-        }
+        self.may_authenticate(address, &opened.tls, opened.is_verified)?;
         let Opened { wire, capabilities, tls, is_verified } = opened;
         let wire = match self.auth {
             Some(auth) => auth.authenticate(wire, &capabilities, self.timeouts.command).await?,
             None => wire,
         };
         Ok(Ready { wire, capabilities, tls, is_verified })
+    }
+
+    /// RFC 8314: what proves who we are is for the smarthost alone, and neither a listener nor an impostor is that.
+    fn may_authenticate(&self, address: SocketAddr, tls: &str, is_verified: bool) -> Result<(), Trouble> {
+        if self.auth.is_none() || is_verified || address.ip().is_loopback() {
+            Ok(())
+        } else if tls.is_empty() {
+            Err(Trouble::local("AUTH: refused to send a password without TLS"))
+        } else {
+            Err(Trouble::local("AUTH: refused to send a password to a host that TLS has not verified"))
+        }
     }
 
     async fn plain(&self, stream: TcpStream) -> Result<Opened, Trouble> {
@@ -302,3 +304,6 @@ pub(super) fn describe(error: &mail_send::Error) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

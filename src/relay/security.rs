@@ -67,10 +67,10 @@ pub(super) struct Account {
 /// What is counted, and as what.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Line {
-    domain: Arc<str>,
-    policy: Policy,
+    pub(super) domain: Arc<str>,
+    pub(super) policy: Policy,
     /// Known to fail the policy before anything was tried, and tried all the same.
-    fails: Option<Failure>,
+    pub(super) fails: Option<Failure>,
     /// The certificate is looked at though nobody asks for a good one (MTA-STS in testing).
     pub(super) watched: bool,
 }
@@ -82,6 +82,10 @@ impl std::fmt::Debug for Account {
 }
 
 impl Account {
+    pub(super) fn new(report: Arc<TlsReport>, line: Line) -> Self {
+        Self { report, line }
+    }
+
     /// Counts a session.
     pub(super) fn count(&self, failure: Option<Failure>) {
         self.report.count(&self.line.domain, self.line.policy, self.line.fails.or(failure));
@@ -163,7 +167,7 @@ impl Security {
         let ascii = domain.and_then(|domain| idna::domain_to_ascii(domain).ok());
         let domain = ascii.as_deref().or(domain);
         let reported: Arc<str> = domain.unwrap_or(host).into();
-        let account = |line: Line| Account { report: self.report.clone(), line };
+        let account = |line: Line| Account::new(self.report.clone(), line);
         let records = self.records(domain, candidate).await.inspect_err(|_| {
             self.report.count(&reported, Policy::Tlsa, Some(Failure::DnssecInvalid));
         })?;

@@ -99,3 +99,46 @@ pub(in crate::relay) fn failure(error: &Error) -> Failure {
         _ => Failure::ValidationFailure,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::ServerName;
+
+    use super::*;
+
+    #[test]
+    fn a_wrong_certificate_is_told_in_short_words_and_counted_as_what_it_is() {
+        let expected = ServerName::try_from("mx.x.example").unwrap();
+        let named = |presented: &[&str]| CertificateError::NotValidForNameContext {
+            expected: expected.to_owned(),
+            presented: presented.iter().map(|name| format!("DnsName(\"{name}\")")).collect(),
+        };
+        let day = |secs| UnixTime::since_unix_epoch(std::time::Duration::from_secs(secs));
+        let expired = CertificateError::ExpiredContext { time: day(2), not_after: day(1) };
+        for (wrong, told, counted) in [
+            (named(&["a", "b"]), "mx.x.example, but for a, b", Failure::CertificateHostMismatch),
+            (named(&["a", "b", "c", "d"]), "for a, b, c, …", Failure::CertificateHostMismatch),
+            (named(&[]), "but for none", Failure::CertificateHostMismatch),
+            (expired, "expired at 1970-01-01T00:00:01Z", Failure::CertificateExpired),
+            (CertificateError::UnknownIssuer, "not trusted", Failure::CertificateNotTrusted),
+            (CertificateError::BadSignature, "signature", Failure::ValidationFailure),
+        ] {
+            let error = Error::InvalidCertificate(wrong);
+            let words = words(&error);
+            assert!(words.contains("certificate") && words.contains(told), "{words}");
+            assert_eq!(failure(&error), counted, "{words}");
+        }
+        for refused in [Refused::SelfSigned, Refused::NoTlsaMatch] {
+            assert_eq!(words(&refused.into()), refused.to_string());
+            assert_eq!(failure(&refused.into()), Failure::CertificateNotTrusted);
+        }
+    }
+
+    #[test]
+    fn what_a_far_side_wrote_into_its_certificate_cannot_break_a_line() {
+        let expected = ServerName::try_from("mx.x.example").unwrap();
+        let presented = vec!["DnsName(\"a\r\n250 ok\")".to_owned()];
+        let wrong = CertificateError::NotValidForNameContext { expected, presented };
+        assert!(!words(&Error::InvalidCertificate(wrong)).contains(char::is_control));
+    }
+}
