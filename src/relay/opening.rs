@@ -2,9 +2,9 @@
 //!
 //! mail-send connects, does the TLS handshake and AUTH. Greeting, EHLO and STARTTLS are read here, because its reader
 //! drops what it has read beyond a reply (S1 needs to see that), keeps no text of some refusals and has one time-out
-//! for all steps; `docs/relay.md` says more. TLS that is required is never done without; only [`Level::Opportunistic`] may end
-//! in clear. Every failure is about us or
-//! the far side, never about a message (R2): it defers.
+//! for all steps; `docs/relay.md` says more. TLS that is required is never done without; only
+//! [`Level::Opportunistic`] may end in clear. Every failure is about us or the far side, never about a message (R2): it
+//! defers.
 
 use std::net::SocketAddr;
 
@@ -105,8 +105,8 @@ impl Opening<'_> {
     /// # Errors
     /// Names the step that failed, and what was said.
     pub(super) async fn run(&self, address: SocketAddr) -> Result<Ready, Trouble> {
-        if self.demand.level == Level::Plain {
-            self.may_authenticate(address, "", false)?;
+        if self.auth.is_some() && self.demand.level == Level::Plain {
+            may_authenticate(address, "", false)?;
         }
         let opened = match &self.demand.level {
             Level::Plain => self.plain(self.connect(address).await?).await?,
@@ -122,24 +122,15 @@ impl Opening<'_> {
             },
             Level::Implicit(verify) => self.implicit(self.connect(address).await?, verify).await?,
         };
-        self.may_authenticate(address, &opened.tls, opened.is_verified)?;
+        if self.auth.is_some() {
+            may_authenticate(address, &opened.tls, opened.is_verified)?;
+        }
         let Opened { wire, capabilities, tls, is_verified } = opened;
         let wire = match self.auth {
             Some(auth) => auth.authenticate(wire, &capabilities, self.timeouts.command).await?,
             None => wire,
         };
         Ok(Ready { wire, capabilities, tls, is_verified })
-    }
-
-    /// RFC 8314: what proves who we are is for the smarthost alone, and neither a listener nor an impostor is that.
-    fn may_authenticate(&self, address: SocketAddr, tls: &str, is_verified: bool) -> Result<(), Trouble> {
-        if self.auth.is_none() || is_verified || address.ip().is_loopback() {
-            Ok(())
-        } else if tls.is_empty() {
-            Err(Trouble::local("AUTH: refused to send a password without TLS"))
-        } else {
-            Err(Trouble::local("AUTH: refused to send a password to a host that TLS has not verified"))
-        }
     }
 
     async fn plain(&self, stream: TcpStream) -> Result<Opened, Trouble> {
@@ -276,6 +267,17 @@ impl Opening<'_> {
         line: &str,
     ) -> Result<Reply, Trouble> {
         wire.command(line, self.timeouts.command).await.map_err(|error| Trouble::lost(step, &error))
+    }
+}
+
+/// RFC 8314: what proves who we are is for the smarthost alone, and neither a listener nor an impostor is that.
+fn may_authenticate(address: SocketAddr, tls: &str, is_verified: bool) -> Result<(), Trouble> {
+    if is_verified || address.ip().is_loopback() {
+        Ok(())
+    } else if tls.is_empty() {
+        Err(Trouble::local("AUTH: refused to send a password without TLS"))
+    } else {
+        Err(Trouble::local("AUTH: refused to send a password to a host that TLS has not verified"))
     }
 }
 
