@@ -40,3 +40,4 @@ mod store_notices;
 mod submission;
 mod suppression;
 mod tls;
+mod tls_policy;

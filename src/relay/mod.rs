@@ -12,6 +12,7 @@ mod classify;
 mod commands;
 mod concurrency;
 mod counters;
+mod dane;
 mod directory;
 mod dispatch;
 mod dkim;
@@ -28,8 +29,10 @@ mod report;
 mod route;
 mod security;
 mod smarthost;
+mod sts;
 mod surroundings;
 mod tls;
+pub mod tls_report;
 mod transaction;
 mod waiting;
 mod way;
@@ -38,6 +41,7 @@ mod wire;
 pub use counters::{Counters, Counts};
 pub use options::Options;
 pub use tls::TrustError;
+pub use tls_report::TlsReport;
 
 use std::io;
 use std::path::PathBuf;
@@ -86,6 +90,14 @@ pub enum SetupError {
         /// What is wrong.
         error: TrustError,
     },
+    /// Its client certificate.
+    #[error("route {route}: client certificate: {error}")]
+    ClientCertificate {
+        /// The route's name.
+        route: String,
+        /// What is wrong.
+        error: TrustError,
+    },
     /// A `[[dkim]]` key.
     #[error("dkim: {0}")]
     Dkim(String),
@@ -127,6 +139,11 @@ impl Relay {
     /// What is counted while the relay runs.
     pub fn counters(&self) -> Arc<Counters> {
         self.surroundings.counters.clone()
+    }
+
+    /// How TLS went with far sides.
+    pub fn tls_report(&self) -> Arc<TlsReport> {
+        self.surroundings.tls_report.clone()
     }
 
     /// Relays until `shutdown`; then lets connections finish their transactions, and waits until no attempt is in
@@ -180,7 +197,13 @@ fn transport(
             let trust = match &smarthost.ca_file {
                 Some(file) => Trust::only(file)
                     .map_err(|error| SetupError::Trust { route: route.name.clone(), error })?,
-                None => Trust::System(system.clone()),
+                None => Trust::system(system.clone()),
+            };
+            let trust = match &smarthost.client_certificate {
+                Some(own) => trust
+                    .showing(own)
+                    .map_err(|error| SetupError::ClientCertificate { route: route.name.clone(), error })?,
+                None => trust,
             };
             let name = route.name.clone();
             Ok(Transport::Smarthost(Box::new(Smarthost::new(

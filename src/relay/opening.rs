@@ -2,20 +2,24 @@
 //!
 //! mail-send connects, does the TLS handshake and AUTH. Greeting, EHLO and STARTTLS are read here, because its reader
 //! drops what it has read beyond a reply (S1 needs to see that), keeps no text of some refusals and has one time-out
-//! for all steps; `docs/relay.md` says more. TLS that is required is never done without. Every failure is about us or
-//! the far side, never about a message (R2): it defers.
+//! for all steps; `docs/relay.md` says more. TLS that is required is never done without; only
+//! [`Level::Opportunistic`] may end in clear. Every failure is about us or the far side, never about a message (R2): it
+//! defers.
 
 use std::net::{IpAddr, SocketAddr};
 
 use mail_send::SmtpClient;
+use rustls::ProtocolVersion;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::auth::Authenticator;
 use super::options::{Host, Timeouts};
-use super::security::{Demand, Verify};
-use super::tls::Trust;
+use super::security::{Account, Demand, Level, Verify};
+use super::tls::{self, Trust};
+use super::tls_report::Failure;
 use super::wire::{Duplex, Wire, WireError};
 use crate::mail::AttemptReply;
 use crate::smtp::Reply;
@@ -48,7 +52,7 @@ pub(super) struct Trouble {
 pub(super) struct Ready {
     pub(super) wire: Wire,
     pub(super) capabilities: Capabilities,
-    /// The encryption, for log and record: `TLSv1.3 (verified)`; empty for none.
+    /// The encryption, for log and record: `TLSv1.3 verified`, `TLSv1.3 dane`, `TLSv1.2 unverified`; empty for none.
     pub(super) tls: String,
     /// The certificate was verified, by whatever the demand asked for: only then REQUIRETLS can be honoured.
     pub(super) is_verified: bool,
@@ -73,43 +77,97 @@ impl Trouble {
     }
 }
 
+/// How STARTTLS ended, where it did not end well.
+enum NoTls {
+    /// It is not offered; the connection is as good as it was.
+    NotOffered(Wire<TcpStream>, Capabilities),
+    /// It was refused, or the handshake failed: this connection is of no more use.
+    Failed(Trouble),
+    /// The connection was lost or garbled, which says nothing about TLS.
+    Lost(Trouble),
+}
+
+/// What a connection turned out to be.
+struct Opened {
+    wire: Wire,
+    capabilities: Capabilities,
+    /// As in [`Ready`].
+    tls: String,
+    is_verified: bool,
+}
+
+impl From<Trouble> for NoTls {
+    fn from(trouble: Trouble) -> Self {
+        Self::Lost(trouble)
+    }
+}
+
 impl Opening<'_> {
     /// Opens a connection to one address of the host.
     ///
     /// # Errors
     /// Names the step that failed, and what was said.
     pub(super) async fn run(&self, address: SocketAddr) -> Result<Ready, Trouble> {
-        let stream = self.connect(address).await?;
-        // R2, RFC 8314: a password is never sent over a network in clear.
-        if self.auth.is_some() && *self.demand == Demand::Plain && !address.ip().is_loopback() {
-            return Err(Trouble::local("AUTH: refused to send a password without TLS"));
+        if self.auth.is_some() && self.demand.level == Level::Plain {
+            may_authenticate(address, "", false)?;
         }
-        let (wire, capabilities) = match self.demand {
-            Demand::Plain | Demand::Opportunistic => {
-                let mut wire = Wire::new(boxed(stream));
-                self.greeting(&mut wire).await?;
-                let capabilities = self.ehlo(&mut wire).await?;
-                (wire, capabilities)
-            }
-            Demand::Implicit(verify) => {
-                let mut wire = Wire::new(self.handshake(stream, verify).await?);
-                self.greeting(&mut wire).await?;
-                let capabilities = self.ehlo(&mut wire).await?;
-                (wire, capabilities)
-            }
-            Demand::StartTls(verify) => {
-                let mut wire = Wire::new(self.starttls(stream, verify).await?);
-                // RFC 3207 §4.2: what was offered before the handshake is forgotten.
-                let capabilities = self.ehlo(&mut wire).await?;
-                (wire, capabilities)
-            }
+        let opened = match &self.demand.level {
+            Level::Plain => self.plain(self.connect(address).await?).await?,
+            Level::Opportunistic => self.opportunistic(address).await?,
+            Level::StartTls(verify) => match self.starttls(self.connect(address).await?, verify).await {
+                Ok(opened) => opened,
+                Err(NoTls::NotOffered(..)) => {
+                    return Err(Trouble::local(
+                        "STARTTLS: the far side does not offer it, and TLS is required",
+                    ));
+                }
+                Err(NoTls::Failed(trouble) | NoTls::Lost(trouble)) => return Err(trouble),
+            },
+            Level::Implicit(verify) => self.implicit(self.connect(address).await?, verify).await?,
         };
+        if self.auth.is_some() {
+            may_authenticate(address, &opened.tls, opened.is_verified)?;
+        }
+        let Opened { wire, capabilities, tls, is_verified } = opened;
         let wire = match self.auth {
             Some(auth) => auth.authenticate(wire, &capabilities, self.timeouts.command).await?,
             None => wire,
         };
-        let is_verified = matches!(self.demand, Demand::StartTls(_) | Demand::Implicit(_));
-        Ok(Ready { wire, capabilities, tls: String::new(), is_verified })
+        Ok(Ready { wire, capabilities, tls, is_verified })
+    }
+
+    async fn plain(&self, stream: TcpStream) -> Result<Opened, Trouble> {
+        let mut wire = Wire::new(boxed(stream));
+        self.greeting(&mut wire).await?;
+        let capabilities = self.ehlo(&mut wire).await?;
+        Ok(Opened { wire, capabilities, tls: String::new(), is_verified: false })
+    }
+
+    async fn implicit(&self, stream: TcpStream, verify: &Verify) -> Result<Opened, Trouble> {
+        let (stream, tls) = self.handshake(stream, verify).await?;
+        let mut wire = Wire::new(stream);
+        self.greeting(&mut wire).await?;
+        let capabilities = self.ehlo(&mut wire).await?;
+        Ok(Opened { wire, capabilities, tls, is_verified: *verify != Verify::Nothing })
+    }
+
+    /// The only way that ends without TLS where TLS was tried (RFC 7435): on the same connection where it is not offered,
+    /// on a fresh one where it failed. A connection that is merely lost is not taken for a failure of TLS.
+    async fn opportunistic(&self, address: SocketAddr) -> Result<Opened, Trouble> {
+        let ended = self.starttls(self.connect(address).await?, &Verify::Nothing).await;
+        let fault = match ended {
+            Ok(opened) => return Ok(opened),
+            Err(NoTls::NotOffered(wire, capabilities)) => {
+                let stream = wire.into_stream().map_err(|error| Trouble::lost("EHLO", &error))?;
+                let wire = Wire::new(boxed(stream));
+                return Ok(Opened { wire, capabilities, tls: String::new(), is_verified: false });
+            }
+            Err(NoTls::Lost(trouble)) => return Err(trouble),
+            Err(NoTls::Failed(trouble)) => trouble,
+        };
+        tracing::info!(target: "oncemail::relay", host = %self.host, %address, error = %fault.text,
+            "no TLS with this host: going on without, as its route allows");
+        self.plain(self.connect(address).await?).await
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<TcpStream, Trouble> {
@@ -140,30 +198,68 @@ impl Opening<'_> {
         }
     }
 
-    async fn starttls(&self, stream: TcpStream, verify: &Verify) -> Result<Box<dyn Duplex>, Trouble> {
+    async fn starttls(&self, stream: TcpStream, verify: &Verify) -> Result<Opened, NoTls> {
         let step = "STARTTLS";
         let mut wire = Wire::new(stream);
         self.greeting(&mut wire).await?;
-        if !self.ehlo(&mut wire).await?.starttls {
-            return Err(Trouble::local("STARTTLS: the far side does not offer it, and TLS is required"));
+        let offered = self.ehlo(&mut wire).await?;
+        if !offered.starttls {
+            self.count(Some(Failure::StarttlsNotSupported));
+            return Err(NoTls::NotOffered(wire, offered));
         }
         let reply = self.command(&mut wire, step, "STARTTLS\r\n").await?;
-        if reply.code != 220 {
-            return Err(Trouble::refused(step, &reply));
+        match reply.code {
+            220 => {}
+            400..=599 => {
+                self.count(Some(Failure::StarttlsNotSupported));
+                return Err(NoTls::Failed(Trouble::refused(step, &reply)));
+            }
+            _ => return Err(NoTls::Lost(Trouble::refused(step, &reply))),
         }
         // S1: a reply that was put behind this one in clear text must not be taken for one that came encrypted.
         let stream = wire.into_stream().map_err(|error| Trouble::lost(step, &error))?;
-        self.handshake(stream, verify).await
+        let (stream, tls) = self.handshake(stream, verify).await.map_err(NoTls::Failed)?;
+        let mut wire = Wire::new(stream);
+        // RFC 3207 §4.2: what was offered before the handshake is forgotten.
+        let capabilities = self.ehlo(&mut wire).await?;
+        Ok(Opened { wire, capabilities, tls, is_verified: *verify != Verify::Nothing })
     }
 
-    async fn handshake(&self, stream: TcpStream, verify: &Verify) -> Result<Box<dyn Duplex>, Trouble> {
-        let connector =
-            self.trust.connector().await.map_err(|error| Trouble::local(format!("TLS: {error}")))?;
+    /// The encrypted stream, and what to call it.
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        verify: &Verify,
+    ) -> Result<(Box<dyn Duplex>, String), Trouble> {
+        let watched = self.demand.account.as_ref().is_some_and(Account::is_watched);
+        let set_up = self.trust.handshake(verify, watched).await;
+        let set_up = set_up.map_err(|error| Trouble::local(format!("TLS: {error}")))?;
+        // Where anyone will do, a name that no certificate could have is no obstacle.
+        let address = stream.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default();
+        let name = self.host.name.trim_end_matches('.');
+        let is_name = ServerName::try_from(name).is_ok();
+        let name = if is_name || *verify != Verify::Nothing { name } else { address.as_str() };
         let client = SmtpClient { stream, timeout: self.timeouts.connect };
-        let Verify::Name(name) = verify;
-        match client.into_tls(&connector, name).await {
-            Ok(client) => Ok(boxed(client.stream)),
-            Err(error) => Err(Trouble::local(format!("TLS with {}: {}", self.host, describe(&error)))),
+        match client.into_tls(&set_up.connector, name).await {
+            Ok(client) => {
+                let seen = set_up.verdict.as_ref().and_then(|verdict| verdict.fault());
+                self.count(seen.map(tls::failure));
+                let version = version(client.tls_connection().protocol_version());
+                Ok((boxed(client.stream), format!("{version} {}", verify.word())))
+            }
+            Err(error) => {
+                self.count(Some(match &error {
+                    mail_send::Error::Tls(error) => tls::failure(error),
+                    _ => Failure::ValidationFailure,
+                }));
+                Err(Trouble::local(format!("TLS with {}: {}", self.host, describe(&error))))
+            }
+        }
+    }
+
+    fn count(&self, failure: Option<Failure>) {
+        if let Some(account) = &self.demand.account {
+            account.count(failure);
         }
     }
 
@@ -187,6 +283,25 @@ async fn connect(source: Option<IpAddr>, address: SocketAddr) -> Result<TcpStrea
     socket.connect(address).await.map_err(|error| error.to_string())
 }
 
+/// RFC 8314: what proves who we are is for the smarthost alone, and neither a listener nor an impostor is that.
+fn may_authenticate(address: SocketAddr, tls: &str, is_verified: bool) -> Result<(), Trouble> {
+    if is_verified || address.ip().is_loopback() {
+        Ok(())
+    } else if tls.is_empty() {
+        Err(Trouble::local("AUTH: refused to send a password without TLS"))
+    } else {
+        Err(Trouble::local("AUTH: refused to send a password to a host that TLS has not verified"))
+    }
+}
+
+fn version(version: Option<ProtocolVersion>) -> &'static str {
+    match version {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLS",
+    }
+}
+
 fn boxed(stream: impl Duplex + 'static) -> Box<dyn Duplex> {
     Box::new(stream)
 }
@@ -195,7 +310,8 @@ fn boxed(stream: impl Duplex + 'static) -> Box<dyn Duplex> {
 pub(super) fn describe(error: &mail_send::Error) -> String {
     match error {
         mail_send::Error::Io(error) => error.to_string(),
-        mail_send::Error::Tls(error) => error.to_string(),
+        mail_send::Error::Tls(error) => tls::words(error),
+        mail_send::Error::InvalidTLSName => "the host has no name that a certificate could have".to_owned(),
         mail_send::Error::UnparseableReply => {
             "the far side closed the connection or sent no SMTP reply".to_owned()
         }
@@ -203,3 +319,6 @@ pub(super) fn describe(error: &mail_send::Error) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use super::counters::Counters;
 use super::options::MX_CONNECTIONS;
 use super::places::Places;
 use super::report;
+use super::tls_report::TlsReport;
 use crate::clock::Clock;
 use crate::mail::Message;
 use crate::queue::{Lease, Outcome, Settled};
@@ -25,6 +26,7 @@ const CONTENT_UNIT: usize = 64 << 10;
 pub(super) struct Surroundings {
     pub(super) clock: Clock,
     pub(super) counters: Arc<Counters>,
+    pub(super) tls_report: Arc<TlsReport>,
     /// Connections finish what they do, and end.
     pub(super) stop: CancellationToken,
     /// Every task, so that a shutdown can wait for all.
@@ -38,6 +40,7 @@ pub(super) struct Surroundings {
 impl Surroundings {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
+            tls_report: Arc::new(TlsReport::new(clock.clone())),
             clock,
             counters: Arc::default(),
             stop: CancellationToken::new(),

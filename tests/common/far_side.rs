@@ -123,6 +123,7 @@ pub struct FarSideBuilder {
     /// Sent right behind the reply to STARTTLS, in clear.
     injected: &'static [u8],
     splits: bool,
+    presented: Option<Arc<rustls::ServerConfig>>,
 }
 
 #[derive(Clone)]
@@ -144,6 +145,7 @@ impl FarSide {
             capabilities_in_tls: None,
             injected: b"",
             splits: false,
+            presented: None,
         }
     }
 
@@ -201,6 +203,12 @@ impl FarSideBuilder {
         self
     }
 
+    /// Does TLS with this instead of a certificate of its own that signs itself.
+    pub fn presents(mut self, config: Arc<rustls::ServerConfig>) -> Self {
+        self.presented = Some(config);
+        self
+    }
+
     pub async fn start(self) -> FarSide {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.start_on(listener)
@@ -218,7 +226,10 @@ impl FarSideBuilder {
         let address = listener.local_addr().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let ca_file = directory.path().join("ca.pem");
-        let acceptor = acceptor(&ca_file);
+        let acceptor = match &self.presented {
+            Some(config) => TlsAcceptor::from(config.clone()),
+            None => acceptor(&ca_file),
+        };
         let (sender, log) = watch::channel(Log::default());
         let sender = Arc::new(sender);
         let rules = Arc::new(self.rules.clone());

@@ -1,6 +1,7 @@
 //! Parts that several promises share.
 
 pub mod binary;
+pub mod certificates;
 pub mod child;
 pub mod client;
 pub mod dns_server;

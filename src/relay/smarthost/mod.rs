@@ -105,7 +105,7 @@ impl Smarthost {
         dns: Arc<Dns>,
         surroundings: &Surroundings,
     ) -> Self {
-        let security = Security::new(options.tls);
+        let security = Security::new(&options, &trust, &dns, &surroundings.tls_report);
         let auth = options.auth.clone().map(|auth| Authenticator::new(auth, &trust, &dns));
         let (clock, counters) = (surroundings.clock.clone(), surroundings.counters.clone());
         Self {
