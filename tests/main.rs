@@ -18,6 +18,7 @@ mod dialogs;
 mod idempotency;
 mod kill;
 mod layers;
+mod mail_hosts;
 mod mx;
 mod oauth;
 mod process;
