@@ -25,6 +25,7 @@ mod in_doubt;
 mod kill;
 mod lanes;
 mod layers;
+mod mail_hosts;
 mod mx;
 mod oauth;
 mod process;
