@@ -41,4 +41,5 @@ mod store_notices;
 mod submission;
 mod suppression;
 mod tls;
+mod tls_over_dns;
 mod tls_policy;

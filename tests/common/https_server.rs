@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+
+use super::far_side::PATIENCE;
 
 /// A request, as it came.
 #[derive(Clone, Debug)]
@@ -21,7 +24,7 @@ pub struct HttpsServer {
     pub address: SocketAddr,
     /// Certificate for `localhost` and the given names that signs itself, to trust.
     pub ca_file: PathBuf,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: watch::Receiver<Vec<Asked>>,
     _directory: tempfile::TempDir,
 }
 
@@ -37,8 +40,8 @@ impl HttpsServer {
         let acceptor = acceptor(names, &ca_file);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let asked = Arc::new(Mutex::default());
-        let shared = Arc::new((answer, asked.clone()));
+        let (sender, asked) = watch::channel(Vec::new());
+        let shared = Arc::new((answer, sender));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, shared) = (acceptor.clone(), shared.clone());
@@ -57,7 +60,14 @@ impl HttpsServer {
     }
 
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+        self.asked.borrow().clone()
+    }
+
+    /// Waits until so many requests came.
+    pub async fn wait(&self, requests: usize) -> Vec<Asked> {
+        let mut asked = self.asked.clone();
+        let seen = asked.wait_for(|asked| asked.len() >= requests);
+        tokio::time::timeout(PATIENCE, seen).await.expect("it was not asked").unwrap().clone()
     }
 }
 
@@ -71,7 +81,7 @@ pub fn http(status: &str, kind: &str, body: &str) -> Vec<u8> {
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     answer: &(impl Fn(&Asked, usize) -> Vec<u8> + Send + Sync),
-    log: &Mutex<Vec<Asked>>,
+    log: &watch::Sender<Vec<Asked>>,
 ) -> std::io::Result<()> {
     let mut input = Vec::new();
     let end = loop {
@@ -92,11 +102,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     let asked = Asked { head, body: String::from_utf8_lossy(&input[end..]).into_owned() };
-    let before = {
-        let mut log = log.lock().unwrap();
+    let mut before = 0;
+    log.send_modify(|log| {
+        before = log.len();
         log.push(asked.clone());
-        log.len() - 1
-    };
+    });
     stream.write_all(&answer(&asked, before)).await?;
     stream.flush().await?;
     stream.shutdown().await

@@ -22,6 +22,9 @@ const OPENING_LIMIT: Duration = Duration::from_secs(120);
 /// Why one host cannot be used.
 enum Unusable {
     Trouble(Trouble),
+    /// What TLS must achieve cannot be had for this domain or this message: nothing is known of the host, which others
+    /// may well use.
+    Policy(Trouble),
     Refused(Refusal),
 }
 
@@ -58,6 +61,9 @@ impl Smarthost {
                     permit.failed(&refusal.text);
                     tally.exhausted(&candidate.host, Trouble::local(refusal.text));
                 }
+                Err(Unusable::Policy(trouble)) => tally.exhausted(&candidate.host, trouble),
+                // Who cannot do what one message asks with REQUIRETLS may well do what others ask.
+                Err(Unusable::Trouble(trouble)) if require_tls => tally.exhausted(&candidate.host, trouble),
                 Err(Unusable::Trouble(trouble)) => {
                     blame(permit, &trouble);
                     tally.exhausted(&candidate.host, trouble);
@@ -109,7 +115,7 @@ impl Smarthost {
         let addresses = addresses.map_err(Unusable::Refused)?;
         let domain = mx.map(|_| destination);
         let demand = self.security.demand(domain, candidate, require_tls).await;
-        let demand = demand.map_err(Unusable::Trouble)?;
+        let demand = demand.map_err(Unusable::Policy)?;
         let host = &candidate.host;
         let mut last = Trouble::local("there is no address");
         for address in addresses {
