@@ -3,7 +3,8 @@
 - every file of examples/ but send.py stands in it word for word;
 - every file that it or docs/ links to exists, and docs/dependencies.md has every crate that Cargo.toml names, with its
   licence;
-- its TOML passes `check-config`, as do the files of config/;
+- its TOML passes `check-config`, as do that of docs/providers.md and the files of config/; a block that is only a part
+  stands where the route of the README's first one is;
 - its console session gives what it says, against `PROGRAM serve --config config/local.toml`. In the session a queue id
   stands for whatever id comes, the same one for the same one, and `…` for any text, alone on a line for any lines.
 """
@@ -28,8 +29,8 @@ PATIENCE = 60  # seconds
 faults = []
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+def blocks(language, page=README):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
 
 
 def check_examples():
@@ -83,7 +84,16 @@ def check_configs(scratch):
     hashed = subprocess.run(
         [PROGRAM, "hash-password"], input="secret\n", capture_output=True, text=True, check=True, timeout=PATIENCE
     ).stdout.strip()
-    texts = {f"README.md, TOML block {n}": text for n, text in enumerate(blocks("toml"), 1)}
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "rsa", "-pkeyopt", "rsa_keygen_bits:2048", "-out", str(scratch / "s1.pem")],
+        check=True, capture_output=True,
+    )
+    texts = {}
+    surroundings = blocks("toml")[0].partition("[[route]]")[0]
+    for name in ("README.md", "docs/providers.md"):
+        for n, text in enumerate(blocks("toml", (ROOT / name).read_text()), 1):
+            is_part = "[[listener]]" not in text
+            texts[f"{name}, TOML block {n}"] = surroundings + text if is_part else text
     texts |= {f"config/{path.name}": path.read_text() for path in sorted((ROOT / "config").glob("*.toml"))}
     for n, (name, text) in enumerate(texts.items()):
         # The files that an installation would have stand in the scratch directory here.
