@@ -38,7 +38,7 @@
 //! - **I4** A submission that got no 250 leaves nothing behind that could turn its retry into a duplicate or a 554.
 //! - **R1** Between writing the final dot and reading its reply an attempt is *in doubt*. It is not cancelled there
 //!   (a shutdown waits, up to `shutdown_grace`), and its end is never guessed: the reply decides, and without one the
-//!   message is deferred and marked as in doubt.
+//!   message is deferred and marked as in doubt, or held where its route says so (`in_doubt = "hold"`).
 //! - **R2** A 5xx that says something about *us* (AUTH refused, TLS failed, sender not allowed at the smarthost, 5xx
 //!   to EHLO or the greeting) defers and counts towards the breaker; it never fails the users' mail.
 //! - **S1** Only CRLF ends a line and only CRLF.CRLF ends DATA, in both directions; a bare CR or LF in a message is
