@@ -220,7 +220,8 @@ impl Session {
     /// Gives each recipient its reply, and sends the message when there is somebody to send it to.
     async fn go_on(&mut self, parcel: Parcel<'_>, replies: Replies, timeouts: &Timeouts) -> Ended {
         let usable = !replies.broken && replies.data.as_ref().is_none_or(|reply| reply.code != CLOSING);
-        let answers = match replies.answers(parcel.recipients.len()) {
+        let from_nobody = parcel.message.envelope.reverse_path.mailbox().is_none();
+        let answers = match replies.answers(parcel.recipients.len(), from_nobody) {
             Ok(answers) => answers,
             Err(ended) => return ended,
         };

@@ -43,8 +43,8 @@ impl Replies {
     }
 
     /// One answer for each recipient that has one; `None` for those that were accepted.
-    pub(super) fn answers(&self, recipients: usize) -> Result<Vec<Option<Answer>>, Ended> {
-        if let Some(answer) = judge(Phase::Mail, "MAIL", &self.mail)? {
+    pub(super) fn answers(&self, recipients: usize, from_nobody: bool) -> Result<Vec<Option<Answer>>, Ended> {
+        if let Some(answer) = self.mail_answer(from_nobody)? {
             return Ok(vec![Some(answer); recipients]);
         }
         let answers: Vec<_> =
@@ -53,6 +53,19 @@ impl Replies {
             Ok(answers)
         } else {
             Err(Ended::Lost(Trouble::local("RCPT was not answered")))
+        }
+    }
+
+    /// R2: many far sides take no null sender. That keeps reports waiting, and says nothing about everybody else's mail,
+    /// which must not be kept waiting for it.
+    fn mail_answer(&self, from_nobody: bool) -> Result<Option<Answer>, Ended> {
+        let judged = judge(Phase::Mail, "MAIL", &self.mail);
+        let is_about_login = matches!(self.mail.code, CLOSING | 530 | 534 | 535 | 538);
+        match judged {
+            Err(Ended::Refused(_)) if from_nobody && !is_about_login => {
+                Ok(Some(Answer::replied(End::Deferred, &self.mail)))
+            }
+            judged => judged,
         }
     }
 }

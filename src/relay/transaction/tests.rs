@@ -47,6 +47,13 @@ async fn far_side(stream: DuplexStream, rules: Arc<Vec<(&'static str, &'static s
 }
 
 async fn answers(recipients: usize, own: &[(&'static str, &'static str)]) -> Vec<Answer> {
+    match ended(&message(recipients), own).await {
+        Ended::Answered { answers, .. } => answers,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn ended(message: &Message, own: &[(&'static str, &'static str)]) -> Ended {
     let usual =
         [("MAIL", "250 ok"), ("RCPT", "250 ok"), ("DATA", "354 go"), (".", "250 taken"), ("RSET", "250 ok")];
     let rules: Vec<_> = own.iter().chain(&usual).copied().collect();
@@ -58,13 +65,10 @@ async fn answers(recipients: usize, own: &[(&'static str, &'static str)]) -> Vec
         tls: String::new(),
         is_verified: false,
     });
-    let (message, fields) = (message(recipients), Front::default());
-    let recipients: Vec<usize> = (0..recipients).collect();
-    let parcel = Parcel { message: &message, fields: &fields, recipients: &recipients, doubt: None };
-    match session.transact(&parcel, &Timeouts::default(), &CancellationToken::new()).await {
-        Ended::Answered { answers, .. } => answers,
-        other => panic!("{other:?}"),
-    }
+    let fields = Front::default();
+    let recipients: Vec<usize> = (0..message.envelope.recipients.len()).collect();
+    let parcel = Parcel { message, fields: &fields, recipients: &recipients, doubt: None };
+    session.transact(&parcel, &Timeouts::default(), &CancellationToken::new()).await
 }
 
 #[tokio::test]
@@ -82,6 +86,20 @@ async fn an_address_is_a_hard_bounce_only_when_the_reply_can_mean_nothing_else()
     for (step, reply) in [("MAIL", unknown), ("DATA", unknown), ("RCPT", "550 5.1.8 no such sender domain")] {
         assert_eq!(hard(answers(1, &[(step, reply)]).await), [(End::Failed, false)], "{step}");
     }
+}
+
+#[tokio::test]
+async fn r2_a_refused_null_sender_waits_and_does_not_count_against_the_host() {
+    let refusal = [("MAIL", "550 5.7.1 no null senders here")];
+    let Ended::Answered { answers, healthy, .. } = ended(&message(1), &refusal).await else {
+        panic!("the host would be left alone by everybody's mail")
+    };
+    assert_eq!((answers[0].end, answers[0].code, healthy), (End::Deferred, 550, Some(true)));
+    let mut from_somebody = message(1);
+    from_somebody.envelope.reverse_path = ReversePath::Mailbox(Address::parse("a@x.example").unwrap());
+    assert!(matches!(ended(&from_somebody, &refusal).await, Ended::Refused(_)));
+    let login = ended(&message(1), &[("MAIL", "530 5.7.0 log in first")]).await;
+    assert!(matches!(login, Ended::Refused(_)), "{login:?}");
 }
 
 #[tokio::test]
