@@ -32,6 +32,7 @@ mod process;
 mod queue;
 mod queue_order;
 mod recipients;
+mod refused_recipients;
 mod relay;
 mod shutdown;
 mod store;

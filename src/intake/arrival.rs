@@ -11,7 +11,7 @@ use super::fixup;
 use super::options::Options;
 use super::submission::{Submission, Trace};
 use crate::clock::Timestamp;
-use crate::mail::{Body, Envelope, Fingerprint, Message, Origin, QueueId, ScopedKey};
+use crate::mail::{Address, Body, Envelope, Fingerprint, Message, Origin, QueueId, ScopedKey};
 
 /// Contents up to this many octets are worked on in place: a few hundred microseconds at most.
 const INLINE_BYTES: usize = 256 * 1024;
@@ -29,6 +29,8 @@ pub(super) struct Arrival {
     pub trace: Arc<Trace>,
     /// Its envelope, as it came.
     pub envelope: Arc<Envelope>,
+    /// Recipients that a check has refused.
+    pub refused: Arc<[Address]>,
     /// Its content, as it came.
     pub content: Bytes,
     /// The configuration that it is decided by.
@@ -43,6 +45,7 @@ impl Arrival {
             origin: Arc::new(submission.origin),
             trace: Arc::new(submission.trace),
             envelope: Arc::new(submission.envelope),
+            refused: submission.refused.into(),
             content: Bytes::from(submission.content),
             options,
         }
@@ -57,9 +60,22 @@ impl Arrival {
     /// Compares this submission with what a key remembers, by the record's rules.
     pub(super) async fn compare(&self, mine: Fingerprint, record: Fingerprint) -> Option<Comparison> {
         self.run(self.content.len(), move |arrival| {
-            fingerprint::compare(&record, &mine, &arrival.content, examine::rules(&arrival.options))
+            let rules = examine::rules(&arrival.options);
+            arrival.despite_refusals(fingerprint::compare(&record, &mine, &arrival.content, rules), &record)
         })
         .await
+    }
+
+    /// I1: the same message stays the same although a check refuses now what it let pass then.
+    pub(super) fn despite_refusals(&self, comparison: Comparison, record: &Fingerprint) -> Comparison {
+        match comparison {
+            Comparison::OtherEnvelope
+                if fingerprint::was_named_with(record, &self.envelope, &self.refused) =>
+            {
+                Comparison::Same
+            }
+            other => other,
+        }
     }
 
     /// The message as it is queued. It takes the content with it.

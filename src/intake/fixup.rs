@@ -141,6 +141,7 @@ mod tests {
                 envid: None,
                 handling: Handling::default(),
             },
+            refused: Vec::new(),
             content: content.to_vec(),
         };
         Arrival::new(submission, Timestamp::from_millis(1_795_343_400_000), Arc::new(options))

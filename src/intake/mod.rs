@@ -132,7 +132,9 @@ impl Intake {
                 let under = Under { key, remember, claim };
                 match self.append(arrival, examined, Some(under)).await {
                     Ok(Acceptance::Queued) => return Ruling::Decided(Decision::Queued(arrival.id)),
-                    Ok(Acceptance::Existing(record)) => return Ruling::Decided(self.lost(keyed, &record)),
+                    Ok(Acceptance::Existing(record)) => {
+                        return Ruling::Decided(self.lost(arrival, keyed, &record));
+                    }
                     Err(refusal) => return Ruling::Decided(refusal),
                 }
             }
@@ -174,9 +176,10 @@ impl Intake {
 
     /// I2: another node took the key in this very moment. The content is spent by now: where its hashes alone do not
     /// decide, the client comes again and finds the record.
-    fn lost(&self, keyed: &Keyed, record: &KeyRecord) -> Decision {
+    fn lost(&self, arrival: &Arrival, keyed: &Keyed, record: &KeyRecord) -> Decision {
         let is_explicit = keyed.kind == KeyKind::Header;
-        match fingerprint::compare_hashes(&record.fingerprint, &keyed.fingerprint) {
+        let comparison = fingerprint::compare_hashes(&record.fingerprint, &keyed.fingerprint);
+        match comparison.map(|comparison| arrival.despite_refusals(comparison, &record.fingerprint)) {
             Some(Comparison::Same) if !self.only_observes(keyed) => Decision::Replayed(record.id),
             Some(Comparison::OtherContent) if is_explicit => Decision::DifferentBody,
             Some(Comparison::OtherEnvelope) if is_explicit => Decision::DifferentEnvelope,

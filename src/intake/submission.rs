@@ -1,6 +1,6 @@
 //! What comes in, and what is decided about it.
 
-use crate::mail::{Envelope, Origin, QueueId, Scope};
+use crate::mail::{Address, Envelope, Origin, QueueId, Scope};
 use crate::smtp::Reply;
 
 /// A whole message with its envelope, as a protocol has received it.
@@ -14,6 +14,9 @@ pub struct Submission {
     pub scope: Scope,
     /// Who it is from and for; at least one recipient.
     pub envelope: Envelope,
+    /// Recipients that were named too, and that a check of ours has refused: a retry may name some that were accepted the
+    /// first time, and have bounced since.
+    pub refused: Vec<Address>,
     /// The message as it was sent: CRLF line ends only, dot-stuffing undone, the final dot removed.
     pub content: Vec<u8>,
 }

@@ -108,6 +108,8 @@ pub enum Action {
 pub struct Incoming {
     /// Who it is from and for.
     pub envelope: Envelope,
+    /// Recipients that a check has refused.
+    pub refused: Vec<Address>,
     /// Dot-stuffing undone.
     pub content: Vec<u8>,
     /// To be kept until the decision is made.
@@ -409,7 +411,7 @@ fn close(reply: Reply) -> (State, Action) {
 }
 
 fn refuse(hello: Hello, transaction: Transaction, size: u64, reply: Reply) -> (State, Action) {
-    let refusal = Refusal { reply, envelope: transaction.into_envelope(), size };
+    let refusal = Refusal { reply, envelope: transaction.into_envelope().0, size };
     (State::Ready(hello), Action::Refuse(Box::new(refusal)))
 }
 

@@ -5,15 +5,20 @@ use std::collections::HashSet;
 use super::command::{Mail, Rcpt};
 use super::content::{Budget, Reservation};
 use super::reply::Reply;
-use crate::mail::{Envelope, Handling, Recipient};
+use crate::mail::{Address, Envelope, Handling, Recipient};
 
 /// What a recipient takes in memory beside its texts, octets, rounded up.
 const RECIPIENT_OVERHEAD: usize = 128;
+
+/// More refused recipients of one message are not remembered.
+const MOST_REFUSED: usize = 64;
 
 /// The envelope so far. It lives inside the session's states that have one, so leaving them drops it.
 #[derive(Debug)]
 pub struct Transaction {
     envelope: Envelope,
+    /// Recipients that a check has refused, at most [`MOST_REFUSED`] of them.
+    refused: Vec<Address>,
     /// S2: a thousand recipients on each of many connections add up too.
     memory: Reservation,
 }
@@ -30,7 +35,7 @@ impl Transaction {
             envid: mail.parameters.envid,
             handling,
         };
-        Self { envelope, memory: Reservation::empty(budget) }
+        Self { envelope, refused: Vec::new(), memory: Reservation::empty(budget) }
     }
 
     /// Who it is from and, so far, for.
@@ -38,12 +43,21 @@ impl Transaction {
         &self.envelope
     }
 
-    /// The envelope alone, when the message has been received. A recipient that was named twice is there once, as it
-    /// came first: it is to get one copy.
-    pub fn into_envelope(mut self) -> Envelope {
+    /// The envelope, when the message has been received, and the recipients that a check has refused. A recipient that
+    /// was named twice is there once, as it came first: it is to get one copy.
+    pub fn into_envelope(mut self) -> (Envelope, Vec<Address>) {
         let mut seen = HashSet::with_capacity(self.envelope.recipients.len());
         self.envelope.recipients.retain(|recipient| seen.insert(recipient.forward_path.canonical()));
-        self.envelope
+        (self.envelope, self.refused)
+    }
+
+    /// Remembers a recipient that a check has refused: a retry must be told from another message although what was
+    /// accepted the first time is refused now.
+    pub fn refuse(&mut self, forward_path: Address) {
+        let texts = forward_path.as_str().len();
+        if self.refused.len() < MOST_REFUSED && self.memory.grow(texts + RECIPIENT_OVERHEAD) {
+            self.refused.push(forward_path);
+        }
     }
 
     /// Whether a recipient may be added, as far as can be told without asking anybody.

@@ -238,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Hands a message to the intake and gives back what it decided.
     async fn submit(&mut self, incoming: Incoming, session: &Session) -> Reply {
-        let Incoming { envelope, content, memory, helo, with } = incoming;
+        let Incoming { envelope, refused, content, memory, helo, with } = incoming;
         let user = session.user().map(AsRef::as_ref);
         let mut record = Record::new(user, &envelope, content.len() as u64);
         let submission = Submission {
@@ -250,6 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             trace: Trace { helo, with, tls: session.tls().map(str::to_owned) },
             scope: self.visit.shared.accounts.scope(user),
             envelope,
+            refused,
             content,
         };
         let receipt = self.visit.shared.intake.accept(submission).await;

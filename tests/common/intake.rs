@@ -81,6 +81,7 @@ pub fn submission(content: &str) -> Submission {
         trace: Trace { helo: "app.example".to_owned(), with: "ESMTPSA", tls: None },
         scope: Scope::named("shop"),
         envelope: envelope("shop@app.example", &["one@dest.example"]),
+        refused: Vec::new(),
         content: content.replace('\n', "\r\n").into_bytes(),
     }
 }

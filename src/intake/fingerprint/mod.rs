@@ -17,10 +17,12 @@ mod transfer;
 use canon::Canon;
 
 use crate::mail::header::Header;
-use crate::mail::{Envelope, Fingerprint, FingerprintMode};
+use crate::mail::{Address, Envelope, Fingerprint, FingerprintMode};
 
 /// The rules in this module.
 pub const VERSION: u8 = 1;
+/// Refused recipients of which every mixture is tried.
+const MOST_MIXED: usize = 8;
 
 /// What the configuration says about the rules.
 #[derive(Clone, Copy, Debug)]
@@ -97,9 +99,33 @@ fn against(record: &Fingerprint, mine: &Fingerprint, content: Option<[u8; 32]>) 
     }
 }
 
+/// Whether the record's envelope is this one together with some of the recipients that a check has refused now. Of many
+/// refused ones only all together are tried.
+pub(super) fn was_named_with(record: &Fingerprint, envelope: &Envelope, refused: &[Address]) -> bool {
+    let mut refused: Vec<_> = refused.iter().map(Address::canonical).collect();
+    refused.sort_unstable();
+    refused.dedup();
+    let all = (1u32 << refused.len().min(MOST_MIXED)) - 1;
+    let first = if refused.len() > MOST_MIXED { all } else { 1 };
+    (first..=all).any(|chosen| {
+        let is_chosen = |place: usize| place >= MOST_MIXED || chosen & (1 << place) != 0;
+        let added = refused.iter().enumerate().filter(|(place, _)| is_chosen(*place));
+        let mut paths = forward_paths(envelope);
+        paths.extend(added.map(|(_, path)| path.clone()));
+        paths_hash(envelope, paths) == record.envelope
+    })
+}
+
 /// The envelope: reverse-path and the set of forward-paths, domains in lower case.
 fn envelope_hash(envelope: &Envelope) -> [u8; 32] {
-    let mut paths: Vec<_> = envelope.recipients.iter().map(|r| r.forward_path.canonical()).collect();
+    paths_hash(envelope, forward_paths(envelope))
+}
+
+fn forward_paths(envelope: &Envelope) -> Vec<String> {
+    envelope.recipients.iter().map(|recipient| recipient.forward_path.canonical()).collect()
+}
+
+fn paths_hash(envelope: &Envelope, mut paths: Vec<String>) -> [u8; 32] {
     paths.sort_unstable();
     paths.dedup();
     let mut canon = Canon::new("oncemail envelope 1");

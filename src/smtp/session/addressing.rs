@@ -108,7 +108,10 @@ pub(super) fn checked(
     let added = match check {
         RecipientCheck::Accept => transaction.add(rcpt, false),
         RecipientCheck::Unverified => transaction.add(rcpt, true),
-        RecipientCheck::Refuse(refusal) => Err(refusal),
+        RecipientCheck::Refuse(refusal) => {
+            transaction.refuse(rcpt.forward_path);
+            Err(refusal)
+        }
     };
     let reply = added.map_or_else(|refusal| refusal, |()| Reply::new(250, (2, 1, 5), "Recipient OK"));
     (State::Addressing(hello, transaction), Action::Reply(reply))

@@ -73,10 +73,10 @@ impl Session {
         if let Some(fault) = content.fault() {
             return refuse(hello, transaction, content.size(), fault.reply());
         }
-        let envelope = transaction.into_envelope();
+        let (envelope, refused) = transaction.into_envelope();
         let with = self.with(&hello, envelope.smtputf8);
         let (content, memory) = content.into_parts();
-        let incoming = Incoming { envelope, content, memory, helo: hello.name.clone(), with };
+        let incoming = Incoming { envelope, refused, content, memory, helo: hello.name.clone(), with };
         (State::Deciding(hello), Action::Submit(Box::new(incoming)))
     }
 
