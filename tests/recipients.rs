@@ -120,6 +120,7 @@ async fn only_what_dns_says_for_good_refuses_a_recipient() {
         .cname("alias.example", "x.example")
         .mx("null.example", 0, ".")
         .txt("bare.example", &["no mail here"])
+        .mx("xn--no-punycode.example", 10, "mx.x.example")
         .start()
         .await;
     let trouble = [
@@ -142,6 +143,8 @@ async fn only_what_dns_says_for_good_refuses_a_recipient() {
         ("b@implicit.example", TAKEN),
         ("b@bücher.example", TAKEN),
         ("b@alias.example", TAKEN),
+        ("b@xn--no-punycode.example", TAKEN),
+        ("b@xn--zzzzzzzzz.example", "550 5.1.2 the domain xn--zzzzzzzzz.example does not exist"),
         ("b@[192.0.2.1]", TAKEN),
         ("b@nothing.example", "550 5.1.2 the domain nothing.example does not exist"),
         ("b@bare.example", "550 5.1.2 bare.example has neither an MX record nor an address"),
