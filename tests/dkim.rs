@@ -73,7 +73,7 @@ async fn a_key_that_cannot_be_used_stops_the_start_with_its_name() {
     let far = FarSide::new().start().await;
     let options = Options { dkim: vec![key("s1", "no key")], ..to_hosts(&[far.address]) };
     let clock = oncemail::clock::Clock::system();
-    let queue = oncemail::queue::Queue::new(queue_options(), clock.clone());
+    let queue = queue::Queue::new(queue_options(), clock.clone());
     let problem = Relay::new(options, dns(), queue, clock).err().unwrap();
     assert_eq!(
         problem.to_string(),
