@@ -107,6 +107,25 @@ async fn i1_a_keyed_scheduled_message_replays_like_any_other() {
 }
 
 #[tokio::test]
+async fn received_records_the_priority_that_mail_asked_for() {
+    let server = Running::start(|_| ()).await;
+    let mut client = server.client().await;
+    for parameter in ["", " MT-PRIORITY=0", " MT-PRIORITY=-3"] {
+        server.clock.advance(Duration::from_millis(1));
+        client.ask(&format!("MAIL FROM:<a@example.com>{parameter}")).await;
+        client.ask("RCPT TO:<b@example.org>").await;
+        client.ask("DATA").await;
+        assert!(client.ask("Subject: x\r\n\r\nhello\r\n.").await.starts_with("250 2.0.0"));
+    }
+    let traces = server.messages().into_iter().map(|message| {
+        let content = String::from_utf8(message.content.to_vec()).unwrap();
+        content.split_once(';').unwrap().0.replace("\r\n\t", " ")
+    });
+    let priority = |trace: String| trace.split_once(" PRIORITY ").map(|(_, priority)| priority.to_owned());
+    assert_eq!(traces.map(priority).collect::<Vec<_>>(), [None, None, Some("-3".to_owned())]);
+}
+
+#[tokio::test]
 async fn every_wait_for_the_client_ends() {
     let server = Running::start(|options| options.limits.command_timeout = SHORT).await;
     let mut client = Client::connect(server.address).await;

@@ -72,6 +72,7 @@ fn received_field(arrival: &Arrival) -> Received<'_> {
         tls: arrival.trace.tls.as_deref(),
         id: arrival.id,
         only_recipient,
+        priority: arrival.envelope.handling.priority,
         at: arrival.at,
     }
 }

@@ -32,6 +32,8 @@ pub struct Received<'a> {
     pub id: QueueId,
     /// The only recipient: with several, naming one would tell the others of it (RFC 5321 §7.2).
     pub only_recipient: Option<&'a str>,
+    /// MT-PRIORITY; 0 is what mail has that says nothing, and is not mentioned.
+    pub priority: i8,
     /// When the message was accepted.
     pub at: Timestamp,
 }
@@ -53,6 +55,10 @@ impl Received<'_> {
         // An address beyond ASCII would make the whole message need SMTPUTF8.
         if let Some(recipient) = self.only_recipient.filter(|r| r.bytes().all(|b| (32..127).contains(&b))) {
             line.word(&format!("for <{recipient}>"));
+        }
+        // RFC 6710 §6, an additional clause of RFC 5321 §4.4.
+        if self.priority != 0 {
+            line.word(&format!("PRIORITY {}", self.priority));
         }
         line.end_with(';');
         line.word(&date(self.at));
@@ -139,6 +145,7 @@ mod tests {
             tls: Some("TLSv1.3 TLS13_AES_256_GCM_SHA384"),
             id: QueueId::from_bytes([7; 16]),
             only_recipient: Some("one@dest.example"),
+            priority: 0,
             at: Timestamp::from_millis(1_795_343_400_000),
         };
         change(&mut received);
@@ -161,6 +168,8 @@ mod tests {
         );
         let v6 = field(|r| r.client = Some("2001:db8::1".parse().unwrap()));
         assert!(v6.contains("([IPv6:2001:db8::1])"), "{v6}");
+        let urgent = field(|r| r.priority = -9);
+        assert!(urgent.contains(" for <one@dest.example> PRIORITY -9;"), "{urgent}");
         let local = field(|r| r.client = None);
         assert!(!local.contains("from"), "{local}");
     }

@@ -43,6 +43,8 @@ const SIGNED: [&str; 16] = [
 ];
 /// S2: of fields with one name no more are signed, counted from below as verifiers do; honest mail has one.
 const MAX_SAME: usize = 8;
+/// S2: a From of more octets names nobody.
+const MAX_FROM: usize = 64 * 1024;
 /// Columns after which a field of ours is folded (RFC 5322 §2.1.1).
 const FOLD_AT: usize = 76;
 
@@ -215,6 +217,8 @@ impl Covered {
             // RFC 6376 §5.4.2: verifiers take them from below.
             let signed = present.iter().rev().take(MAX_SAME);
             signed.clone().for_each(|field| push_field(&mut fields, field.name, field.value));
+            // One name more would stand for a field that is there and was not signed.
+            let beyond = if signed.len() == present.len() { beyond } else { 0 };
             names.extend(std::iter::repeat_n(name, signed.len() + beyond));
         }
         let body_hash = mail_auth::common::crypto::HashAlgorithm::Sha256.hash(Body(header.body));
@@ -249,6 +253,9 @@ fn push_folded(field: &mut String, tag: &str, value: &str, separator: Option<cha
 
 /// The domain of From's first mailbox.
 fn author_domain(from: &Field<'_>) -> Option<String> {
+    if from.value.len() > MAX_FROM {
+        return None;
+    }
     // The parser takes an address only when it has seen the end of the field.
     let line = [from.value, b"\r\n"].concat();
     let value = MessageStream::new(&line).parse_address();

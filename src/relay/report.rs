@@ -72,6 +72,7 @@ fn recipient(
         attempts = progress.attempts,
         age_ms = u64::try_from(now.since(message.accepted_at).as_millis()).unwrap_or(u64::MAX),
         in_doubt = in_doubt.then_some(true),
+        unverified = envelope.unverified.then_some(true),
         next_attempt,
         "delivery"
     );

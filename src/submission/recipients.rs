@@ -98,10 +98,8 @@ impl Checks {
         {
             return refuse(553, (5, 1, 3), format!("The recipient's domain {problem}"));
         }
-        match ascii {
-            Some(domain) if self.mx => self.check_mail_hosts(address, &domain, patience).await,
-            _ => RecipientCheck::Accept,
-        }
+        // As it came: what is no valid name may be in the DNS all the same.
+        if self.mx { self.check_mail_hosts(address, domain, patience).await } else { RecipientCheck::Accept }
     }
 
     async fn check_mail_hosts(

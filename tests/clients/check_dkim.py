@@ -1,8 +1,9 @@
 """Signed mail over the wire, judged by dkimpy: check_dkim.py PROGRAM DIRECTORY.
 
-The relay signs with an RSA and an Ed25519 key and sends to a next hop made here, which keeps each message as it came
-over the wire. dkimpy, another implementation by other authors, must find both signatures right, and wrong as soon as a
-word of the message is another.
+The relay signs with RSA keys of all usual lengths and with an Ed25519 key, puts a forwarded key on top, and sends to a
+next hop made here, which keeps each message as it came over the wire. dkimpy, another implementation by other authors,
+must find every signature right, and wrong as soon as a word of the message is another. A bounce is signed for the
+relay's own name.
 """
 
 import atexit
@@ -23,7 +24,10 @@ import dkim
 
 PROGRAM, HOME = sys.argv[1], Path(sys.argv[2])
 PATIENCE = 60  # seconds; only a limit, nothing waits this long when all is well
-SELECTORS = {"rsa": ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"], "ed": ["ed25519"]}
+BITS = (2048, 3072, 4096)
+SELECTORS = {f"rsa{bits}": ["RSA", "-pkeyopt", f"rsa_keygen_bits:{bits}"] for bits in BITS} | {"ed": ["ed25519"]}
+DOMAINS = ("shop.example", "relay.example")  # the senders' and the relay's own
+KEY_FIELD = b"Resend-Idempotency-Key: "
 FROM = b"From: Shop <shop@shop.example>\r\n"
 MESSAGES = {
     "plain": FROM + b"To: b@c.example\r\nSubject: x\r\n\r\nHello  you \r\n",
@@ -39,6 +43,9 @@ MESSAGES = {
     "long references": FROM + b"References:" + b" <0123456789@a.example>\r\n" * 200 + b"\r\nx\r\n",
     "a domain below": b"From: a@news.shop.example\r\n\r\nx\r\n",
     "no author": b"Subject: x\r\n\r\nx\r\n",
+    "a To for each recipient": FROM + b"To: b@c.example\r\n" * 20 + b"\r\nx\r\n",
+    "a body where fields end": FROM + b"this is no field\r\nNor-Is: this\r\n",
+    "very long lines": FROM + b"To: " + b"x" * 900 + b"\r\nSubject: " + b"y " * 450 + b"\r\n\r\n" + b"z" * 990,
     "ten megabytes": FROM + b"\r\n" + b"The quick  brown fox \tjumps over the lazy dog. \r\n" * 200_000,
 }
 
@@ -64,10 +71,16 @@ class NextHop(threading.Thread):
     def serve(self, connection):
         with connection, connection.makefile("rwb") as stream:
             self.say(stream, b"220 far.example ESMTP")
+            somebody = False
             for line in stream:
                 verb = line[:4].upper()
                 if verb == b"EHLO":
                     self.say(stream, b"250-far.example\r\n250-PIPELINING\r\n250 8BITMIME")
+                elif verb == b"MAIL":
+                    somebody = False
+                    self.say(stream, b"250 2.1.0 ok")
+                elif verb == b"DATA" and not somebody:
+                    self.say(stream, b"554 5.5.1 no valid recipients")
                 elif verb == b"DATA":
                     self.say(stream, b"354 go ahead")
                     message = []
@@ -77,6 +90,11 @@ class NextHop(threading.Thread):
                         message.append(part[1:] if part.startswith(b".") else part)
                     self.messages.put(b"".join(message))
                     self.say(stream, b"250 2.0.0 taken")
+                elif line.upper().startswith(b"RCPT TO:<GONE@"):
+                    self.say(stream, b"550 5.1.1 no such user")
+                elif verb == b"RCPT":
+                    somebody = True
+                    self.say(stream, b"250 2.1.5 ok")
                 elif verb == b"QUIT":
                     self.say(stream, b"221 2.0.0 bye")
                     return
@@ -98,7 +116,8 @@ class NextHop(threading.Thread):
 def start_relay(next_hop):
     """The program, and the port that it listens on."""
     keys = "".join(
-        f'[[dkim]]\ndomain = "shop.example"\nselector = "{selector}"\nkey_file = "{HOME}/{selector}.pem"\n'
+        f'[[dkim]]\ndomain = "{domain}"\nselector = "{selector}"\nkey_file = "{HOME}/{selector}.pem"\n'
+        for domain in DOMAINS
         for selector in SELECTORS
     )
     config = HOME / "oncemail.toml"
@@ -107,6 +126,7 @@ def start_relay(next_hop):
         f'[[listener]]\nname = "main"\naddress = "127.0.0.1:0"\ntls = "none"\nauth = "none"\n'
         f'[log]\nformat = "json"\n{keys}'
         f'[[route]]\nname = "out"\ntransport = "smarthost"\nhosts = ["127.0.0.1:{next_hop.port}"]\ntls = "none"\n'
+        f'forward_key_as = "{KEY_FIELD.decode().rstrip(": ")}"\n'
     )
     child = subprocess.Popen(
         [PROGRAM, "serve", "--config", str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
@@ -135,8 +155,6 @@ def published(selector):
     """The TXT record of a key."""
     made = ["openssl", "pkey", "-in", str(HOME / f"{selector}.pem"), "-pubout", "-outform", "DER"]
     der = subprocess.run(made, capture_output=True, check=True).stdout
-
-
     # RFC 8463 §4: an Ed25519 key stands there without its ASN.1.
     octets, kind = (der[-32:], "ed25519") if selector == "ed" else (der, "rsa")
     return f"v=DKIM1; k={kind}; p={base64.b64encode(octets).decode()}".encode()
@@ -157,7 +175,8 @@ def judge(name, raw, records):
         return [verdict(message, index) for index in range(len(SELECTORS))]
 
     problems = io.StringIO()
-
+    if not raw.startswith(KEY_FIELD):
+        fail(f"{name}: {raw[:200]!r} does not start with the forwarded key")
     if raw.count(b"DKIM-Signature: ") != len(SELECTORS):
         fail(f"{name}: {raw[:2000]!r} has not {len(SELECTORS)} signatures")
     if not all(verdicts(raw)):
@@ -174,7 +193,7 @@ def main():
     for selector, kind in SELECTORS.items():
         made = ["openssl", "genpkey", "-algorithm", *kind, "-out", str(HOME / f"{selector}.pem")]
         subprocess.run(made, capture_output=True, check=True)
-    records = {f"{selector}._domainkey.shop.example": published(selector) for selector in SELECTORS}
+    records = {f"{selector}._domainkey.{domain}": published(selector) for selector in SELECTORS for domain in DOMAINS}
     next_hop = NextHop()
     next_hop.start()
     child, port = start_relay(next_hop)
@@ -182,10 +201,16 @@ def main():
         with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
             client.sendmail("shop@shop.example", ["b@c.example"], message, mail_options=["BODY=8BITMIME"])
         judge(name, next_hop.next_message(), records)
+    with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+        client.sendmail("shop@shop.example", ["gone@c.example"], MESSAGES["plain"])
+    bounce = next_hop.next_message()
+    if b"d=relay.example;" not in bounce or b"Auto-Submitted: auto-replied" not in bounce:
+        fail(f"the bounce is not signed by the relay: {bounce[:2000]!r}")
+    judge("a bounce", bounce, records)
     child.send_signal(signal.SIGTERM)
     if (code := child.wait(timeout=PATIENCE)) != 0:
         fail(f"the relay ended with exit code {code} on SIGTERM")
-    print(f"dkim: {len(MESSAGES)} messages, each with {len(SELECTORS)} signatures that dkimpy takes")
+    print(f"dkim: {len(MESSAGES)} messages and a bounce, each with {len(SELECTORS)} signatures that dkimpy takes")
 
 
 main()

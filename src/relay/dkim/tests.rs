@@ -146,6 +146,9 @@ async fn messages_of_all_kinds_verify() {
         format!("{from}Cc: x@y.example\r\nReply-To: a@b.example\r\nReply-To: c@d.example\r\n\r\nx\r\n"),
         format!("{from}References: {}\r\n\r\nx\r\n", "<1@a.example>\r\n ".repeat(300)),
         format!("{from}{}\r\nx\r\n", "Reply-To: c@d.example\r\n".repeat(1_000)),
+        // One To for each recipient, as some programs write it.
+        format!("{from}{}\r\nx\r\n", "To: c@d.example\r\n".repeat(9)),
+        format!("{}\r\nx\r\n", from.repeat(9)),
         format!("{from}\r\n{}", "0123456789 abcdefghij  \r\n".repeat(50_000)),
     ] {
         let verdicts = verdicts_of(&both(), content.as_bytes()).await;
@@ -249,5 +252,26 @@ fn a_key_that_cannot_be_used_is_named_and_never_shown() {
         let problem = Signers::new(&[key]).err().unwrap();
         assert!(problem.contains(expected) && problem.contains("shop.example"), "{problem}");
         assert!(pem.lines().skip(1).all(|line| !problem.contains(line)), "{problem}");
+    }
+}
+
+#[test]
+fn s2_a_from_without_end_names_nobody() {
+    let keys = [key("shop.example", "s", ED25519), key("bounces.example", "s", ED25519)];
+    let domain = |padding: usize| {
+        let content = format!("From: {}a@shop.example\r\n\r\nx\r\n", " (x)\r\n ".repeat(padding));
+        signed(&keys, "x@bounces.example", content.as_bytes()).unwrap()
+    };
+    assert!(domain(100).contains("\td=shop.example;"));
+    assert!(domain(100_000).contains("\td=bounces.example;"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_from_has_an_author_or_none(value in "[<>()\",:;@\\\\=?qb \t.a\u{fc}-]{0,80}", fold in 0usize..80) {
+        let at = value.floor_char_boundary(fold.min(value.len()));
+        let (start, end) = value.split_at(at);
+        let content = format!("From: {start}\r\n {end}\r\n\r\nx\r\n");
+        let _ = signed(&both(), "", content.as_bytes());
     }
 }
