@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mail_parser::{MessageParser, MimeHeaders};
 use oncemail::clock::Clock;
@@ -13,6 +13,7 @@ use oncemail::queue::{End, Lease, OnFailure, Options, Outcome, Queue};
 use oncemail::store::Store;
 use oncemail::store::files::RealFiles;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::common::child::Relay;
 use crate::common::client::Client;
@@ -177,7 +178,7 @@ async fn d2_killed_at_any_point_a_failure_is_told_exactly_once() {
         assert!(reply.contains("(idempotent replay)"), "{point:?}: {reply}");
         assert_eq!(relay.stop().await, Some(0));
         assert!(setup.left().await.is_empty(), "{point:?}");
-        assert_eq!(setup.reports(), [report.clone()], "{point:?}");
+        assert_eq!(setup.reports(), std::slice::from_ref(&report), "{point:?}");
         let parsed = MessageParser::default().parse(report.as_bytes()).unwrap();
         assert_eq!(parsed.to().unwrap().first().unwrap().address(), Some("a@shop.example"));
         assert!(parsed.parts.iter().any(|part| part.is_content_type("message", "delivery-status")));
@@ -273,6 +274,23 @@ async fn a_failure_is_kept_with_its_replies_where_the_configuration_says_so() {
     assert_eq!(states(&left[0]), [RecipientState::Held(HoldCause::Failed)]);
     assert_eq!(left[0].recipients[0].replies[0].text, "5.1.1 no such user");
     assert!(setup.reports().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_nobody_is_told_of_is_in_the_log_and_gone() {
+    let far = FarSide::new().on("RCPT TO:<b@", say("550 5.1.1 no such user")).start().await;
+    for (retry, rcpt) in [("on_failure = \"discard\"", "<b@x.example>"), ("", "<b@x.example> NOTIFY=NEVER")] {
+        let setup = Setup::to(retry, &far);
+        let mut relay = setup.serve().await;
+        submit(&relay, "", &[rcpt], "k").await;
+        let line = relay.says("delivery").await;
+        assert_eq!(
+            (&line["outcome"], &line["reply"]),
+            (&"discarded".into(), &"550 5.1.1 no such user".into())
+        );
+        assert_eq!(relay.stop().await, Some(0));
+        assert!(setup.left().await.is_empty() && setup.reports().is_empty(), "{retry}");
+    }
 }
 
 fn refused(recipient: usize) -> Outcome {
