@@ -365,6 +365,37 @@ async fn a_delay_is_told_of_what_goes_on_waiting_in_its_lane() {
 }
 
 #[tokio::test]
+async fn a_delay_of_what_was_held_back_is_told_when_it_is_late_and_not_before() {
+    let bed = Bed::new(telling());
+    let release_at = bed.clock.now().plus(10 * HOUR);
+    let id = bed.accept(|message| message.envelope.handling.release_at = Some(release_at)).await;
+    bed.clock.advance(10 * HOUR);
+    let bed = bed.restart(telling());
+    let lease = tokio::time::timeout(PATIENCE, bed.queue.next(1)).await.unwrap().remove(0);
+    // Unread, it looks as old as its id.
+    assert!(lease.is_late());
+    lease.warn().await;
+    assert!(bed.notices(id).is_empty() && !lease.is_late());
+    bed.clock.advance(4 * HOUR);
+    assert!(lease.is_late());
+    lease.warn().await;
+    assert_eq!(bed.notices(id).len(), 1);
+}
+
+#[tokio::test]
+async fn what_expires_in_one_lane_does_not_end_what_another_one_carries() {
+    let bed = Bed::new(telling());
+    let id = bed.accept(|_| {}).await;
+    let lease = bed.next().await;
+    lease.split(2);
+    bed.clock.advance(5 * 24 * HOUR);
+    assert!(lease.expire().await.is_none() && bed.notices(id).is_empty());
+    let progress = lease.settle(&[outcome(1, End::Delivered)], None).await.unwrap().progress;
+    assert_eq!(states(&progress), [RecipientState::Bounced, DELIVERED]);
+    assert_eq!(bed.notices(id).len(), 1);
+}
+
+#[tokio::test]
 async fn a_delivery_is_told_where_it_was_asked_for_and_the_next_hop_will_not() {
     let asked = Some(Notify { success: true, ..NEVER });
     for (notify, dsn_onward, code, action) in [

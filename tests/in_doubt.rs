@@ -247,6 +247,26 @@ async fn r1_a_doubt_that_no_outcome_followed_stays_when_the_message_is_closed() 
 }
 
 #[tokio::test]
+async fn r1_what_is_in_doubt_does_not_expire() {
+    let (_, store, lease) = leased(&["b@x.example", "c@x.example"]).await;
+    let long_ago = oncemail::queue::Options { expire_after: Duration::ZERO, ..queue_options() };
+    let queue = Queue::new(long_ago, Clock::system());
+    drop(lease);
+    let recovered = store.messages().into_iter().map(|(message, _)| oncemail::store::Recovered {
+        id: message.id,
+        next_attempt: Some(message.accepted_at),
+        priority: 0,
+        held_back: false,
+    });
+    queue.start(store.clone(), recovered.collect());
+    let lease = tokio::time::timeout(PATIENCE, queue.next(1)).await.unwrap().remove(0);
+    lease.doubt(&[0], doubtful("in doubt: x")).await.unwrap();
+    let settled = lease.expire().await.unwrap();
+    let expired = RecipientState::Held(HoldCause::Expired);
+    assert_eq!((settled.expired, states(&settled.progress)), (vec![1], vec![IN_DOUBT, expired]));
+}
+
+#[tokio::test]
 async fn r1_what_was_refused_is_queued_again_though_nobody_told_of_an_outcome() {
     let (queue, store, lease) = leased(&["b@x.example"]).await;
     lease.doubt(&[0], doubtful("in doubt: x")).await.unwrap();
@@ -442,6 +462,13 @@ async fn recipients_that_were_in_doubt_together_stay_together_and_the_others_go_
     lease.record(&outcomes).await.unwrap();
     assert_eq!(lease.groups(&all, 3).await, [vec![1], vec![3, 5], vec![6], vec![0, 2], vec![4]]);
     assert_eq!(lease.groups(&all, 1).await.len(), 7);
+    // An attempt that reached nobody settles nothing.
+    let unreached = [0, 1, 2, 3].map(|recipient| Outcome {
+        reply: doubtful("4.4.1 cannot connect"),
+        ..outcome(recipient, End::Deferred)
+    });
+    lease.record(&unreached).await.unwrap();
+    assert_eq!(lease.groups(&all, 3).await, [vec![1], vec![3, 5], vec![6], vec![0, 2], vec![4]]);
 }
 
 #[tokio::test]

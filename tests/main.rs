@@ -34,6 +34,7 @@ mod queue_order;
 mod recipients;
 mod refused_recipients;
 mod relay;
+mod reports;
 mod shutdown;
 mod store;
 mod store_damage;

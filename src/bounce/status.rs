@@ -5,6 +5,11 @@ use super::{Fate, Kind, Report, Subject};
 use crate::mail::received::date;
 use crate::mail::{AttemptReply, Recipient};
 
+/// Of a longer list, in octets, the rest is told without what was said of it, so that the report gets through.
+const MAX_DETAILED: usize = 1 << 20;
+/// RFC 5321 §4.5.3.1.6, without CRLF.
+const MAX_LINE: usize = 998;
+
 /// The part with its MIME header.
 pub(super) fn part(report: &Report<'_>, subjects: &[Subject<'_>], smtputf8: bool) -> Vec<u8> {
     let (kind, encoding) = if smtputf8 {
@@ -24,22 +29,31 @@ pub(super) fn part(report: &Report<'_>, subjects: &[Subject<'_>], smtputf8: bool
     }
     lines.push(format!("X-Oncemail-Queue-Id: {}", report.original.id));
     lines.push(format!("Arrival-Date: {}", date(report.original.accepted_at)));
+    let mut octets = 0;
     for subject in subjects {
-        lines.push(String::new());
-        recipient_fields(report, subject, smtputf8, &mut lines);
+        let mut fields = vec![String::new()];
+        recipient_fields(subject, smtputf8, &mut fields);
+        if octets < MAX_DETAILED {
+            attempt_fields(report, subject, smtputf8, &mut fields);
+        }
+        octets += fields.iter().map(String::len).sum::<usize>();
+        lines.append(&mut fields);
     }
     lines.into_iter().flat_map(|line| (line + "\r\n").into_bytes()).collect()
 }
 
-fn recipient_fields(report: &Report<'_>, subject: &Subject<'_>, smtputf8: bool, lines: &mut Vec<String>) {
+fn recipient_fields(subject: &Subject<'_>, smtputf8: bool, lines: &mut Vec<String>) {
     if let Some(orcpt) = &subject.recipient.orcpt {
         lines.extend(original_recipient(orcpt, smtputf8));
     }
     lines.push(format!("Final-Recipient: {}", final_recipient(subject.recipient, smtputf8)));
     lines.push(format!("Action: {}", action(subject.fate)));
-    let last = subject.progress.replies.last();
-    lines.push(format!("Status: {}", code(subject.fate, last)));
-    let Some(last) = last else { return };
+    lines.push(format!("Status: {}", code(subject.fate, subject.progress.replies.last())));
+}
+
+/// What is known of the last attempt; all of it may be left out (RFC 3464 §2.3).
+fn attempt_fields(report: &Report<'_>, subject: &Subject<'_>, smtputf8: bool, lines: &mut Vec<String>) {
+    let Some(last) = subject.progress.replies.last() else { return };
     let text = if smtputf8 { one_line(&last.text) } else { plain(&last.text) };
     if last.code == 0 {
         // Nobody out there said this: it is ours, or the network's.
@@ -56,7 +70,8 @@ fn recipient_fields(report: &Report<'_>, subject: &Subject<'_>, smtputf8: bool, 
     }
 }
 
-/// RFC 3464 §2.3.1: as the sender spelled it, xtext decoded.
+/// RFC 3464 §2.3.1: as the sender spelled it, xtext decoded. One that is too long for a line once it is spelled out in
+/// US-ASCII is left out: nobody would take the report.
 fn original_recipient(orcpt: &str, smtputf8: bool) -> Option<String> {
     let (kind, address) = orcpt.split_once(';')?;
     let address = if kind.eq_ignore_ascii_case("utf-8") {
@@ -64,7 +79,8 @@ fn original_recipient(orcpt: &str, smtputf8: bool) -> Option<String> {
     } else {
         plain(&from_xtext(address))
     };
-    Some(format!("Original-Recipient: {}; {}", plain(kind), one_line(&address)))
+    let field = format!("Original-Recipient: {}; {}", plain(kind), one_line(&address));
+    Some(field).filter(|field| field.len() <= MAX_LINE)
 }
 
 fn final_recipient(recipient: &Recipient, smtputf8: bool) -> String {

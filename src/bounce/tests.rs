@@ -130,6 +130,33 @@ fn of_a_long_list_people_read_a_part_and_programs_all() {
 }
 
 #[test]
+fn s2_a_report_on_thousands_with_long_answers_stays_small_enough_to_get_through() {
+    let addresses: Vec<_> = (0..5_000).map(|n| format!("r{n}@x.example")).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let original = original("a@shop.example", &addresses, b"Subject: x\r\n\r\n");
+    let all = text(&failure(&original, &"5.1.1 no such user, and much more is said ".repeat(20)));
+    assert_eq!(all.matches("\r\nFinal-Recipient: ").count(), 5_000);
+    assert_eq!(all.matches("\r\nAction: failed\r\nStatus: 5.1.1\r\n").count(), 5_000);
+    assert!((1_000..5_000).contains(&all.matches("\r\nDiagnostic-Code: ").count()));
+    assert!(all.len() < 2 << 20, "{}", all.len());
+}
+
+#[test]
+fn an_original_recipient_that_no_line_has_room_for_is_left_out() {
+    for (sender, orcpt) in [
+        ("a@shop.example", "ü".repeat(240)),
+        ("dörte@shop.example", format!("{}@x", "\u{10400}".repeat(300))),
+    ] {
+        let mut original = small(sender);
+        original.envelope.recipients[0].orcpt = Some(format!("utf-8;{orcpt}"));
+        let notice = failure(&original, "5.1.1 no");
+        assert!(encoding::natural_encoding(&notice.content).is_some());
+        let all = text(&notice);
+        assert!(all.contains("Final-Recipient: rfc822; b@x.example") && !all.contains("Original-Recipient"));
+    }
+}
+
+#[test]
 fn a_delay_says_until_when_and_a_success_where_to() {
     let original = small("a@shop.example");
     let until = NOW.plus(std::time::Duration::from_secs(86_400));

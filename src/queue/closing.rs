@@ -105,17 +105,44 @@ impl Lease {
 }
 
 impl Current {
+    /// Saves what has been found out while the attempt goes on, and tells of deliveries.
+    pub(super) async fn save_so_far(&mut self, lease: &Lease) -> Option<Settled> {
+        let mut told = Notices::default();
+        lease.tell_success(self, &mut told).await;
+        let progress = self.with_doubts()?;
+        let instead = notices::until_told(&progress, &lease.queue.options);
+        self.save_as(progress, instead, lease, told, Vec::new()).await
+    }
+
+    /// Saves the end of an attempt, and what the sender is told of it.
     pub(super) async fn save(
         &mut self,
         lease: &Lease,
         told: Notices,
         expired: Vec<usize>,
     ) -> Option<Settled> {
+        let progress = self.with_doubts()?;
+        self.save_as(progress, None, lease, told, expired).await
+    }
+
+    fn with_doubts(&self) -> Option<Progress> {
         let mut progress = self.progress.clone()?;
         self.doubts.mark(&mut progress);
+        Some(progress)
+    }
+
+    async fn save_as(
+        &mut self,
+        progress: Progress,
+        instead: Option<Progress>,
+        lease: &Lease,
+        told: Notices,
+        expired: Vec<usize>,
+    ) -> Option<Settled> {
+        let stored = instead.as_ref().unwrap_or(&progress);
         // Looked for before the save: a finished message is gone from the store after it.
         let refused = self.refused(lease).await;
-        let saved = lease.queue.save(lease.id, &progress, &told.messages).await;
+        let saved = lease.queue.save(lease.id, stored, &told.messages).await;
         self.unsaved |= saved.is_err();
         if saved.is_ok() {
             self.found = None;

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::lease::Lease;
+use super::notices;
 use crate::clock::Timestamp;
 use crate::mail::{AttemptReply, HoldCause, Progress, RecipientState};
 use crate::store::StoreError;
@@ -69,12 +70,14 @@ impl Lease {
             self.open().await.map_err(|error| StoreError::Read(error.to_string()))?;
             current = self.progress.lock().await;
         }
-        let Some(mut progress) = current.progress.clone() else {
+        let Some(progress) = &current.progress else {
             return Err(StoreError::Read("the message's progress is not known".to_owned()));
         };
         let store = self.queue.store().ok_or(StoreError::Closed)?;
         let new = || recipients.iter().map(|number| (*number, reply.clone()));
+        let mut progress = progress.clone();
         Doubts(current.doubts.0.clone().into_iter().chain(new()).collect()).mark(&mut progress);
+        let progress = notices::until_told(&progress, &self.queue.options).unwrap_or(progress);
         // Under the lock: of two saves the later one must be the newer one.
         store.save(self.id, progress).await?;
         current.doubts.0.extend(new());
@@ -98,8 +101,10 @@ impl Lease {
         let current = self.progress.lock().await;
         let in_doubt = |number: usize| {
             let recipient = current.progress.as_ref()?.recipients.get(number)?;
-            let last = recipient.replies.last()?;
-            (last.code == 0 && last.text.starts_with(IN_DOUBT)).then_some((last.at, &last.route, &last.host))
+            // Not only the last: an attempt that reached nobody since has settled nothing.
+            let is_doubt = |reply: &&AttemptReply| reply.code == 0 && reply.text.starts_with(IN_DOUBT);
+            let doubt = recipient.replies.iter().rev().find(is_doubt)?;
+            Some((doubt.at, &doubt.route, &doubt.host))
         };
         let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         for number in recipients {

@@ -205,11 +205,7 @@ impl Lease {
     /// Makes outcomes durable while the leg goes on (a list so long that it takes several transactions).
     pub async fn record(&self, outcomes: &[Outcome]) -> Option<Settled> {
         let mut current = self.current(outcomes).await;
-        let mut told = Notices::default();
-        self.tell_success(&mut current, &mut told).await;
-        let settled = current.save(self, told, Vec::new()).await;
-        drop(current);
-        settled
+        current.save_so_far(self).await
     }
 
     /// Ends a leg. Recipients of it without an outcome were not tried: they cost no attempt, and wait for `untried`.
@@ -224,9 +220,7 @@ impl Lease {
             if outcomes.is_empty() {
                 return None;
             }
-            let mut told = Notices::default();
-            self.tell_success(&mut current, &mut told).await;
-            return current.save(self, told, Vec::new()).await;
+            return current.save_so_far(self).await;
         }
         if current.progress.is_none() && self.is_expired() {
             // Turned away everywhere, unread: it must be read to be held.
@@ -267,8 +261,12 @@ impl Lease {
     }
 
     /// Ends the whole lease because `expire_after` went by while it waited: what is queued of it has failed. A message that
-    /// turns out to be younger, now that it is read, goes back to the queue.
+    /// turns out to be younger, now that it is read, goes back to the queue. Of a message that is split only this leg ends,
+    /// untried: the others may be under way.
     pub async fn expire(&self) -> Option<Settled> {
+        if !self.is_whole() {
+            return self.settle(&[], Some(self.queue.options.base)).await;
+        }
         self.open().await.ok()?;
         let mut current = self.progress.lock().await;
         if !self.is_expired() {
@@ -278,8 +276,10 @@ impl Lease {
             }
             return None;
         }
-        let expired = current.progress.as_ref().map(numbers_queued).unwrap_or_default();
-        if let Some(progress) = &mut current.progress {
+        let mut expired = Vec::new();
+        if let Current { progress: Some(progress), doubts, .. } = &mut *current {
+            doubts.mark(progress);
+            expired = numbers_queued(progress);
             retry::expire(progress);
         }
         let settled = self.close(&mut current).await?;
@@ -294,12 +294,16 @@ impl Lease {
 
     /// Whether the sender may have to be told that it takes long ([`Lease::warn`]).
     pub fn is_late(&self) -> bool {
+        !self.was_warned.load(Ordering::SeqCst) && self.has_waited_for_warning()
+    }
+
+    fn has_waited_for_warning(&self) -> bool {
         let is_late = |warn_after| self.queue.clock.now() >= self.due_at().plus(warn_after);
-        !self.was_warned.load(Ordering::SeqCst) && self.queue.options.warn_after.is_some_and(is_late)
+        self.queue.options.warn_after.is_some_and(is_late)
     }
 
     /// Tells the sender, unless that was done before, that the message takes long; for one that waits for its destination,
-    /// unread, and goes on waiting. Looks only once in the life of a lease.
+    /// unread, and goes on waiting. Looks only once in the life of a lease, but for messages that were held back.
     ///
     /// # Cancel safety
     /// Must not be dropped: what is under way may be saved all the same.
@@ -313,6 +317,12 @@ impl Lease {
         }
         let Ok((message, progress)) = self.load().await else { return };
         self.note(&message);
+        if !self.has_waited_for_warning() {
+            // It was held back, and is younger than its id says.
+            self.was_warned.store(false, Ordering::SeqCst);
+            *self.read() = Weak::new();
+            return;
+        }
         // Nothing of it stays in memory (S2).
         let mut unread = Current { progress: Some(progress), ..Current::default() };
         let mut told = Notices::default();
@@ -402,8 +412,12 @@ impl Drop for Lease {
         if self.closed.load(Ordering::SeqCst) || current.unsaved {
             return;
         }
-        // R1: who is in doubt is held already, and must not be offered again.
-        if current.progress.as_ref().is_some_and(|progress| current.doubts.are_all_of(progress)) {
+        // R1: who is in doubt is held already, and must not be offered again. But those of whom nobody was told are queued
+        // in the store, and are told of next time.
+        let is_held = |progress: &Progress| {
+            current.doubts.are_all_of(progress) && !notices::has_failed(progress, &self.queue.options)
+        };
+        if current.progress.as_ref().is_some_and(is_held) {
             tracing::warn!(target: "oncemail::queue", queue_id = %self.id,
                 "an attempt broke off in doubt: the message may have been delivered, and is held");
             return self.queue.conclude(self.id, self.priority, Next::Held);

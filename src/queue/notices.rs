@@ -37,6 +37,20 @@ pub(super) fn has_failed(progress: &Progress, options: &Options) -> bool {
     options.on_failure != OnFailure::Hold && progress.recipients.iter().any(|r| fate(r.state).is_some())
 }
 
+/// What is saved of a progress while its attempt goes on, where that is something else: a start only looks again at
+/// messages of which somebody is queued. If nobody is but those in doubt, those who have failed stay queued until their
+/// sender is told (D6); after a crash they are offered once more.
+pub(super) fn until_told(progress: &Progress, options: &Options) -> Option<Progress> {
+    if progress.is_queued() || !has_failed(progress, options) {
+        return None;
+    }
+    let mut progress = progress.clone();
+    for recipient in progress.recipients.iter_mut().filter(|r| fate(r.state).is_some()) {
+        recipient.state = RecipientState::Queued;
+    }
+    Some(progress)
+}
+
 /// Whether the sender may have to be told that it takes long.
 pub(super) fn is_late(progress: &Progress, due_at: Timestamp, now: Timestamp, options: &Options) -> bool {
     let is_late = |warn_after| now >= due_at.plus(warn_after);

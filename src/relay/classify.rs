@@ -49,12 +49,12 @@ pub(super) fn meaning(phase: Phase, reply: &Reply) -> Meaning {
 }
 
 /// Whether a refusal for good says that the recipient's address is none (RFC 3463 §3.2). 5.1.7 and 5.1.8 speak of the
-/// sender's.
+/// sender's; 5.1.0 may speak of either, and Postfix has it for a sender whom nobody knows, in reply to RCPT.
 pub(super) fn is_hard_bounce(reply: &Reply) -> bool {
     reply.code >= 500
         && reply
             .enhanced
-            .is_some_and(|EnhancedCode(_, subject, detail)| subject == 1 && !matches!(detail, 7 | 8))
+            .is_some_and(|EnhancedCode(_, subject, detail)| subject == 1 && !matches!(detail, 0 | 7 | 8))
 }
 
 /// R2. Authentication and command sequence are ours wherever they are refused; a refused MAIL is ours unless the
@@ -136,6 +136,7 @@ mod tests {
             ("553 5.1.3 syntax", true),
             ("550 5.1.8 bad sender domain", false),
             ("553 5.1.7 bad sender", false),
+            ("550 5.1.0 <a@shop.example>: Sender address rejected: User unknown", false),
             ("550 5.7.1 spam", false),
             ("550 5.2.1 disabled", false),
             ("450 4.1.1 later", false),
