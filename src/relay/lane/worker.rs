@@ -39,7 +39,9 @@ pub(super) struct Worker {
 /// What keeps a leg from going on.
 enum Halt {
     /// Nobody may be asked before this time.
-    Until(Instant),
+    Away(Instant),
+    /// The route's rate allows it only at this time.
+    Paced(Instant),
     /// This connection is one too many.
     Crowded,
     /// The relay is shutting down, or the outcome cannot be saved.
@@ -72,7 +74,7 @@ impl Worker {
             {
                 let mut traffic = lane.traffic();
                 let is_surplus = traffic.workers > traffic.concurrency.limit() || self.has_had_its_turn();
-                let may_take = traffic.paused_until.is_none() && !is_surplus && !stop.is_cancelled();
+                let may_take = traffic.pause.is_none() && !is_surplus && !stop.is_cancelled();
                 if let Some(leg) = may_take.then(|| traffic.legs.pop()).flatten().and_then(Stowed::take_up) {
                     traffic.free -= usize::from(std::mem::replace(&mut self.is_free, false));
                     // One permit may have stood for several legs that came in between.
@@ -119,26 +121,31 @@ impl Worker {
     async fn carry(&self, leg: Leg, link: &mut Option<Link>) {
         let begun = self.lane.traffic().concurrency.epoch();
         if !leg.lease.may_be_tried() {
-            return self.lane.pause(leg, Instant::now() + STORE_WAIT);
+            return self.lane.slow_down(leg, Instant::now() + STORE_WAIT);
         }
         if let Transport::Smarthost(smarthost) = &self.way().transport
             && let Some(until) = smarthost.blocked_until(&self.lane.destination)
         {
-            return self.lane.pause(leg, until);
+            return self.lane.leave_alone(leg, until);
         }
         let message = match leg.lease.open().await {
             Ok(message) => message,
-            Err(error) => return unreadable(&leg, &error).await,
+            Err(error) => return leg.unreadable(&error).await,
         };
         let (outcomes, halt) = self.offer(&leg, &message, link, begun).await;
-        let is_untouched = outcomes.is_empty() && leg.lease.is_untouched();
         let untried = match halt {
             None => None,
-            Some(Halt::Until(until)) if is_untouched => return self.lane.pause(leg, until),
-            Some(Halt::Crowded) if is_untouched => {
+            // What is under way stays in memory meanwhile: the wait is short, or the operator's own.
+            Some(Halt::Paced(until)) if outcomes.is_empty() => return self.lane.slow_down(leg, until),
+            Some(Halt::Crowded) if outcomes.is_empty() => {
                 return self.lane.yield_to_others(leg, begun, Instant::now() + CROWDED_WAIT);
             }
-            Some(Halt::Until(until)) => Some(until.saturating_duration_since(Instant::now())),
+            Some(Halt::Away(until)) if outcomes.is_empty() && leg.lease.is_untouched() => {
+                return self.lane.leave_alone(leg, until);
+            }
+            Some(Halt::Away(until) | Halt::Paced(until)) => {
+                Some(until.saturating_duration_since(Instant::now()))
+            }
             Some(Halt::Crowded) => {
                 self.lane.note(Load::Less, begun);
                 Some(CROWDED_WAIT)
@@ -176,7 +183,8 @@ impl Worker {
                     self.lane.note(load, begun);
                     outcomes.extend(self.outcomes(group, &by, answers));
                 }
-                Attempt::Blocked(until) => return (outcomes, Some(Halt::Until(until))),
+                Attempt::Blocked(until) => return (outcomes, Some(Halt::Away(until))),
+                Attempt::Paced(until) => return (outcomes, Some(Halt::Paced(until))),
                 Attempt::Crowded => return (outcomes, Some(Halt::Crowded)),
                 Attempt::Stopped => return (outcomes, Some(Halt::Stopped)),
             }
@@ -299,14 +307,14 @@ impl Leg {
             Share::Only(mine) => queued.into_iter().filter(|number| mine.contains(number)).collect(),
         }
     }
-}
 
-/// A message that the store does not give back.
-async fn unreadable(leg: &Leg, error: &OpenError) {
-    tracing::error!(target: "oncemail::relay", queue_id = %leg.lease.id(), %error, "message cannot be read");
-    if leg.lease.is_whole() {
-        leg.lease.give_up(error);
-    } else {
-        leg.lease.settle(&[], Some(UNREADABLE_WAIT)).await;
+    /// Ends a leg whose message the store does not give back.
+    pub(super) async fn unreadable(&self, error: &OpenError) {
+        tracing::error!(target: "oncemail::relay", queue_id = %self.lease.id(), %error, "message cannot be read");
+        if self.lease.is_whole() {
+            self.lease.give_up(error);
+        } else {
+            self.lease.settle(&[], Some(UNREADABLE_WAIT)).await;
+        }
     }
 }
