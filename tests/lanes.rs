@@ -126,14 +126,15 @@ async fn mail_that_has_to_be_read_to_be_routed_holds_up_none_that_has_not() {
 async fn a_dead_domain_with_much_mail_does_not_hold_back_another() {
     let (dead, live) = neighbours(FarSide::new().on("CONNECT", Act::Silence), FarSide::new()).await;
     let rig = Rig::start(by_domain(live.address.port(), |_| {}));
-    for n in 0..2_000 {
+    for n in 0..20_000 {
         rig.send(&["x@[127.0.0.1]"], &format!("dead {n}")).await;
     }
     dead.wait(|log| log.connections == 2).await;
-    for n in 0..50 {
+    for n in 0..100 {
         rig.send(&["x@[127.0.0.2]"], &format!("live {n}")).await;
     }
-    live.wait(|log| log.taken.len() == 50).await;
+    live.wait(|log| log.taken.len() == 100).await;
+    rig.store.wait(|seen| seen.saves.len() == 100).await;
     assert_eq!(dead.log().connections, 2);
 }
 

@@ -33,6 +33,7 @@ mod queue;
 mod queue_order;
 mod recipients;
 mod relay;
+mod routing;
 mod shutdown;
 mod store;
 mod store_damage;
