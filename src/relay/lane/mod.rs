@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, Epoch, Load};
+use super::places::Ticket;
 use super::waiting::Waiting;
 use super::way::{Transport, Way};
 use crate::queue::Lease;
@@ -67,7 +68,7 @@ struct Traffic {
     concurrency: Concurrency,
     pause: Option<Pause>,
     /// The lane is in line for a place.
-    waits_for_place: bool,
+    waits_for_place: Option<Ticket>,
     /// When expired legs were looked for.
     looked_at: Option<Instant>,
 }
@@ -105,7 +106,7 @@ impl Lane {
             free: 0,
             concurrency,
             pause: None,
-            waits_for_place: false,
+            waits_for_place: None,
             looked_at: None,
         };
         Arc::new(Self { way, destination, traffic: Mutex::new(traffic), arrived: Notify::new() })
@@ -156,10 +157,11 @@ impl Lane {
             return;
         }
         while traffic.free < traffic.legs.len() && traffic.workers < traffic.concurrency.limit() {
-            if self.way.is_by_domain()
-                && !self.way.surroundings.places.take(self, &mut traffic.waits_for_place)
-            {
-                break;
+            if self.way.is_by_domain() {
+                let priority = traffic.legs.priority().unwrap_or_default();
+                if !self.way.surroundings.places.take(self, priority, &mut traffic.waits_for_place) {
+                    break;
+                }
             }
             traffic.workers += 1;
             traffic.free += 1;
@@ -189,7 +191,7 @@ impl Lane {
     /// It is this lane's turn to take a place.
     pub(super) fn place_is_free(self: Arc<Self>) {
         let mut traffic = self.traffic();
-        traffic.waits_for_place = false;
+        traffic.waits_for_place = None;
         self.grow(&mut traffic);
     }
 

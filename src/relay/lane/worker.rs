@@ -11,7 +11,7 @@ use crate::mail::{AttemptReply, Message};
 use crate::queue::{End, OpenError, Outcome};
 use crate::relay::concurrency::{Epoch, Load};
 use crate::relay::fields::Front;
-use crate::relay::options::InDoubt;
+use crate::relay::options::{InDoubt, Smtp};
 use crate::relay::smarthost::{Attempt, Link};
 use crate::relay::surroundings::Surroundings;
 use crate::relay::transaction::{Answer, By, Parcel};
@@ -34,6 +34,7 @@ pub(super) struct Worker {
     has_left: bool,
     /// Legs so far.
     carried: u32,
+    began: Instant,
 }
 
 /// What keeps a leg from going on.
@@ -51,7 +52,7 @@ enum Halt {
 impl Worker {
     /// Already counted, as a free one.
     pub(super) fn new(lane: Arc<Lane>) -> Self {
-        Self { lane, is_free: true, has_left: false, carried: 0 }
+        Self { lane, is_free: true, has_left: false, carried: 0, began: Instant::now() }
     }
 
     pub(super) async fn run(mut self) {
@@ -110,7 +111,7 @@ impl Worker {
     /// Whether other destinations should have this place now.
     fn has_had_its_turn(&self) -> bool {
         let Transport::Smarthost(smarthost) = &self.way().transport else { return false };
-        self.carried >= smarthost.options.messages_per_connection && self.others_wait()
+        is_turn_over(&smarthost.options, self.carried, self.began.elapsed()) && self.others_wait()
     }
 
     fn others_wait(&self) -> bool {
@@ -316,5 +317,27 @@ impl Leg {
         } else {
             self.lease.settle(&[], Some(UNREADABLE_WAIT)).await;
         }
+    }
+}
+
+/// A destination that is slow must not keep for hours what others wait for.
+fn is_turn_over(options: &Smtp, carried: u32, after: Duration) -> bool {
+    carried >= options.messages_per_connection || (carried > 0 && after >= options.connection_lifetime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::options::Hosts;
+
+    #[test]
+    fn a_turn_ends_after_so_many_messages_or_after_so_long() {
+        let options = Smtp::new(Hosts::in_order(Vec::new()));
+        let (most, lifetime) = (options.messages_per_connection, options.connection_lifetime);
+        let second = Duration::from_secs(1);
+        assert!(!is_turn_over(&options, most - 1, lifetime - second));
+        assert!(is_turn_over(&options, most, second) && is_turn_over(&options, 1, lifetime));
+        // It has one in any case.
+        assert!(!is_turn_over(&options, 0, lifetime));
     }
 }
