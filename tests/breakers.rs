@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use oncemail::clock::Clock;
 use oncemail::dns::{self, Dns};
-use oncemail::queue::Queue;
+use oncemail::queue::{self, Queue};
 use oncemail::relay::Relay;
 use oncemail::relay::options::{Breaker, Options, Transport};
 use oncemail::store::Store;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::common::far_side::{FarSide, say};
 use crate::common::log::Log;
 use crate::common::relay_rig::{
-    Rig, mail_hosts, message, nobody, queue_options, relay_options, replies, route, to_hosts,
+    Rig, changed, mail_hosts, message, nobody, queue_options, relay_options, replies, route, to_hosts,
 };
 use crate::common::watched_store::WatchedStore;
 
@@ -89,4 +89,24 @@ async fn a_domain_that_cannot_be_looked_up_is_left_alone_and_its_mail_waits() {
     running.await.unwrap();
     let progress = store.saved(id, 2).await;
     assert_eq!((progress.attempts, progress.is_queued(), store.seen().saves.len()), (2, true, 2));
+}
+
+#[tokio::test]
+async fn the_sender_of_what_waits_behind_a_breaker_is_told_and_the_message_goes_on_waiting() {
+    let far = FarSide::new().on_times(1, "CONNECT", say("554 5.7.1 not you")).start().await;
+    let hour = Duration::from_secs(3_600);
+    let warn_after = Some(Duration::from_millis(200));
+    let rig = Rig::start_with(
+        touchy(changed(&[far.address], |smtp| smtp.connections = 1), Duration::from_millis(600)),
+        queue::Options { base: hour, cap: hour, warn_after, ..queue_options() },
+    );
+    let first = rig.send(&["b@x.example"], "first").await;
+    rig.store.saved(first, 1).await;
+    let second = rig.send(&["b@x.example"], "second").await;
+    assert!(rig.store.saved(second, 2).await.is_finished());
+    let log = far.wait(|log| log.taken.len() == 2).await;
+    let told = rig.store.seen().saves.into_iter().find(|(id, _)| *id == second).unwrap().1;
+    assert_eq!((told.warned, told.attempts, told.is_queued()), (true, 0, true));
+    let notices = log.taken.iter().filter(|taken| taken.mail.starts_with("MAIL FROM:<>"));
+    assert_eq!((notices.count(), log.copies("second")), (1, 1));
 }

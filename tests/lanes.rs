@@ -11,13 +11,14 @@ use bytes::Bytes;
 use governor::Quota;
 use oncemail::mail::{QueueId, RecipientState};
 use oncemail::queue;
-use oncemail::relay::options::{Breaker, Hosts, Options, Smtp, Transport};
+use oncemail::relay::options::{Auth, Breaker, Host, Hosts, Options, Preset, Secret, Smtp, Transport};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::common::far_side::{Act, FarSide, FarSideBuilder, PATIENCE, say};
 use crate::common::relay_rig::{
-    DELIVERED, FAILED, Rig, changed, mail_hosts, message, queue_options, relay_options, replies, route, to,
+    DELIVERED, FAILED, Rig, changed, hurried, mail_hosts, message, queue_options, relay_options, replies,
+    route, to,
 };
 
 /// Two far sides at one port of 127.0.0.1 and 127.0.0.2: two domains of an MX route.
@@ -125,14 +126,15 @@ async fn mail_that_has_to_be_read_to_be_routed_holds_up_none_that_has_not() {
 async fn a_dead_domain_with_much_mail_does_not_hold_back_another() {
     let (dead, live) = neighbours(FarSide::new().on("CONNECT", Act::Silence), FarSide::new()).await;
     let rig = Rig::start(by_domain(live.address.port(), |_| {}));
-    for n in 0..2_000 {
+    for n in 0..20_000 {
         rig.send(&["x@[127.0.0.1]"], &format!("dead {n}")).await;
     }
     dead.wait(|log| log.connections == 2).await;
-    for n in 0..50 {
+    for n in 0..100 {
         rig.send(&["x@[127.0.0.2]"], &format!("live {n}")).await;
     }
-    live.wait(|log| log.taken.len() == 50).await;
+    live.wait(|log| log.taken.len() == 100).await;
+    rig.store.wait(|seen| seen.saves.len() == 100).await;
     assert_eq!(dead.log().connections, 2);
 }
 
@@ -237,10 +239,7 @@ async fn high_priorities_go_first_in_a_lane_and_equals_in_their_order() {
     let mut options = changed(&[far.address], |smtp| smtp.connections = 1);
     options.routes.insert(0, marker);
     if let Transport::Smtp(smtp) = &mut options.routes[0].transport {
-        let host = |address: SocketAddr| oncemail::relay::options::Host {
-            name: address.ip().to_string(),
-            port: address.port(),
-        };
+        let host = |address: SocketAddr| Host { name: address.ip().to_string(), port: address.port() };
         smtp.hosts = Hosts::in_order(vec![host(other.address)]);
     }
     let rig = Rig::start(options);
@@ -346,4 +345,120 @@ async fn a_list_is_split_by_domain_and_by_recipients_per_transaction() {
     rig.store.wait(|seen| seen.saves.iter().any(|(i, p)| *i == id && p.is_finished())).await;
     let sizes = |far: &FarSide| far.log().taken.iter().map(|t| t.rcpts.len()).collect::<Vec<_>>();
     assert_eq!((sizes(&one), sizes(&two)), (vec![10, 10, 5], vec![10, 2]));
+}
+
+/// One message at a time to each destination, and the next only after this.
+fn paced(period: Duration) -> Option<Quota> {
+    Quota::with_period(period)
+}
+
+/// Longer than a connection waits with a message in hand.
+const PACE: Duration = Duration::from_millis(1_100);
+
+#[tokio::test]
+async fn a_list_that_is_longer_than_its_rate_costs_one_attempt() {
+    let far = FarSide::new().start().await;
+    let options = changed(&[far.address], |smtp| {
+        smtp.recipients_per_transaction = 1;
+        smtp.rate = paced(PACE);
+    });
+    let hour = Duration::from_secs(3_600);
+    let rig = Rig::start_with(options, queue::Options { base: hour, cap: hour, ..queue_options() });
+    let id = rig.send(&["a@x.example", "b@x.example", "c@x.example"], "list").await;
+    rig.store.wait(|seen| seen.saves.iter().any(|(i, p)| *i == id && p.is_finished())).await;
+    assert_eq!(far.log().taken.len(), 3);
+}
+
+#[tokio::test]
+async fn a_split_message_keeps_its_place_where_only_the_rate_holds_it_up() {
+    let (one, two) = neighbours(FarSide::new(), FarSide::new()).await;
+    let rig = Rig::start(by_domain(one.address.port(), |smtp| smtp.rate = paced(PACE)));
+    let send = async |texts: &[&str]| {
+        for text in texts {
+            rig.send(&["a@[127.0.0.1]"], text).await;
+            rig.send(&["b@[127.0.0.2]"], text).await;
+        }
+    };
+    send(&["first", "second"]).await;
+    rig.send(&["a@[127.0.0.1]", "b@[127.0.0.2]"], "split").await;
+    send(&["third", "fourth", "fifth"]).await;
+    for far in [&one, &two] {
+        let log = far.wait(|log| log.taken.len() == 4).await;
+        assert_eq!(log.copies("split"), 1, "{:?}", log.taken);
+    }
+}
+
+#[tokio::test]
+async fn r2_a_password_that_is_refused_with_432_is_not_tried_over_and_over() {
+    let far = FarSide::new()
+        .offers(&["PIPELINING", "AUTH PLAIN"])
+        .on("AUTH", say("432 4.7.12 A password transition is needed"))
+        .start()
+        .await;
+    let mut options = changed(&[far.address], |smtp| {
+        smtp.auth = Some(Auth { username: "u".into(), with: Secret::Password("s".to_owned().into()) });
+    });
+    options.breaker = Breaker { failures: 1, open_for: Duration::from_secs(600), ..Breaker::default() };
+    let rig = Rig::start(options);
+    let id = rig.send(&["b@x.example"], "x").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(progress.is_queued() && replies(&progress)[0].starts_with("4.7.12"), "{progress:?}");
+    assert_eq!((far.log().said("AUTH"), rig.counters.counts().breaker_opened), (1, 1));
+}
+
+#[tokio::test]
+async fn a_432_that_is_about_one_message_does_not_hold_up_the_others() {
+    let busy = Act::Say("432 4.3.2 recipient thread limit exceeded".to_owned());
+    let far = FarSide::new().on("RCPT TO:<busy@", busy).start().await;
+    let rig = Rig::start(changed(&[far.address], |smtp| smtp.connections = 1));
+    rig.send(&["busy@x.example"], "busy").await;
+    for n in 0..3 {
+        rig.send(&["b@x.example"], &n.to_string()).await;
+    }
+    far.wait(|log| log.taken.len() == 3).await;
+}
+
+#[tokio::test]
+async fn r2_the_account_that_microsoft_365_stops_for_today_fails_nobodys_mail() {
+    let quota =
+        "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed to process message";
+    for (preset, state, opened) in
+        [(Preset::Microsoft365, RecipientState::Queued, 1), (Preset::None, FAILED, 0)]
+    {
+        let far = FarSide::new().on(".", say(quota)).start().await;
+        let mut options = changed(&[far.address], |smtp| smtp.preset = preset);
+        options.breaker = Breaker { failures: 1, open_for: Duration::from_secs(600), ..Breaker::default() };
+        let rig = Rig::start(options);
+        let id = rig.send(&["b@x.example"], "x").await;
+        let progress = rig.store.saved(id, 1).await;
+        assert_eq!(progress.recipients[0].state, state, "{preset:?}");
+        assert_eq!(rig.counters.counts().breaker_opened, opened, "{preset:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_at_many_hosts_that_say_nothing_comes_to_an_end() {
+    let far = FarSide::new().on("CONNECT", Act::Silence).start().await;
+    let hosts: Vec<_> =
+        (1..=30).map(|n| Host { name: format!("127.0.0.{n}"), port: far.address.port() }).collect();
+    let listeners: Vec<_> = {
+        let mut listeners = Vec::new();
+        for host in hosts.iter().skip(1) {
+            listeners.push(TcpListener::bind((host.name.as_str(), host.port)).await.unwrap());
+        }
+        listeners
+    };
+    let mut options = hurried(changed(&[far.address], |smtp| smtp.hosts = Hosts::in_order(hosts)));
+    options.timeouts.connect = Duration::from_millis(50);
+    let hour = Duration::from_secs(3_600);
+    let rig = Rig::start_with(options, queue::Options { base: hour, cap: hour, ..queue_options() });
+    let id = rig.send(&["b@x.example"], "x").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(progress.is_queued(), "{progress:?}");
+    let mut asked = 0;
+    for listener in &listeners {
+        asked += usize::from(tokio::time::timeout(Duration::from_millis(1), listener.accept()).await.is_ok());
+    }
+    // A second for all, and no host takes less than 150 ms of it.
+    assert!((1..=7).contains(&asked), "{asked}");
 }

@@ -35,6 +35,7 @@ mod recipients;
 mod refused_recipients;
 mod relay;
 mod reports;
+mod routing;
 mod shutdown;
 mod store;
 mod store_damage;

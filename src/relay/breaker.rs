@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::options::Breaker as Options;
 
-/// A host that nobody has wanted for this long since its breaker could have been probed is taken for a new one.
+/// A host that nobody has wanted for this long since its breaker could have been probed is taken for a new one; no attempt
+/// to be told of takes longer.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// The state of one destination.
@@ -22,12 +23,23 @@ pub(super) struct Breaker {
 
 #[derive(Debug)]
 enum State {
-    /// Everything passes; the times of the failures within the window.
-    Closed { failures: VecDeque<Instant> },
+    /// Everything passes.
+    Closed(Recent),
     /// Nothing passes.
     Open { until: Instant },
     /// A few probes pass.
     HalfOpen { since: Instant, probing: u32, successes: u32 },
+}
+
+/// The failures within the window, which moves on only while nobody is being tried in vain: a host that says nothing
+/// at all takes half a minute or more for each failure, and no window would ever see enough of them.
+#[derive(Debug, Default)]
+struct Recent {
+    failures: VecDeque<Instant>,
+    /// It has worked since the last failure.
+    has_worked: bool,
+    /// When it was asked last, if nothing good has come of it yet.
+    asked_at: Option<Instant>,
 }
 
 /// Whether an attempt may be made.
@@ -55,13 +67,17 @@ pub(super) enum Transition {
 impl Breaker {
     /// A closed one.
     pub(super) fn new(options: Options) -> Self {
-        Self { options, state: State::Closed { failures: VecDeque::new() } }
+        Self { options, state: State::Closed(Recent::default()) }
     }
 
     /// Asks for one attempt.
     pub(super) fn admit(&mut self, now: Instant) -> (Admission, Option<Transition>) {
         let admission = self.peek(now);
         let changed = match &mut self.state {
+            State::Closed(recent) => {
+                recent.asked_at = Some(now);
+                None
+            }
             State::Open { .. } if admission == Admission::Probe => {
                 self.state = State::HalfOpen { since: now, probing: 1, successes: 0 };
                 Some(Transition::HalfOpened)
@@ -78,7 +94,7 @@ impl Breaker {
     /// What [`Breaker::admit`] would say; changes nothing.
     pub(super) fn peek(&self, now: Instant) -> Admission {
         match &self.state {
-            State::Closed { .. } => Admission::Pass,
+            State::Closed(_) => Admission::Pass,
             State::Open { until } if now < *until => Admission::Refused(Some(*until)),
             State::Open { .. } => Admission::Probe,
             State::HalfOpen { probing, .. } if *probing < self.options.probes => Admission::Probe,
@@ -90,8 +106,9 @@ impl Breaker {
     pub(super) fn remembers(&self, now: Instant) -> bool {
         let is_recent = |at: Instant, within| now.saturating_duration_since(at) < within;
         match &self.state {
-            State::Closed { failures } => {
+            State::Closed(Recent { failures, asked_at, .. }) => {
                 failures.back().is_some_and(|last| is_recent(*last, self.options.window))
+                    || asked_at.is_some_and(|at| is_recent(at, FORGOTTEN_AFTER))
             }
             State::Open { until } => is_recent(*until, FORGOTTEN_AFTER),
             State::HalfOpen { since, probing, .. } => *probing > 0 || is_recent(*since, FORGOTTEN_AFTER),
@@ -100,7 +117,14 @@ impl Breaker {
 
     /// The destination has answered as it should.
     pub(super) fn succeeded(&mut self, admission: Admission) -> Option<Transition> {
-        let State::HalfOpen { probing, successes, .. } = &mut self.state else { return None };
+        let (probing, successes) = match &mut self.state {
+            State::HalfOpen { probing, successes, .. } => (probing, successes),
+            State::Closed(recent) => {
+                (recent.has_worked, recent.asked_at) = (true, None);
+                return None;
+            }
+            State::Open { .. } => return None,
+        };
         if admission != Admission::Probe {
             return None;
         }
@@ -109,24 +133,22 @@ impl Breaker {
         if *successes < self.options.successes {
             return None;
         }
-        self.state = State::Closed { failures: VecDeque::new() };
+        self.state = State::Closed(Recent::default());
         Some(Transition::Closed)
     }
 
-    /// The destination could not be used, or would not talk to us.
-    pub(super) fn failed(&mut self, admission: Admission, now: Instant) -> Option<Transition> {
+    /// The destination could not be used, or would not talk to us, in an attempt that began at `begun`.
+    pub(super) fn failed(
+        &mut self,
+        admission: Admission,
+        begun: Instant,
+        now: Instant,
+    ) -> Option<Transition> {
         let opens = match &mut self.state {
             State::Open { .. } => false,
             // What was admitted before the breaker opened says nothing about now.
             State::HalfOpen { .. } => admission == Admission::Probe,
-            State::Closed { failures } => {
-                let window = self.options.window;
-                while failures.front().is_some_and(|at| now.saturating_duration_since(*at) >= window) {
-                    failures.pop_front();
-                }
-                failures.push_back(now);
-                failures.len() >= usize::try_from(self.options.failures).unwrap_or(usize::MAX)
-            }
+            State::Closed(recent) => recent.failed(begun, now, &self.options),
         };
         opens.then(|| {
             self.state = State::Open { until: now + self.options.open_for };
@@ -142,6 +164,23 @@ impl Breaker {
     }
 }
 
+impl Recent {
+    /// Whether it was one too many.
+    fn failed(&mut self, begun: Instant, now: Instant, options: &Options) -> bool {
+        let failures = &mut self.failures;
+        if let Some(last) = failures.back().copied().filter(|_| !self.has_worked) {
+            let tried_for = now.saturating_duration_since(begun.max(last));
+            failures.iter_mut().for_each(|at| *at += tried_for);
+        }
+        self.has_worked = false;
+        while failures.front().is_some_and(|at| now.saturating_duration_since(*at) >= options.window) {
+            failures.pop_front();
+        }
+        failures.push_back(now);
+        failures.len() >= usize::try_from(options.failures).unwrap_or(usize::MAX)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -154,7 +193,7 @@ mod tests {
         let mut breaker = Breaker::new(Options::default());
         for n in 1..=5 {
             let expected = (n == 5).then_some(Transition::Opened);
-            assert_eq!(breaker.failed(Admission::Pass, now), expected);
+            assert_eq!(breaker.failed(Admission::Pass, now, now), expected);
         }
         breaker
     }
@@ -172,8 +211,37 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::new(Options::default());
         for n in 0..50 {
-            assert_eq!(breaker.failed(Admission::Pass, now + n * 15 * SECOND), None);
+            assert_eq!(breaker.failed(Admission::Pass, now + n * 15 * SECOND, now + n * 15 * SECOND), None);
             assert_eq!(breaker.admit(now + n * 15 * SECOND).0, Admission::Pass);
+        }
+    }
+
+    #[test]
+    fn a_host_that_says_nothing_opens_it_however_long_each_failure_takes() {
+        let start = Instant::now();
+        for took in [30, 120, 590] {
+            let mut breaker = Breaker::new(Options::default());
+            let mut now = start;
+            for n in 1..=5 {
+                assert_eq!(breaker.admit(now).0, Admission::Pass);
+                let begun = now;
+                now += took * SECOND;
+                // Between two looks for what can be forgotten.
+                assert!(n == 1 || breaker.remembers(now), "{took} s");
+                let expected = (n == 5).then_some(Transition::Opened);
+                assert_eq!(breaker.failed(Admission::Pass, begun, now), expected, "{took} s, {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_slow_failures_among_successes_do_not_open_it() {
+        let mut now = Instant::now();
+        let mut breaker = Breaker::new(Options::default());
+        for _ in 0..50 {
+            assert_eq!(breaker.failed(Admission::Pass, now, now + 30 * SECOND), None);
+            now += 30 * SECOND;
+            assert_eq!(breaker.succeeded(Admission::Pass), None);
         }
     }
 
@@ -199,8 +267,8 @@ mod tests {
         let mut breaker = opened(now);
         let later = now + 61 * SECOND;
         assert_eq!(breaker.admit(later).0, Admission::Probe);
-        assert_eq!(breaker.failed(Admission::Pass, later), None);
-        assert_eq!(breaker.failed(Admission::Probe, later), Some(Transition::Opened));
+        assert_eq!(breaker.failed(Admission::Pass, later, later), None);
+        assert_eq!(breaker.failed(Admission::Probe, later, later), Some(Transition::Opened));
         assert_eq!(breaker.admit(later + 59 * SECOND).0, Admission::Refused(Some(later + 60 * SECOND)));
     }
 }

@@ -31,6 +31,7 @@ pub(super) struct Permit<'a> {
     breakers: &'a Breakers,
     host: Host,
     admission: Admission,
+    begun: Instant,
     told: bool,
 }
 
@@ -59,7 +60,9 @@ impl Breakers {
         self.tell(host, changed, "its time is up");
         match admission {
             Admission::Refused(until) => Err(until.unwrap_or(now + PROBES_OUT_WAIT)),
-            admission => Ok(Permit { breakers: self, host: host.clone(), admission, told: false }),
+            admission => {
+                Ok(Permit { breakers: self, host: host.clone(), admission, begun: now, told: false })
+            }
         }
     }
 
@@ -130,7 +133,7 @@ impl Permit<'_> {
         let mut known = self.breakers.known();
         let options = self.breakers.options;
         let breaker = known.entry(self.host.clone()).or_insert_with(|| Breaker::new(options));
-        let changed = breaker.failed(self.admission, Instant::now());
+        let changed = breaker.failed(self.admission, self.begun, Instant::now());
         drop(known);
         self.breakers.tell(&self.host, changed, reason);
     }

@@ -2,6 +2,7 @@
 //!
 //! R2: a refusal that says something about *us* must never fail a user's mail. `docs/relay.md` has the table.
 
+use super::options::Preset;
 use crate::smtp::{EnhancedCode, Reply};
 
 /// The command that was answered.
@@ -55,6 +56,20 @@ pub(super) fn is_hard_bounce(reply: &Reply) -> bool {
         && reply
             .enhanced
             .is_some_and(|EnhancedCode(_, subject, detail)| subject == 1 && !matches!(detail, 0 | 7 | 8))
+}
+
+/// Whether the far side has too many of our connections, which says nothing about the message: Microsoft 365 has
+/// `432 4.3.2 Concurrent connections limit exceeded` for it
+/// (learn.microsoft.com/en-us/exchange/troubleshoot/send-emails/smtp-submission-improvements). The other use of this code is
+/// a refused AUTH, `432 4.7.12 A password transition is needed` (RFC 4954 §6), which must not be tried over and over.
+pub(super) fn is_crowded(code: u16, text: &str) -> bool {
+    code == 432 && !text.starts_with("4.7.")
+}
+
+/// R2, in a provider's own words: Microsoft 365 answers `554 5.2.0 STOREDRV…` at the final dot when the mailbox that sends
+/// may not, mostly because it is over its recipients a day. Elsewhere 5.2.0 speaks of the recipient's mailbox.
+pub(super) fn is_about_account(preset: Preset, code: u16, text: &str) -> bool {
+    preset == Preset::Microsoft365 && code == 554 && text.starts_with("5.2.0 ") && text.contains("STOREDRV")
 }
 
 /// R2. Authentication and command sequence are ours wherever they are refused; a refused MAIL is ours unless the
@@ -154,6 +169,22 @@ mod tests {
         let busy = "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded";
         assert_eq!(judged(Phase::Mail, busy), Meaning::Deferred);
         assert_eq!(judged(Phase::FinalDot, busy), Meaning::Deferred);
+    }
+
+    #[test]
+    fn r2_what_one_provider_says_of_our_account_is_told_from_what_others_say_of_a_mailbox() {
+        let quota =
+            "5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed to process message";
+        assert!(is_about_account(Preset::Microsoft365, 554, quota));
+        assert!(!is_about_account(Preset::None, 554, quota));
+        assert!(!is_about_account(Preset::Microsoft365, 554, "5.2.0 mailbox unavailable"));
+        assert!(!is_about_account(Preset::Microsoft365, 550, "5.1.1 STOREDRV"));
+    }
+
+    #[test]
+    fn r2_too_many_connections_are_told_from_a_refused_password() {
+        assert!(is_crowded(432, "4.3.2 Concurrent connections limit exceeded") && is_crowded(432, "busy"));
+        assert!(!is_crowded(432, "4.7.12 A password transition is needed") && !is_crowded(421, "4.3.2 busy"));
     }
 
     #[test]

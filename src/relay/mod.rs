@@ -148,7 +148,7 @@ impl Relay {
 
     /// Relays until `shutdown`; then lets connections finish their transactions, and waits until no attempt is in
     /// doubt and every outcome is saved, but not longer than `grace`. What is in doubt after that is sent again after
-    /// the next start.
+    /// the next start, or held, as its route says.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
         let relay = Arc::new(self);
         let mut sweep = interval(SWEEP);
@@ -174,7 +174,7 @@ impl Relay {
         relay.surroundings.stop.cancel();
         relay.surroundings.tasks.close();
         if timeout(grace, relay.surroundings.tasks.wait()).await.is_err() {
-            tracing::warn!(target: "oncemail::relay", "attempts are left in doubt; they are made again after a start");
+            tracing::warn!(target: "oncemail::relay", "attempts are left in doubt: after a start they are made again, or held where the route says so");
         }
         relay.ways.iter().for_each(|way| way.close());
         relay.surroundings.places.close();

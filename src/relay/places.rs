@@ -1,7 +1,9 @@
 //! The connections to hosts that recipients' domains name: so many for all such destinations together (S2), because
-//! anybody can name as many domains as they like. A destination that finds none free waits in line, without a task.
+//! anybody can name as many domains as they like. A destination that finds none free waits in line, without a task; the
+//! one with the message of the highest priority is the first (RFC 6710 §4).
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::lane::Lane;
@@ -12,24 +14,36 @@ pub(super) struct Places(Mutex<State>);
 struct State {
     free: usize,
     /// Each lane once.
-    line: VecDeque<Arc<Lane>>,
+    line: BTreeMap<Ticket, Arc<Lane>>,
+    /// Tickets so far.
+    tickets: u64,
 }
+
+/// A place in line: by priority, then in order of arrival.
+pub(super) type Ticket = (Reverse<i8>, u64);
 
 impl Places {
     pub(super) fn new(free: usize) -> Self {
-        Self(Mutex::new(State { free, line: VecDeque::new() }))
+        Self(Mutex::new(State { free, line: BTreeMap::new(), tickets: 0 }))
     }
 
-    /// Takes a place, or puts the lane in line unless it `waits` there already.
-    pub(super) fn take(&self, lane: &Arc<Lane>, waits: &mut bool) -> bool {
+    /// Takes a place, or puts the lane in line unless it `waits` there already with such a `priority`.
+    pub(super) fn take(&self, lane: &Arc<Lane>, priority: i8, waits: &mut Option<Ticket>) -> bool {
         let mut state = self.state();
         if state.free > 0 {
             state.free -= 1;
             return true;
         }
-        if !std::mem::replace(waits, true) {
-            state.line.push_back(lane.clone());
+        if waits.is_some_and(|(Reverse(known), _)| known >= priority) {
+            return false;
         }
+        if let Some(lower) = waits.take() {
+            state.line.remove(&lower);
+        }
+        state.tickets += 1;
+        let ticket = (Reverse(priority), state.tickets);
+        state.line.insert(ticket, lane.clone());
+        *waits = Some(ticket);
         false
     }
 
@@ -55,7 +69,7 @@ impl Places {
 
     fn next(&self) -> Option<Arc<Lane>> {
         let mut state = self.state();
-        if state.free == 0 { None } else { state.line.pop_front() }
+        if state.free == 0 { None } else { state.line.pop_first().map(|(_, lane)| lane) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -89,14 +103,28 @@ mod tests {
     fn s2_who_finds_no_place_stands_in_line_once_and_leaves_it_when_one_is_free() {
         let places = Places::new(1);
         let (first, second) = (lane("first"), lane("second"));
-        let (mut first_waits, mut second_waits) = (false, false);
-        assert!(places.take(&first, &mut first_waits) && !places.are_wanted());
+        let (mut first_waits, mut second_waits) = (None, None);
+        assert!(places.take(&first, 0, &mut first_waits) && !places.are_wanted());
         for _ in 0..3 {
-            assert!(!places.take(&second, &mut second_waits));
+            assert!(!places.take(&second, 0, &mut second_waits));
         }
-        assert!(second_waits && !first_waits && places.state().line.len() == 1);
+        assert!(second_waits.is_some() && first_waits.is_none() && places.state().line.len() == 1);
         // It has no mail any more, and leaves the place to others.
         places.give_back();
-        assert!(!places.are_wanted() && places.take(&first, &mut first_waits));
+        assert!(!places.are_wanted() && places.take(&first, 0, &mut first_waits));
+    }
+
+    #[test]
+    fn the_highest_priority_is_first_in_line_and_equals_in_their_order() {
+        let places = Places::new(0);
+        let lanes = ["low", "first", "second", "urgent"].map(lane);
+        let mut waits = [None; 4];
+        for (n, priority) in [(0, -4), (1, 0), (2, 0), (3, -9), (3, 6), (3, 0)] {
+            assert!(!places.take(&lanes[n], priority, &mut waits[n]));
+        }
+        places.state().free = 1;
+        let next = || places.next().map(|lane| lane.destination().to_owned());
+        let order: Vec<_> = std::iter::from_fn(next).collect();
+        assert_eq!(order, ["urgent", "first", "second", "low"]);
     }
 }

@@ -1,8 +1,11 @@
 //! The hosts of one attempt: who is asked in which order, and what each has said. Pure but for its dice.
 
+use std::time::Duration;
+
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::classify::is_crowded;
 use super::concurrency::Load;
 use super::opening::Trouble;
 use super::options::Host;
@@ -20,6 +23,8 @@ pub(super) struct Tally {
     /// Whom to ask, best first; `None` until somebody has to be asked who is not connected.
     pub(super) plan: Option<Vec<Candidate>>,
     losses: Vec<(Host, u32)>,
+    /// When the first host was asked.
+    began: Option<Instant>,
     deferred: Option<(Host, Trouble)>,
     failed: Option<(By, Vec<Answer>)>,
 }
@@ -31,6 +36,11 @@ impl Tally {
         let mut order: Vec<_> = planned.iter().filter(|candidate| !self.is_out(&candidate.host)).collect();
         order.sort_by_key(|candidate| self.losses_of(&candidate.host));
         order.into_iter().cloned().collect()
+    }
+
+    /// Whether another host may be asked: an attempt must not go on for hours because each of many hosts says nothing.
+    pub(super) fn is_in_time(&mut self, now: Instant, limit: Duration) -> bool {
+        now.saturating_duration_since(*self.began.get_or_insert(now)) < limit
     }
 
     /// Whether a host has had its chances.
@@ -59,7 +69,7 @@ impl Tally {
     /// The end, when nobody is left: `reopens` says when a host may be asked that is left alone now.
     pub(super) fn conclude(self, reopens: Option<Instant>, recipients: usize) -> Attempt {
         if let Some((host, trouble)) = self.deferred {
-            if trouble.code == super::smarthost::CROWDED {
+            if is_crowded(trouble.code, &trouble.text) {
                 tracing::info!(target: "oncemail::relay", %host, reply = %trouble.text,
                     "the far side has too many of our connections");
                 return Attempt::Crowded;

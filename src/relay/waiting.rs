@@ -24,6 +24,11 @@ impl<T> Waiting<T> {
         self.len == 0
     }
 
+    /// That of the first.
+    pub(super) fn priority(&self) -> Option<i8> {
+        self.by_priority.first_key_value().map(|(Reverse(priority), _)| *priority)
+    }
+
     /// Adds behind all of the same priority.
     pub(super) fn push_back(&mut self, priority: i8, one: T) {
         self.by_priority.entry(Reverse(priority)).or_default().push_back(one);
@@ -82,10 +87,11 @@ mod tests {
     #[test]
     fn high_priorities_come_first_and_equals_in_their_order() {
         let mut waiting = Waiting::default();
+        assert_eq!(waiting.priority(), None);
         for (priority, one) in [(0, 1), (9, 2), (0, 3), (-9, 4), (9, 5), (0, 6)] {
             waiting.push_back(priority, one);
         }
-        assert_eq!((waiting.pop(), waiting.len()), (Some(2), 5));
+        assert_eq!((waiting.priority(), waiting.pop(), waiting.len()), (Some(9), Some(2), 5));
         waiting.push_front(9, 2);
         assert_eq!(all(&mut waiting), [2, 5, 1, 3, 6, 4]);
         assert!(waiting.is_empty() && waiting.by_priority.is_empty());

@@ -3,7 +3,8 @@
 //! Connections are tasks that start when messages wait and end when none come; how many there may be follows from how
 //! the destination takes it. What waits here is an id and no content (but for fresh messages, whose contents the queue
 //! bounds), so that a slow destination holds back no other. While a breaker is open the lane is paused, and nothing in
-//! it costs an attempt.
+//! it costs an attempt. A message with other legs is taken out of it then, but not where the destination only wants it
+//! slower: else what comes later would always overtake it.
 
 mod stowed;
 mod worker;
@@ -15,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, Epoch, Load};
+use super::places::Ticket;
 use super::waiting::Waiting;
 use super::way::{Transport, Way};
 use crate::queue::Lease;
@@ -55,18 +57,36 @@ pub(super) struct Lane {
 
 struct Traffic {
     legs: Waiting<Stowed>,
-    /// A leg came while the lane was not paused: it may hold its content, or belong to a message that is split.
+    /// There may be legs that are not as small as they could be.
     is_mixed: bool,
+    /// There may be legs of messages that are split, or half done.
+    has_engaged: bool,
     /// Connection tasks.
     workers: usize,
     /// Those of them that carry nothing now.
     free: usize,
     concurrency: Concurrency,
-    paused_until: Option<Instant>,
+    pause: Option<Pause>,
     /// The lane is in line for a place.
-    waits_for_place: bool,
+    waits_for_place: Option<Ticket>,
     /// When expired legs were looked for.
     looked_at: Option<Instant>,
+}
+
+/// Nothing in the lane is tried.
+#[derive(Clone, Copy)]
+struct Pause {
+    until: Instant,
+    why: Why,
+}
+
+/// Why a lane is paused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// Nobody knows when the destination comes back: what has other legs is taken out.
+    Away,
+    /// It takes mail, and so much at a time: everything keeps its place.
+    Slow,
 }
 
 impl Lane {
@@ -81,11 +101,12 @@ impl Lane {
         let traffic = Traffic {
             legs: Waiting::default(),
             is_mixed: false,
+            has_engaged: false,
             workers: 0,
             free: 0,
             concurrency,
-            paused_until: None,
-            waits_for_place: false,
+            pause: None,
+            waits_for_place: None,
             looked_at: None,
         };
         Arc::new(Self { way, destination, traffic: Mutex::new(traffic), arrived: Notify::new() })
@@ -98,23 +119,19 @@ impl Lane {
     /// Whether nothing is here, and nothing is to be remembered.
     pub(super) fn is_idle(&self) -> bool {
         let traffic = self.traffic();
-        traffic.workers == 0 && traffic.legs.is_empty() && traffic.paused_until.is_none()
+        traffic.workers == 0 && traffic.legs.is_empty() && traffic.pause.is_none()
     }
 
     /// Adds a leg, and a connection for it if none is free.
     pub(super) fn push(self: &Arc<Self>, leg: Leg) {
         let mut traffic = self.traffic();
-        match traffic.paused_until {
-            None => {
-                let priority = leg.lease.priority();
-                traffic.is_mixed = true;
-                traffic.legs.push_back(priority, Stowed::new(leg));
-            }
+        match traffic.pause {
             Some(_) if leg.lease.is_whole() => {
                 let priority = leg.lease.priority();
                 traffic.legs.push_back(priority, Stowed::new(leg).parked());
             }
-            Some(until) => self.turn_away(leg, until),
+            Some(Pause { until, why: Why::Away }) => self.turn_away(leg, until),
+            None | Some(Pause { why: Why::Slow, .. }) => traffic.put(leg, Waiting::push_back),
         }
         self.grow(&mut traffic);
     }
@@ -136,14 +153,15 @@ impl Lane {
 
     /// Starts connections for what waits, as far as the destination takes them.
     fn grow(self: &Arc<Self>, traffic: &mut Traffic) {
-        if traffic.paused_until.is_some() || self.way.surroundings.stop.is_cancelled() {
+        if traffic.pause.is_some() || self.way.surroundings.stop.is_cancelled() {
             return;
         }
         while traffic.free < traffic.legs.len() && traffic.workers < traffic.concurrency.limit() {
-            if self.way.is_by_domain()
-                && !self.way.surroundings.places.take(self, &mut traffic.waits_for_place)
-            {
-                break;
+            if self.way.is_by_domain() {
+                let priority = traffic.legs.priority().unwrap_or_default();
+                if !self.way.surroundings.places.take(self, priority, &mut traffic.waits_for_place) {
+                    break;
+                }
             }
             traffic.workers += 1;
             traffic.free += 1;
@@ -173,7 +191,7 @@ impl Lane {
     /// It is this lane's turn to take a place.
     pub(super) fn place_is_free(self: Arc<Self>) {
         let mut traffic = self.traffic();
-        traffic.waits_for_place = false;
+        traffic.waits_for_place = None;
         self.grow(&mut traffic);
     }
 
@@ -187,39 +205,49 @@ impl Lane {
         }
     }
 
-    /// Puts a leg back to the head of the lane: this connection is one too many. The last one waits instead.
+    /// Puts a leg back into the lane: this connection is one too many. The last one waits instead.
     fn yield_to_others(self: &Arc<Self>, leg: Leg, begun: Epoch, until: Instant) {
         let mut traffic = self.traffic();
         let in_use = traffic.workers;
         traffic.concurrency.note(Load::Less, begun, in_use);
         if traffic.workers <= traffic.concurrency.limit() {
-            drop(traffic);
-            return self.pause(leg, until);
+            // To the end of the line: should it be about this message after all, the others have their turn first.
+            traffic.put(leg, Waiting::push_back);
+            return self.pause(&mut traffic, Pause { until, why: Why::Slow });
         }
-        traffic.legs.push_front(leg.lease.priority(), Stowed::new(leg));
+        traffic.put_first(leg);
         if traffic.free > 0 {
             self.arrived.notify_one();
         }
     }
 
-    /// Puts a leg back to the head of the lane, and lets nothing pass until `until`.
-    fn pause(self: &Arc<Self>, leg: Leg, until: Instant) {
+    /// Puts a leg back to the head of the lane, and lets nothing pass until `until`; everything keeps its place.
+    fn slow_down(self: &Arc<Self>, leg: Leg, until: Instant) {
         let mut traffic = self.traffic();
-        let has_timer = traffic.paused_until.replace(until).is_some();
-        let mut split: Vec<Stowed> = Vec::new();
+        traffic.put_first(leg);
+        self.pause(&mut traffic, Pause { until, why: Why::Slow });
+    }
+
+    /// Puts a leg back to the head of the lane, and lets nothing pass until `until`; what has other legs, or is half done,
+    /// is taken out.
+    fn leave_alone(self: &Arc<Self>, leg: Leg, until: Instant) {
+        let mut traffic = self.traffic();
+        traffic.put_first(leg);
+        let engaged = match std::mem::take(&mut traffic.has_engaged) {
+            true => traffic.legs.take(Stowed::is_engaged),
+            false => Vec::new(),
+        };
+        self.pause(&mut traffic, Pause { until, why: Why::Away });
+        drop(traffic);
+        engaged.into_iter().filter_map(Stowed::take_up).for_each(|leg| self.turn_away(leg, until));
+    }
+
+    fn pause(self: &Arc<Self>, traffic: &mut Traffic, pause: Pause) {
+        let has_timer = traffic.pause.replace(pause).is_some();
         if std::mem::take(&mut traffic.is_mixed) {
             // What was fresh is not kept in memory for a destination that may be away for days (S2).
-            split = traffic.legs.take(Stowed::is_split);
             traffic.legs.change(Stowed::parked);
         }
-        if leg.lease.is_whole() {
-            let priority = leg.lease.priority();
-            traffic.legs.push_front(priority, Stowed::new(leg).parked());
-        } else {
-            split.push(Stowed::Leg(leg));
-        }
-        drop(traffic);
-        split.into_iter().filter_map(Stowed::take_up).for_each(|leg| self.turn_away(leg, until));
         if !has_timer {
             self.way.surroundings.tasks.spawn(self.clone().resume());
         }
@@ -228,7 +256,7 @@ impl Lane {
     /// Opens the lane again when its pause is over.
     async fn resume(self: Arc<Self>) {
         loop {
-            let until = self.traffic().paused_until;
+            let until = self.traffic().pause.map(|pause| pause.until);
             let Some(until) = until.filter(|until| Instant::now() < *until) else { break };
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
@@ -264,14 +292,21 @@ impl Lane {
             traffic.looked_at = Some(now);
             (traffic.legs.take(Stowed::is_expired), traffic.legs.take(Stowed::is_late))
         };
-        traffic.paused_until = None;
+        traffic.pause = None;
         self.grow(&mut traffic);
         taken
     }
 
     /// Ends a leg that has waited here for longer than a message may.
     async fn expire(&self, leg: Leg) {
-        let Ok(message) = leg.lease.open().await else { return };
+        if !leg.lease.is_untouched() {
+            // The message has other legs, and the last one closes it.
+            return self.turn_away(leg, Instant::now());
+        }
+        let message = match leg.lease.open().await {
+            Ok(message) => message,
+            Err(error) => return leg.unreadable(&error).await,
+        };
         if let Some(settled) = leg.lease.expire().await {
             self.way.surroundings.tell(&self.destination, &message, &[], &settled);
         }
@@ -279,5 +314,18 @@ impl Lane {
 
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Traffic {
+    /// Puts a leg to the head of all of its priority.
+    fn put_first(&mut self, leg: Leg) {
+        self.put(leg, Waiting::push_front);
+    }
+
+    fn put(&mut self, leg: Leg, add: fn(&mut Waiting<Stowed>, i8, Stowed)) {
+        self.is_mixed = true;
+        self.has_engaged |= !leg.lease.is_untouched();
+        add(&mut self.legs, leg.lease.priority(), Stowed::new(leg));
     }
 }

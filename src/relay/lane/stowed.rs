@@ -47,14 +47,15 @@ impl Stowed {
         }
     }
 
-    /// Whether the message has other legs, which must not wait for this one.
-    pub(super) fn is_split(&self) -> bool {
-        matches!(self, Self::Leg(leg) if !leg.lease.is_whole())
+    /// Whether the message has other legs, which must not wait for this one, or something was found out about it.
+    pub(super) fn is_engaged(&self) -> bool {
+        matches!(self, Self::Leg(leg) if !leg.lease.is_untouched())
     }
 
+    /// Whether its sender may have to be told. With what is engaged that is done at the end of its attempt.
     pub(super) fn is_late(&self) -> bool {
         match self {
-            Self::Leg(leg) => leg.lease.is_late(),
+            Self::Leg(leg) => leg.lease.is_untouched() && leg.lease.is_late(),
             Self::Parked(parked) => parked.is_late(),
         }
     }

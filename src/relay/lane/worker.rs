@@ -11,7 +11,7 @@ use crate::mail::{AttemptReply, Message};
 use crate::queue::{End, OpenError, Outcome};
 use crate::relay::concurrency::{Epoch, Load};
 use crate::relay::fields::Front;
-use crate::relay::options::InDoubt;
+use crate::relay::options::{InDoubt, Smtp};
 use crate::relay::smarthost::{Attempt, Link};
 use crate::relay::surroundings::Surroundings;
 use crate::relay::transaction::{Answer, By, Parcel};
@@ -34,12 +34,15 @@ pub(super) struct Worker {
     has_left: bool,
     /// Legs so far.
     carried: u32,
+    began: Instant,
 }
 
 /// What keeps a leg from going on.
 enum Halt {
     /// Nobody may be asked before this time.
-    Until(Instant),
+    Away(Instant),
+    /// The route's rate allows it only at this time.
+    Paced(Instant),
     /// This connection is one too many.
     Crowded,
     /// The relay is shutting down, or the outcome cannot be saved.
@@ -49,7 +52,7 @@ enum Halt {
 impl Worker {
     /// Already counted, as a free one.
     pub(super) fn new(lane: Arc<Lane>) -> Self {
-        Self { lane, is_free: true, has_left: false, carried: 0 }
+        Self { lane, is_free: true, has_left: false, carried: 0, began: Instant::now() }
     }
 
     pub(super) async fn run(mut self) {
@@ -72,7 +75,7 @@ impl Worker {
             {
                 let mut traffic = lane.traffic();
                 let is_surplus = traffic.workers > traffic.concurrency.limit() || self.has_had_its_turn();
-                let may_take = traffic.paused_until.is_none() && !is_surplus && !stop.is_cancelled();
+                let may_take = traffic.pause.is_none() && !is_surplus && !stop.is_cancelled();
                 if let Some(leg) = may_take.then(|| traffic.legs.pop()).flatten().and_then(Stowed::take_up) {
                     traffic.free -= usize::from(std::mem::replace(&mut self.is_free, false));
                     // One permit may have stood for several legs that came in between.
@@ -108,7 +111,7 @@ impl Worker {
     /// Whether other destinations should have this place now.
     fn has_had_its_turn(&self) -> bool {
         let Transport::Smarthost(smarthost) = &self.way().transport else { return false };
-        self.carried >= smarthost.options.messages_per_connection && self.others_wait()
+        is_turn_over(&smarthost.options, self.carried, self.began.elapsed()) && self.others_wait()
     }
 
     fn others_wait(&self) -> bool {
@@ -119,26 +122,31 @@ impl Worker {
     async fn carry(&self, leg: Leg, link: &mut Option<Link>) {
         let begun = self.lane.traffic().concurrency.epoch();
         if !leg.lease.may_be_tried() {
-            return self.lane.pause(leg, Instant::now() + STORE_WAIT);
+            return self.lane.slow_down(leg, Instant::now() + STORE_WAIT);
         }
         if let Transport::Smarthost(smarthost) = &self.way().transport
             && let Some(until) = smarthost.blocked_until(&self.lane.destination)
         {
-            return self.lane.pause(leg, until);
+            return self.lane.leave_alone(leg, until);
         }
         let message = match leg.lease.open().await {
             Ok(message) => message,
-            Err(error) => return unreadable(&leg, &error).await,
+            Err(error) => return leg.unreadable(&error).await,
         };
         let (outcomes, halt) = self.offer(&leg, &message, link, begun).await;
-        let is_untouched = outcomes.is_empty() && leg.lease.is_untouched();
         let untried = match halt {
             None => None,
-            Some(Halt::Until(until)) if is_untouched => return self.lane.pause(leg, until),
-            Some(Halt::Crowded) if is_untouched => {
+            // What is under way stays in memory meanwhile: the wait is short, or the operator's own.
+            Some(Halt::Paced(until)) if outcomes.is_empty() => return self.lane.slow_down(leg, until),
+            Some(Halt::Crowded) if outcomes.is_empty() => {
                 return self.lane.yield_to_others(leg, begun, Instant::now() + CROWDED_WAIT);
             }
-            Some(Halt::Until(until)) => Some(until.saturating_duration_since(Instant::now())),
+            Some(Halt::Away(until)) if outcomes.is_empty() && leg.lease.is_untouched() => {
+                return self.lane.leave_alone(leg, until);
+            }
+            Some(Halt::Away(until) | Halt::Paced(until)) => {
+                Some(until.saturating_duration_since(Instant::now()))
+            }
             Some(Halt::Crowded) => {
                 self.lane.note(Load::Less, begun);
                 Some(CROWDED_WAIT)
@@ -176,7 +184,8 @@ impl Worker {
                     self.lane.note(load, begun);
                     outcomes.extend(self.outcomes(group, &by, answers));
                 }
-                Attempt::Blocked(until) => return (outcomes, Some(Halt::Until(until))),
+                Attempt::Blocked(until) => return (outcomes, Some(Halt::Away(until))),
+                Attempt::Paced(until) => return (outcomes, Some(Halt::Paced(until))),
                 Attempt::Crowded => return (outcomes, Some(Halt::Crowded)),
                 Attempt::Stopped => return (outcomes, Some(Halt::Stopped)),
             }
@@ -299,14 +308,36 @@ impl Leg {
             Share::Only(mine) => queued.into_iter().filter(|number| mine.contains(number)).collect(),
         }
     }
+
+    /// Ends a leg whose message the store does not give back.
+    pub(super) async fn unreadable(&self, error: &OpenError) {
+        tracing::error!(target: "oncemail::relay", queue_id = %self.lease.id(), %error, "message cannot be read");
+        if self.lease.is_whole() {
+            self.lease.give_up(error);
+        } else {
+            self.lease.settle(&[], Some(UNREADABLE_WAIT)).await;
+        }
+    }
 }
 
-/// A message that the store does not give back.
-async fn unreadable(leg: &Leg, error: &OpenError) {
-    tracing::error!(target: "oncemail::relay", queue_id = %leg.lease.id(), %error, "message cannot be read");
-    if leg.lease.is_whole() {
-        leg.lease.give_up(error);
-    } else {
-        leg.lease.settle(&[], Some(UNREADABLE_WAIT)).await;
+/// A destination that is slow must not keep for hours what others wait for.
+fn is_turn_over(options: &Smtp, carried: u32, after: Duration) -> bool {
+    carried >= options.messages_per_connection || (carried > 0 && after >= options.connection_lifetime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::options::Hosts;
+
+    #[test]
+    fn a_turn_ends_after_so_many_messages_or_after_so_long() {
+        let options = Smtp::new(Hosts::in_order(Vec::new()));
+        let (most, lifetime) = (options.messages_per_connection, options.connection_lifetime);
+        let second = Duration::from_secs(1);
+        assert!(!is_turn_over(&options, most - 1, lifetime - second));
+        assert!(is_turn_over(&options, most, second) && is_turn_over(&options, 1, lifetime));
+        // It has one in any case.
+        assert!(!is_turn_over(&options, 0, lifetime));
     }
 }

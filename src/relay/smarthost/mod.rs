@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::Authenticator;
 use super::breakers::{Breakers, Permit};
+use super::classify::{is_about_account, is_crowded};
 use super::concurrency::Load;
 use super::mx::Refusal;
 use super::opening::Trouble;
@@ -31,10 +32,6 @@ use crate::dns::Dns;
 use crate::queue::End;
 use reach::lookup;
 
-/// Microsoft 365 has too many of our connections: `432 4.3.2 Concurrent connections limit exceeded`
-/// (learn.microsoft.com/en-us/exchange/troubleshoot/send-emails/smtp-submission-improvements). No command of ours has another
-/// use for this code.
-pub(super) const CROWDED: u16 = 432;
 /// For a rate that allows the next message only after this, the lane waits, and not a connection with the message.
 const LONG_WAIT: Duration = Duration::from_secs(1);
 /// The far side closes the connection (RFC 5321 §3.8).
@@ -81,6 +78,8 @@ pub(super) enum Attempt {
     },
     /// No host may be asked before this time.
     Blocked(Instant),
+    /// Nobody was asked, because the route's rate allows it only at this time.
+    Paced(Instant),
     /// The far side has too many connections of ours, and said nothing about the message.
     Crowded,
     /// The relay is shutting down.
@@ -213,17 +212,19 @@ impl Smarthost {
     }
 
     /// The far side has spoken about every recipient.
-    fn answered(&self, by: By, answers: Vec<Answer>, is_healthy: bool, permit: Permit<'_>) -> Attempt {
-        let said = |code| answers.iter().any(|answer| answer.code == code);
-        let is_crowded = said(CROWDED);
-        if is_crowded && answers.iter().all(|answer| answer.code == CROWDED) {
+    fn answered(&self, by: By, mut answers: Vec<Answer>, is_healthy: bool, permit: Permit<'_>) -> Attempt {
+        let is_healthy = is_healthy & !self.defer_what_is_about_us(&mut answers);
+        let is_crowding = |answer: &Answer| is_crowded(answer.code, &answer.text);
+        let is_crowded = answers.iter().any(is_crowding);
+        if is_crowded && answers.iter().all(is_crowding) {
             tracing::info!(target: "oncemail::relay", route = %self.route, host = %by.host,
                 reply = answers.first().map(|answer| answer.text.as_str()),
                 "the far side has too many of our connections");
             return Attempt::Crowded;
         }
         let load = match answers.iter().all(|answer| answer.end == End::Deferred) {
-            _ if !is_healthy || is_crowded || said(CLOSING) => Load::Less,
+            _ if !is_healthy || is_crowded => Load::Less,
+            _ if answers.iter().any(|answer| answer.code == CLOSING) => Load::Less,
             true => Load::Same,
             false => Load::More,
         };
@@ -233,6 +234,17 @@ impl Smarthost {
             permit.failed(answers.last().map_or("", |answer| &answer.text));
         }
         Attempt::Answered { by, answers, load }
+    }
+
+    /// R2: whether there was a refusal for good that says something about our account only.
+    fn defer_what_is_about_us(&self, answers: &mut [Answer]) -> bool {
+        let mut found = false;
+        for answer in answers.iter_mut().filter(|answer| answer.end == End::Failed) {
+            if is_about_account(self.options.preset, answer.code, &answer.text) {
+                (answer.end, answer.hard_bounce, found) = (End::Deferred, false, true);
+            }
+        }
+        found
     }
 
     /// The kept connection, or a new one.
@@ -279,7 +291,7 @@ impl Smarthost {
         while let Err(later) = limiter.check_key(destination) {
             let wait = later.wait_time_from(limiter.clock().now());
             if wait >= LONG_WAIT {
-                return Err(Attempt::Blocked(Instant::now() + wait));
+                return Err(Attempt::Paced(Instant::now() + wait));
             }
             tokio::select! {
                 () = sleep(wait) => {}
@@ -312,7 +324,7 @@ fn refused(refusal: &Refusal, recipients: usize) -> Attempt {
 
 /// A host that has too many of our connections is well.
 fn blame(permit: Permit<'_>, trouble: &Trouble) {
-    if trouble.code != CROWDED {
+    if !is_crowded(trouble.code, &trouble.text) {
         permit.failed(&trouble.text);
     }
 }

@@ -19,6 +19,10 @@ use crate::relay::transaction::{By, Parcel, Session};
 /// Connecting to one host, at all its addresses: silent ones must not keep a message from the next host for long.
 const OPENING_LIMIT: Duration = Duration::from_secs(120);
 
+/// No other host is asked in an attempt that has taken as long as this many connections may take to be made: ten minutes,
+/// or five hosts that say nothing. RFC 5321 §5.1 wants at least two to be tried.
+const OPENINGS: u32 = 20;
+
 /// Why one host cannot be used.
 enum Unusable {
     Trouble(Trouble),
@@ -39,6 +43,11 @@ impl Smarthost {
     ) -> Result<(Link, Permit<'a>), NoLink> {
         let mut reopens: Option<Instant> = None;
         for candidate in tally.order() {
+            if !tally.is_in_time(Instant::now(), self.timeouts.connect.saturating_mul(OPENINGS)) {
+                // Nobody knows what those would have said that are left.
+                reopens.get_or_insert_with(Instant::now);
+                break;
+            }
             let permit = match self.breakers.admit(&candidate.host) {
                 Ok(permit) => permit,
                 Err(until) => {
