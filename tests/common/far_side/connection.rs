@@ -182,6 +182,7 @@ impl Connection {
                 let pieces = octets.div_ceil(u64::try_from(piece.len()).unwrap());
                 for _ in 0..pieces {
                     stream.write_all(piece.as_bytes()).await?;
+                    self.log.send_modify(|log| log.flooded += piece.len() as u64);
                 }
             }
             Some(Act::Trickle(text, pause)) => {
