@@ -2,17 +2,16 @@
 //! cause, after few questions and in bounded time, and nobody is connected to on the strength of a lie.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hickory_server::proto::rr::RecordType;
 use oncemail::dns::Dns;
 use oncemail::mail::{AttemptReply, Progress, RecipientState};
-use oncemail::relay::options::{Host, Hosts, Smtp, Transport};
+use oncemail::relay::options::{Smtp, Transport};
 
 use crate::common::dns_server::{DnsServer, DnsServerBuilder, Lie};
 use crate::common::far_side::FarSide;
 use crate::common::relay_rig::{
-    DELIVERED, Rig, mail_hosts, queue_options, relay_options, replies, route, smarthost,
+    DELIVERED, Rig, mail_hosts, named, patient, relay_options, replies, route, smarthost,
 };
 
 /// What one attempt may ask of one kind: over UDP and TCP, each once more.
@@ -20,10 +19,7 @@ const MAX_QUESTIONS: usize = 4;
 
 /// One attempt for `recipient`, and no second one while a test looks at the first.
 async fn attempt(dns: Arc<Dns>, transport: Transport, recipient: &str) -> Progress {
-    let hour = Duration::from_secs(3600);
-    let jitter = oncemail::queue::Jitter::None;
-    let patient = oncemail::queue::Options { base: hour, cap: hour, jitter, ..queue_options() };
-    let rig = Rig::start_with_dns(relay_options(vec![route("r", transport)]), patient, dns);
+    let rig = Rig::start_with_dns(relay_options(vec![route("r", transport)]), patient(), dns);
     let id = rig.send(&[recipient], "x").await;
     let progress = rig.store.saved(id, 1).await;
     assert_eq!(progress.attempts, 1, "{progress:?}");
@@ -90,10 +86,7 @@ async fn r2_a_lie_about_the_hosts_of_a_domain_makes_its_mail_wait() {
 async fn r2_a_lie_about_the_address_of_a_host_makes_mail_wait() {
     let far = FarSide::new().start().await;
     let to_domains = || Transport::Smtp(mail_hosts(far.address.port()));
-    let fixed = |name: &str| {
-        let host = Host { name: name.to_owned(), port: far.address.port() };
-        Transport::Smtp(Smtp { hosts: Hosts::in_order(vec![host]), ..smarthost(&[]) })
-    };
+    let fixed = |name: &str| Transport::Smtp(Smtp { hosts: named(name, far.address), ..smarthost(&[]) });
     for (lie, cause) in LIES {
         if lie == Lie::ManyMx(10_000) {
             continue;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use oncemail::mail::{AttemptReply, Progress, RecipientState};
-use oncemail::relay::options::{Auth, Hosts, Options, Secret, TlsPolicy};
+use oncemail::relay::options::{Auth, Options, Secret, TlsPolicy};
 
 use crate::common::certificates::{Authority, Presented};
 use crate::common::far_side::{Act, FarSide, FarSideBuilder, Log, Tls, say};
 use crate::common::relay_rig::{
-    DELIVERED, FAILED, Rig, changed, hurried, message, queue_options, replies, to_hosts,
+    DELIVERED, FAILED, Rig, changed, hurried, message, named, patient, replies, to_hosts,
 };
 
 /// More than both sides' buffers hold.
@@ -21,13 +21,6 @@ const GIGABYTE: u64 = 1 << 30;
 const BUFFERS: u64 = 12 << 20;
 /// Nobody is asked more often in one attempt.
 const MAX_CONNECTIONS: usize = 3;
-
-/// No second attempt while a test looks at the first.
-fn start(options: Options) -> Rig {
-    let hour = Duration::from_secs(3600);
-    let jitter = oncemail::queue::Jitter::None;
-    Rig::start_with(options, oncemail::queue::Options { base: hour, cap: hour, jitter, ..queue_options() })
-}
 
 /// The end of one attempt at this far side, and what the far side saw of it. However it ends, it took few connections, read
 /// no more than a reply may have, and kept no more than the record has room for.
@@ -41,7 +34,7 @@ async fn attempt_with(
     options: impl FnOnce(&FarSide) -> Options,
 ) -> (Progress, Log) {
     let far = far.start_narrow();
-    let rig = start(options(&far));
+    let rig = Rig::start_with(options(&far), patient());
     let id = rig.send(&["b@x.example"], text).await;
     let progress = rig.store.saved(id, 1).await;
     // Nobody is listened to any longer than that.
@@ -212,7 +205,7 @@ async fn replies_out_of_turn_are_noticed_before_they_are_taken_for_others() {
 async fn a_second_reply_to_the_final_dot_is_not_the_reply_to_the_next_message() {
     let twice = Act::Bytes(b"250 2.0.0 taken\r\n550 5.1.1 not taken\r\n".to_vec());
     let far = FarSide::new().on_times(1, ".", twice).start().await;
-    let rig = start(changed(&[far.address], |smarthost| smarthost.connections = 1));
+    let rig = Rig::start(changed(&[far.address], |smarthost| smarthost.connections = 1));
     for text in ["first", "second"] {
         let id = rig.send(&["b@x.example"], text).await;
         assert_eq!(rig.store.saved(id, 1).await.recipients[0].state, DELIVERED, "{text}");
@@ -224,7 +217,7 @@ async fn a_second_reply_to_the_final_dot_is_not_the_reply_to_the_next_message() 
 async fn replies_that_come_octet_by_octet_are_replies() {
     for tls in [Tls::None, Tls::Upgrade] {
         let far = FarSide::new().tls(tls).splits_replies().start().await;
-        let rig = start(changed(&[far.address], |smarthost| {
+        let rig = Rig::start(changed(&[far.address], |smarthost| {
             smarthost.tls = if tls == Tls::None { TlsPolicy::None } else { TlsPolicy::Required };
             smarthost.ca_file = (tls != Tls::None).then(|| far.ca_file.clone());
         }));
@@ -241,7 +234,7 @@ async fn replies_that_come_octet_by_octet_are_replies() {
 async fn what_a_terminal_would_obey_is_not_kept_of_a_reply() {
     let rude = Act::Bytes(b"550 5.1.1 caf\xe9 \x1b[31m\x00\x07 na\xc3\xafve\t!\r\n".to_vec());
     let far = FarSide::new().on("RCPT", rude).start().await;
-    let rig = start(to_hosts(&[far.address]));
+    let rig = Rig::start(to_hosts(&[far.address]));
     let id = rig.send(&["b@x.example"], "x").await;
     let progress = rig.store.saved(id, 1).await;
     assert_eq!(progress.recipients[0].state, FAILED);
@@ -254,22 +247,19 @@ async fn only_what_is_offered_inside_tls_counts() {
         changed(&[far.address], |smarthost| {
             smarthost.tls = TlsPolicy::Required;
             smarthost.ca_file = Some(far.ca_file.clone());
-            smarthost.hosts = Hosts::in_order(vec![oncemail::relay::options::Host {
-                name: "localhost".into(),
-                port: far.address.port(),
-            }]);
+            smarthost.hosts = named("localhost", far.address);
             let with = Secret::Password("s".to_owned().into());
             smarthost.auth = auth.then(|| Auth { username: "u".into(), with });
         })
     };
     let offered = ["PIPELINING", "8BITMIME", "SIZE 100", "AUTH PLAIN LOGIN"];
     let far = FarSide::new().tls(Tls::Upgrade).offers(&offered).offers_in_tls(&["SIZE"]).start().await;
-    let rig = start(tls(&far, true));
+    let rig = Rig::start_with(tls(&far, true), patient());
     let id = rig.send(&["b@x.example"], "x").await;
     let progress = rig.store.saved(id, 1).await;
     assert!(progress.is_queued() && replies(&progress)[0].starts_with("AUTH: "), "{progress:?}");
 
-    let rig = start(tls(&far, false));
+    let rig = Rig::start_with(tls(&far, false), patient());
     let mut eight_bit = message(&rig.clock, &["b@x.example"], "");
     eight_bit.content = Bytes::from("Subject: x\r\n\r\ncafé\r\n");
     let id = rig.submit(eight_bit).await;

@@ -29,6 +29,7 @@ mod layers;
 mod mail_hosts;
 mod mx;
 mod oauth;
+mod outbound;
 mod process;
 mod queue;
 mod queue_order;

@@ -55,6 +55,10 @@ pub enum Tls {
 }
 
 impl Act {
+    fn refuses(&self) -> bool {
+        matches!(self, Self::Say(text) | Self::SayThenClose(text) if text.starts_with(['4', '5']))
+    }
+
     /// Whether a message is taken when this is done at its final dot.
     fn takes_the_message(&self) -> bool {
         match self {
