@@ -13,7 +13,6 @@ use super::sts::{Live, Mode, Sts};
 use super::tls::Trust;
 use super::tls_report::{Failure, Policy, TlsReport};
 use crate::dns::{Dns, Family, Fault};
-use crate::mail::domain;
 
 /// What TLS must achieve with one host, and where it is counted how it went.
 #[derive(Clone, Debug)]
@@ -165,7 +164,7 @@ impl Security {
         require_tls: bool,
     ) -> Result<Demand, Trouble> {
         let host = candidate.host.name.as_str();
-        let domain = domain.map(domain::canonical);
+        let domain = domain.map(crate::mail::domain::canonical);
         let domain = domain.as_deref();
         let reported: Arc<str> = domain.unwrap_or(host).into();
         let account = |line: Line| Account::new(self.report.clone(), line);
