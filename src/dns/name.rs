@@ -2,9 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use hickory_resolver::proto::rr::Name;
+
 use super::Fault;
 use crate::mail::domain;
-use hickory_resolver::proto::rr::Name;
+pub(super) use crate::mail::domain::is_name as is_host_name;
 
 /// A domain or host name, as [`domain::to_ascii`] has it.
 ///
@@ -19,7 +21,7 @@ pub(super) fn to_ascii(name: &str) -> Result<String, Fault> {
 pub(super) fn from_record(name: &Name) -> Option<String> {
     let text = name.to_lowercase().to_ascii();
     let bare = text.strip_suffix('.').unwrap_or(&text);
-    (domain::is_name(bare) && bare.parse::<Ipv4Addr>().is_err()).then(|| bare.to_owned())
+    (is_host_name(bare) && bare.parse::<Ipv4Addr>().is_err()).then(|| bare.to_owned())
 }
 
 /// The question's name, fully qualified: search domains never apply.
