@@ -288,6 +288,9 @@ fn names_are_given_once_and_every_route_can_be_reached() {
         .load(&format!("{LISTENER}{first}{}", ROUTE.replace("\"out\"", "\"rest\"")), &[])
         .unwrap();
     assert_eq!(config.relay.routes[0].matches.recipient_domains, ["*.corp.example"]);
+    // Of a single route the operator has said all there is to say; of several one must be for the rest.
+    let second = first.replace("\"out\"", "\"late\"");
+    one_problem(&format!("{LISTENER}{first}{second}"), 12, &["no route takes everything"]);
     let user = format!("[[user]]\nname = \"u\"\npassword_hash = \"{HASH}\"\n");
     one_problem(&format!("{LISTENER}{ROUTE}{user}{user}"), 14, &["two users named \"u\""]);
 }

@@ -19,7 +19,9 @@ use crate::common::client::Client;
 use crate::common::far_side::{Act, FarSide, FarSideBuilder, Log, PATIENCE, say};
 use crate::common::history;
 use crate::common::listener::write;
-use crate::common::relay_rig::{DELIVERED, FAILED, Rig, changed, message, queue_options, replies, to_hosts};
+use crate::common::relay_rig::{
+    DELIVERED, FAILED, Rig, changed, message, patient, queue_options, replies, to_hosts,
+};
 use crate::common::watched_store::WatchedStore;
 
 const IN_DOUBT: RecipientState = RecipientState::Held(HoldCause::InDoubt);
@@ -131,9 +133,7 @@ async fn r1_an_outcome_takes_the_place_of_the_doubt_before_it_and_leaves_no_trac
         ("421 4.3.2 closing", RecipientState::Queued),
     ] {
         let far = FarSide::new().on("RCPT TO:<bad@", say("550 5.1.1 no")).on(".", say(reply)).start().await;
-        let patient = oncemail::queue::Options { base: PATIENCE, cap: PATIENCE, ..queue_options() };
-        let options = oncemail::queue::Options { jitter: oncemail::queue::Jitter::None, ..patient };
-        let rig = Rig::start_with(holding(far.address), options);
+        let rig = Rig::start_with(holding(far.address), patient());
         let id = rig.send(&["b@x.example", "bad@x.example"], "x").await;
         // Who was refused has nothing to be doubted.
         assert_eq!(states(&rig.store.saved(id, 1).await), [IN_DOUBT, RecipientState::Queued]);

@@ -23,6 +23,8 @@ const CLIENTS: usize = 8;
 const PER_ROUND: usize = 150;
 /// A client gives up on an answer after this, and tries again: that is what keys are for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What takes longer than this will never happen: some seconds are usual, on a machine with nothing else to do.
+const ROUND_LIMIT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d1_i1_i2_nothing_acknowledged_is_lost_or_queued_twice_over_kill_9() {
@@ -80,7 +82,10 @@ impl Ledger {
     }
 
     async fn reached(&self, target: usize) {
-        self.count.subscribe().wait_for(|count| *count >= target).await.unwrap();
+        let mut count = self.count.subscribe();
+        if timeout(ROUND_LIMIT, count.wait_for(|count| *count >= target)).await.is_err() {
+            panic!("{} of {target} acknowledgements have come", *count.borrow());
+        }
     }
 }
 
@@ -222,7 +227,11 @@ impl Sink {
             let arrived = self.arrived.lock().unwrap();
             keys.iter().all(|key| arrived.contains_key(key))
         };
-        self.count.clone().wait_for(complete).await.unwrap();
+        if timeout(ROUND_LIMIT, self.count.clone().wait_for(complete)).await.is_err() {
+            let arrived = self.arrived.lock().unwrap();
+            let missing: Vec<_> = keys.iter().filter(|key| !arrived.contains_key(*key)).collect();
+            panic!("acknowledged, and never sent on: {missing:?}");
+        }
     }
 }
 

@@ -196,8 +196,12 @@ async fn d2_a_full_disk_refuses_an_outcome_with_its_notices_and_takes_those_with
             (id, told, save)
         })
         .collect();
+    // All of them, before there is room for a moment.
+    let mut ends = Vec::new();
     for (id, told, save) in saves {
-        let saved = save.await.unwrap();
+        ends.push((id, told, save.await.unwrap()));
+    }
+    for (id, told, saved) in ends {
         match told.first() {
             None => assert_eq!((saved, store.load(id).await), (Ok(()), Ok(None))),
             Some(notice) => {

@@ -101,6 +101,14 @@ pub(super) fn routes(root: &Table, problems: &Problems, around: &Around<'_>) -> 
         }
         routes.push(route);
     }
+    if let [_, .., last] = sections.as_slice()
+        && !sections.iter().any(is_catch_all)
+    {
+        let what = "no route takes everything: mail that none of them matches would wait until it expires";
+        let hint = "put one last without recipient_domains, sender_domains, users and listeners; \
+                    transport = \"discard\" is one too";
+        last.problem("name", what, hint);
+    }
     routes
 }
 

@@ -10,7 +10,7 @@ use super::lane::{Leg, Share};
 use super::waiting::Waiting;
 use super::way::Way;
 use super::{Relay, route};
-use crate::mail::{AttemptReply, Message, Recipient};
+use crate::mail::{AttemptReply, Message, Recipient, domain};
 use crate::queue::{End, Lease, OpenError, Outcome};
 
 /// Messages that are read at a time only to know where they go (S2).
@@ -119,7 +119,7 @@ impl Relay {
         }
         let domain = recipient.forward_path.domain();
         let domain = domain.ok_or("5.1.2 without a domain there are no mail hosts to ask")?;
-        Ok((way, canonical(domain)))
+        Ok((way, domain::canonical(domain).into_owned()))
     }
 
     /// A repaired configuration may have a way for them.
@@ -195,23 +195,4 @@ impl Drop for Reader {
 fn unreadable(lease: &Lease, error: &OpenError) {
     tracing::error!(target: "oncemail::relay", queue_id = %lease.id(), %error, "message cannot be read");
     lease.give_up(error);
-}
-
-/// One spelling for each domain, so that it has one lane. What is no domain name is left to the lookup to refuse.
-fn canonical(domain: &str) -> String {
-    let lower = domain.to_lowercase();
-    if lower.is_ascii() { lower } else { idna::domain_to_ascii(&lower).unwrap_or(lower) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::canonical;
-
-    #[test]
-    fn each_domain_has_one_spelling() {
-        assert_eq!(canonical("Corp.EXAMPLE"), "corp.example");
-        assert_eq!(canonical("BÜCHER.example"), "xn--bcher-kva.example");
-        assert_eq!(canonical("xn--BCHER-kva.example"), "xn--bcher-kva.example");
-        assert_eq!(canonical("[IPv6:2001:DB8::1]"), "[ipv6:2001:db8::1]");
-    }
 }

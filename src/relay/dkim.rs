@@ -16,8 +16,8 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::options::DkimKey;
-use crate::mail::Message;
 use crate::mail::header::{Field, Header};
+use crate::mail::{Message, domain};
 use canonical::{Body, push_field, push_value};
 
 /// Named once more than they are present, so that nobody can add another (RFC 6376 §5.4, §8.15).
@@ -118,7 +118,7 @@ impl Signers {
     }
 
     fn domain_for(&self, sender: &str) -> Option<&str> {
-        let sender = idna::domain_to_ascii(sender).ok()?;
+        let sender = domain::to_ascii(sender)?;
         let mut rest = Some(sender.as_str());
         while let Some(name) = rest {
             if let Some(signer) = self.signers.iter().find(|signer| signer.domain == name) {
@@ -134,11 +134,8 @@ impl Signer {
     fn new(key: &DkimKey) -> Result<Self, String> {
         let DkimKey { domain, selector, key } = key;
         let problem = |what: &str| format!("the key {selector} of {domain} {what}");
-        let domain = idna::domain_to_ascii(domain)
-            .ok()
-            .filter(|domain| is_name(domain))
-            .ok_or_else(|| problem("belongs to no valid domain"))?;
-        if !is_name(selector) {
+        let domain = domain::to_ascii(domain).ok_or_else(|| problem("belongs to no valid domain"))?;
+        if !domain::is_name(selector) {
             return Err(problem("has a selector that is no DNS name"));
         }
         let key = Key::read(key).map_err(|what| problem(&what))?;
@@ -261,13 +258,4 @@ fn author_domain(from: &Field<'_>) -> Option<String> {
     let value = MessageStream::new(&line).parse_address();
     let address = value.as_address()?.first()?.address()?;
     address.rsplit_once('@').map(|(_, domain)| domain.to_owned())
-}
-
-/// Labels of letters, digits, hyphens and underscores with dots between.
-fn is_name(text: &str) -> bool {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    text.len() <= 253 && text.split('.').all(is_label)
 }

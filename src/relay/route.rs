@@ -1,7 +1,7 @@
 //! Which route a recipient takes: the first whose conditions all hold. Pure.
 
 use super::options::{Matches, Route};
-use crate::mail::{Envelope, Message, Recipient};
+use crate::mail::{Envelope, Message, Recipient, domain};
 
 /// The first route that takes `recipient` of `message`, by number; `None` when there is none.
 pub(super) fn first_match(routes: &[Route], message: &Message, recipient: &Recipient) -> Option<usize> {
@@ -29,17 +29,18 @@ fn in_names(names: &[String], name: Option<&str>) -> bool {
     names.is_empty() || name.is_some_and(|name| names.iter().any(|n| n == name))
 }
 
-/// Exact, or under a `*.suffix` (at any depth, but not the suffix itself); without regard to ASCII case.
+/// Exact, or under a `*.suffix` (at any depth, but not the suffix itself), however either is spelled: a route must not be
+/// missed because a domain was written in Unicode.
 fn in_domains(patterns: &[String], domain: Option<&str>) -> bool {
     let Some(domain) = domain else { return patterns.is_empty() };
+    let domain = domain::canonical(domain);
     patterns.is_empty()
-        || patterns.iter().any(|pattern| match pattern.strip_prefix('*') {
-            None => domain.eq_ignore_ascii_case(pattern),
+        || patterns.iter().any(|pattern| match pattern.strip_prefix("*.") {
+            None => domain == domain::canonical(pattern),
             Some(suffix) => domain
-                .len()
-                .checked_sub(suffix.len())
-                .and_then(|start| domain.get(start..).filter(|_| start > 0))
-                .is_some_and(|end| end.eq_ignore_ascii_case(suffix)),
+                .strip_suffix(&*domain::canonical(suffix))
+                .and_then(|above| above.strip_suffix('.'))
+                .is_some_and(|above| !above.is_empty()),
         })
 }
 
@@ -112,6 +113,15 @@ mod tests {
             assert_eq!(in_domains(&patterns, domain), expected, "{domain:?}");
         }
         assert!(in_domains(&[], None));
+        // In Unicode, with A-labels, or in full-width letters, which are the same names to DNS.
+        for domain in ["bücher.example", "BÜCHER.example", "xn--bcher-kva.example", "ｂücher.example"] {
+            let under = format!("a.{domain}");
+            for pattern in ["bücher.example", "xn--bcher-kva.example"] {
+                assert!(in_domains(&strings(&[pattern]), Some(domain)), "{pattern} {domain}");
+                let suffix = strings(&[&format!("*.{pattern}")]);
+                assert!(in_domains(&suffix, Some(&under)) && !in_domains(&suffix, Some(domain)), "{domain}");
+            }
+        }
     }
 
     #[test]

@@ -164,8 +164,8 @@ impl Security {
         require_tls: bool,
     ) -> Result<Demand, Trouble> {
         let host = candidate.host.name.as_str();
-        let ascii = domain.and_then(|domain| idna::domain_to_ascii(domain).ok());
-        let domain = ascii.as_deref().or(domain);
+        let domain = domain.map(crate::mail::domain::canonical);
+        let domain = domain.as_deref();
         let reported: Arc<str> = domain.unwrap_or(host).into();
         let account = |line: Line| Account::new(self.report.clone(), line);
         let records = self.records(domain, candidate).await.inspect_err(|_| {

@@ -14,7 +14,7 @@ use super::domain_list::DomainList;
 use super::options::Verify;
 use crate::clock::Clock;
 use crate::dns::{Answer, Dns, Fault, MailHost};
-use crate::mail::Address;
+use crate::mail::{Address, domain};
 use crate::smtp::Reply;
 use crate::smtp::session::RecipientCheck;
 use crate::store::suppression::{Suppressed, Suppressions};
@@ -25,8 +25,6 @@ const LOOKUP: Duration = Duration::from_secs(5);
 const LOOKUPS: Duration = Duration::from_secs(20);
 /// A reply's line is at most 512 octets with its codes and CRLF (RFC 5321 §4.5.3.1.5).
 const MAX_TEXT: usize = 480;
-/// Of a DNS name without its last dot (RFC 1035 §2.3.4).
-const MAX_NAME: usize = 253;
 
 /// Whom to ask about recipients.
 pub struct Recipients {
@@ -155,14 +153,9 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// A domain as DNS knows it: lower case, A-labels (RFC 5890 §2.3.2.1). `None` when it can have no such form.
+/// A domain as DNS knows it. `None` when it can have no such form; unlike DNS itself, this looks into A-labels.
 pub(super) fn ascii_domain(domain: &str) -> Option<String> {
-    let ascii = idna::domain_to_ascii(domain).ok()?;
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    (ascii.len() <= MAX_NAME && ascii.split('.').all(is_label)).then_some(ascii)
+    idna::domain_to_ascii(domain).ok().filter(|ascii| domain::is_name(ascii))
 }
 
 /// Whether mail can be sent to a domain, as far as its form goes. The top-level domains that are refused are those that

@@ -52,6 +52,7 @@ class Relay:
             f'recipient_domains = ["{name}.example"]\n'
             for name in CLIENTS
         )
+        routes += '[[route]]\nname = "rest"\ntransport = "discard"\n'
         config = HOME / "oncemail.toml"
         config.write_text(
             f'hostname = "relay.example"\ndata_dir = "{HOME}/data"\n'

@@ -55,6 +55,10 @@ pub enum Tls {
 }
 
 impl Act {
+    fn refuses(&self) -> bool {
+        matches!(self, Self::Say(text) | Self::SayThenClose(text) if text.starts_with(['4', '5']))
+    }
+
     /// Whether a message is taken when this is done at its final dot.
     fn takes_the_message(&self) -> bool {
         match self {
@@ -76,6 +80,8 @@ pub struct Log {
     pub begun: usize,
     /// Octets of messages so far, final dots included.
     pub octets: usize,
+    /// Octets of floods that have left this side; some of them may lie in the buffers between.
+    pub flooded: u64,
     /// Messages whose final dot was answered with 2yz, or taken without an answer.
     pub taken: Vec<Taken>,
     /// Contents of all messages, taken or not, as they came over the wire, dot-stuffed and with the final dot.

@@ -64,6 +64,12 @@ pub fn queue_options() -> queue::Options {
     }
 }
 
+/// No second attempt while a test looks at the first.
+pub fn patient() -> queue::Options {
+    let hour = Duration::from_secs(3600);
+    queue::Options { base: hour, cap: hour, jitter: queue::Jitter::None, ..queue_options() }
+}
+
 pub fn relay_options(routes: Vec<Route>) -> Options {
     Options {
         hostname: "relay.example".into(),
@@ -91,6 +97,11 @@ pub fn hurried(mut options: Options) -> Options {
 pub fn smarthost(addresses: &[SocketAddr]) -> Smtp {
     let hosts = addresses.iter().map(|a| Host { name: a.ip().to_string(), port: a.port() }).collect();
     Smtp { tls: TlsPolicy::None, connections: 2, ..Smtp::new(Hosts::in_order(hosts)) }
+}
+
+/// One host by its name, at the port of `address`.
+pub fn named(name: &str, address: SocketAddr) -> Hosts {
+    Hosts::in_order(vec![Host { name: name.to_owned(), port: address.port() }])
 }
 
 /// To the hosts of the recipient's domain, which in a test is an address in brackets.

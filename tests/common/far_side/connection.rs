@@ -116,9 +116,11 @@ impl Connection {
                 "" => self.answer(stream, "(empty)", "535 5.7.8 token refused").await?,
                 "MAIL" => {
                     self.rcpts.clear();
-                    self.mail = line.clone();
+                    let is_refused = self.rule(&line, false).is_some_and(|act| act.refuses());
+                    self.mail = if is_refused { String::new() } else { line.clone() };
                     self.answer(stream, &line, "250 2.1.0 ok").await?
                 }
+                "RCPT" if self.mail.is_empty() => self.answer(stream, &line, "503 5.5.1 MAIL first").await?,
                 "RCPT" => {
                     if self.rule(&line, false).is_none() {
                         self.rcpts.push(line.clone());
@@ -182,6 +184,7 @@ impl Connection {
                 let pieces = octets.div_ceil(u64::try_from(piece.len()).unwrap());
                 for _ in 0..pieces {
                     stream.write_all(piece.as_bytes()).await?;
+                    self.log.send_modify(|log| log.flooded += piece.len() as u64);
                 }
             }
             Some(Act::Trickle(text, pause)) => {
