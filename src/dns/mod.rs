@@ -379,7 +379,8 @@ impl Dns {
         if let Some(kept) = self.cache.get(name, kind, Instant::now()) {
             return Ok(Asked::Kept(kept));
         }
-        self.flights.share(name, kind, self.ask_servers(resolver, name, kind)).await
+        // Most are answered from the cache; a client's connection has room for one of these all the time.
+        Box::pin(self.flights.share(name, kind, self.ask_servers(resolver, name, kind))).await
     }
 
     async fn ask_servers(&self, resolver: Resolver, name: &str, kind: RecordType) -> Result<Asked, Miss> {
@@ -388,7 +389,7 @@ impl Dns {
         let servers = &resolver.servers;
         // Never closed. The wait ends: every question before this one has its time-out. It is no trouble with the name.
         let _place = self.asking.acquire().await;
-        let answer = timeout(LOOKUP_TIMEOUT, Box::pin(resolver.hickory.lookup(asked.clone(), kind))).await;
+        let answer = timeout(LOOKUP_TIMEOUT, resolver.hickory.lookup(asked.clone(), kind)).await;
         let answer = answer.map_err(|_| {
             trouble(&format!("no answer within {} s (asked {servers})", LOOKUP_TIMEOUT.as_secs()))
         })?;
