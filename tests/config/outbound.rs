@@ -343,11 +343,9 @@ fn name_servers_are_addresses() {
         &["\"dns.example\"", "IP address of a name server"],
     );
     let files = Files::new();
-    let key = "257 3 15 l02Woi0iS8Aa25FQkUd9RMzZHJpBoRQwAQEX1SxZJA4=";
-    let anchor = files.write("root.key", &format!(". IN DNSKEY {key}\n"));
-    for (name, content) in
-        [("other.key", format!("x.example. IN DNSKEY {key}\n")), ("no.key", "x".to_owned())]
-    {
+    let anchor = files.trust_anchor("root.key");
+    let of_another_zone = std::fs::read_to_string(&anchor).unwrap().replace(". IN", "x.example. IN");
+    for (name, content) in [("other.key", of_another_zone), ("no.key", "x".to_owned())] {
         let wrong = files.write(name, &content);
         let text = format!("[dns]\ndnssec = true\ntrust_anchor_file = \"{}\"\n", wrong.display());
         one_problem(&with(&text), 12, &["trust_anchor_file", name]);
