@@ -344,7 +344,7 @@ fn name_servers_are_addresses() {
     );
     let files = Files::new();
     let anchor = files.trust_anchor("root.key");
-    let of_another_zone = std::fs::read_to_string(&anchor).unwrap().replace(". IN", "x.example. IN");
+    let of_another_zone = fs::read_to_string(&anchor).unwrap().replace(". IN", "x.example. IN");
     for (name, content) in [("other.key", of_another_zone), ("no.key", "x".to_owned())] {
         let wrong = files.write(name, &content);
         let text = format!("[dns]\ndnssec = true\ntrust_anchor_file = \"{}\"\n", wrong.display());
