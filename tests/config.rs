@@ -51,6 +51,11 @@ impl Files {
         self.write(&format!("{name}-signing.pem"), &key.serialize_pem())
     }
 
+    /// A key of the root to start validation from.
+    fn trust_anchor(&self, name: &str) -> PathBuf {
+        self.write(name, ". IN DNSKEY 257 3 15 l02Woi0iS8Aa25FQkUd9RMzZHJpBoRQwAQEX1SxZJA4=\n")
+    }
+
     fn load(&self, text: &str, env: &[(&str, &str)]) -> Result<Config, Errors> {
         let path = self.write("oncemail.toml", text);
         load(Some(&path), variables(env))
@@ -158,7 +163,7 @@ fn the_annotated_configuration_is_right_in_every_line_that_is_commented_out() {
         .replace("/etc/oncemail/client.key", &key.display().to_string())
         .replace("/etc/oncemail/dkim/s1.pem", &files.signing_key("s1").display().to_string())
         .replace("/etc/oncemail/disposable-domains.txt", &secret.display().to_string())
-        .replace("/etc/oncemail/root.key", &secret.display().to_string())
+        .replace("/etc/oncemail/root.key", &files.trust_anchor("root.key").display().to_string())
         .replace("/run/secrets/oauth2", &secret.display().to_string())
         .replace("/run/secrets/provider", &secret.display().to_string())
         .replace("dnssec = false", "dnssec = true");

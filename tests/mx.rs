@@ -1,6 +1,7 @@
 //! What DNS means for mail: which hosts take it, at which addresses, and that trouble with DNS never fails mail.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_server::proto::rr::RecordType;
@@ -315,4 +316,102 @@ async fn dnssec_vouches_for_signed_answers_only_and_forged_ones_are_trouble() {
     // Where nothing is validated, nothing is vouched for.
     let unvalidated = Dns::new(Options { dnssec: false, ..server.options() });
     assert!(!unvalidated.mail_hosts("x.example").await.unwrap().secure);
+}
+
+/// What Kubernetes writes into a container.
+const CLUSTER: &str = "search ns.svc.cluster.local svc.cluster.local\noptions ndots:5";
+
+#[tokio::test]
+async fn a_host_that_an_operator_has_named_is_found_as_the_system_finds_it_and_no_other_name_is() {
+    let server = DnsServer::new()
+        .a("smtp.mail.svc.cluster.local", "192.0.2.1")
+        .mx("smtp.mail.svc.cluster.local", 10, "smtp.mail.svc.cluster.local")
+        .a("mailhog.ns.svc.cluster.local", "192.0.2.2")
+        .a("smtp.whole.example", "192.0.2.3")
+        .a("listed.ns.svc.cluster.local", "192.0.2.4")
+        .start()
+        .await;
+    let hosts = "127.0.0.7 listed\n::7 listed\n";
+    let system = Dns::new(server.system(CLUSTER, hosts));
+    let found =
+        async |dns: &Dns, name: &str| dns.configured_addresses(name, Family::Any).await.map(|a| a.found);
+    for (name, addresses) in [
+        ("smtp.mail", ["192.0.2.1"].as_slice()),
+        ("MailHog", &["192.0.2.2"]),
+        ("smtp.whole.example", &["192.0.2.3"]),
+        ("smtp.whole.example.", &["192.0.2.3"]),
+        ("listed", &["::7", "127.0.0.7"]),
+        ("192.0.2.9", &["192.0.2.9"]),
+    ] {
+        assert_eq!(found(&system, name).await, Ok(ips(addresses)), "{name}");
+    }
+    assert!(found(&system, "localhost").await.unwrap().iter().all(IpAddr::is_loopback));
+    let missing = |name: &str| Fault::NoSuchDomain(name.to_owned());
+    assert_eq!(found(&system, "smtp.mail.").await, Err(missing("smtp.mail")));
+    assert_eq!(found(&system, "nobody").await, Err(missing("nobody")));
+    // What comes from a recipient's domain is a whole name.
+    for name in ["smtp.mail", "mailhog"] {
+        assert_eq!(system.addresses(name, Family::Any).await, Err(missing(name)));
+        assert_eq!(system.mail_hosts(name).await, Err(missing(name)));
+    }
+    // Whoever says whom to ask, says it all; the table of hosts still counts.
+    let own = dns_with_hosts(&server, hosts);
+    assert_eq!(found(&own, "smtp.mail").await, Err(missing("smtp.mail")));
+    assert_eq!(found(&own, "listed").await, Ok(ips(&["::7", "127.0.0.7"])));
+}
+
+fn dns_with_hosts(server: &DnsServer, hosts: &str) -> Dns {
+    Dns::new(Options { servers: vec![server.address], ..server.system("", hosts) })
+}
+
+#[tokio::test]
+async fn r2_trouble_with_one_search_domain_neither_hides_the_others_nor_counts_as_absence() {
+    let server = DnsServer::new().a("smtp.svc.cluster.local", "192.0.2.1").start().await;
+    let dns = Dns::new(server.system(CLUSTER, ""));
+    server.lie("smtp.ns.svc.cluster.local", Lie::ServFail);
+    server.lie("other.ns.svc.cluster.local", Lie::ServFail);
+    assert_eq!(dns.configured_addresses("smtp", Family::Any).await.unwrap().found, ips(&["192.0.2.1"]));
+    let fault = dns.configured_addresses("other", Family::Any).await.unwrap_err();
+    assert!(
+        matches!(&fault, Fault::Temporary(text) if text.contains("other.ns.svc.cluster.local")),
+        "{fault:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_smarthost_in_a_container_network_is_found_by_its_short_name() {
+    let far = FarSide::new().start().await;
+    let server = DnsServer::new().a("smtp.mail.svc.cluster.local", "127.0.0.1").start().await;
+    let options = changed(&[], |smarthost| {
+        smarthost.hosts = Hosts::in_order(vec![Host { name: "smtp.mail".into(), port: far.address.port() }]);
+    });
+    let dns = Arc::new(Dns::new(server.system(CLUSTER, "")));
+    let rig = Rig::start_with_dns(options, queue_options(), dns);
+    let id = rig.send(&["b@x.example"], "hello").await;
+    let progress = rig.store.saved(id, 1).await;
+    assert!(progress.is_finished() && far.log().copies("hello") == 1, "{progress:?}");
+}
+
+#[tokio::test]
+async fn s2_a_flood_of_domains_with_one_host_asks_for_it_once() {
+    let mut builder = DnsServer::new().ttl(3600).a("mx.example", "192.0.2.1");
+    for number in 0..1000 {
+        builder = builder.mx(&format!("d{number}.example"), 10, "mx.example");
+    }
+    let server = builder.start().await;
+    // It is this process, in which a thousand tasks run, that answers.
+    let dns = Arc::new(Dns::new(Options { timeout: Duration::from_secs(5), ..server.options() }));
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..1000 {
+        let dns = dns.clone();
+        asking.spawn(async move {
+            let hosts = dns.mail_hosts(&format!("d{number}.example")).await.unwrap();
+            dns.addresses(&hosts.found[0].name, Family::V4).await.unwrap().found
+        });
+    }
+    while let Some(found) = asking.join_next().await {
+        assert_eq!(found.unwrap(), ips(&["192.0.2.1"]));
+    }
+    assert_eq!(server.asked("mx.example", RecordType::A), 1);
+    assert_eq!(server.asked("d7.example", RecordType::MX), 1);
 }

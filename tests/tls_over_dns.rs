@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use oncemail::mail::AttemptReply;
-use oncemail::relay::options::{Breaker, Hosts, Options, Smtp, TlsPolicy, Transport};
+use oncemail::relay::options::{Breaker, Host, Hosts, Options, Smtp, TlsPolicy, Transport};
 
 use crate::common::certificates::{Authority, Presented};
 use crate::common::dns_server::{DnsServer, DnsServerBuilder, Lie};
@@ -63,6 +63,43 @@ async fn a_host_is_what_its_validated_tlsa_records_say() {
         }
     }
     assert_eq!(far.log().said("MAIL"), 1);
+}
+
+#[tokio::test]
+async fn a_configured_host_is_what_its_tlsa_records_say() {
+    let (own, other) = (Presented::self_signed(&[HOST]), Presented::self_signed(&[HOST]));
+    let far = upgrading(&own).await;
+    for (named, is_good) in [(&own, true), (&other, false)] {
+        let dns = zone().signed().tlsa(&at(&far), 3, 0, 0, &named.chain[0]).start().await;
+        let options = options(&far, TlsPolicy::Dane, |smtp| {
+            smtp.hosts = Hosts::in_order(vec![Host { name: HOST.into(), port: far.address.port() }]);
+        });
+        let (delivered, reply) = first(options, &dns, false).await;
+        assert_eq!(delivered, is_good, "{reply:?}");
+        assert!(!is_good || reply.tls == "TLSv1.3 dane", "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_an_alias_is_what_the_records_of_its_end_say_or_else_its_own() {
+    const END: &str = "real.y.example";
+    let (own, other) = (Presented::self_signed(&[END]), Presented::self_signed(&[END]));
+    let far = upgrading(&own).await;
+    let aliased = || DnsServer::new().signed().mx("x.example", 10, HOST).cname(HOST, END).a(END, "127.0.0.1");
+    let at_end = format!("_{}._tcp.{END}", far.address.port());
+    let (good, bad) = (&own.chain[0], &other.chain[0]);
+    for (dns, is_good) in [
+        (aliased().tlsa(&at_end, 3, 0, 0, good), true),
+        (aliased().tlsa(&at_end, 3, 0, 0, bad), false),
+        (aliased().tlsa(&at_end, 3, 0, 0, good).tlsa(&at(&far), 3, 0, 0, bad), true),
+        (aliased().tlsa(&at(&far), 3, 0, 0, good), true),
+        (aliased().tlsa(&at(&far), 3, 0, 0, bad), false),
+    ] {
+        let dns = dns.start().await;
+        let (delivered, reply) = first(options(&far, TlsPolicy::Dane, |_| {}), &dns, false).await;
+        assert_eq!(delivered, is_good, "{reply:?}");
+        assert!(!is_good || reply.tls == "TLSv1.3 dane", "{reply:?}");
+    }
 }
 
 #[tokio::test]
@@ -167,12 +204,15 @@ async fn requiretls_goes_only_where_dnssec_vouches_for_the_host_and_its_certific
         .offers_in_tls(&["PIPELINING", "REQUIRETLS"])
         .start()
         .await;
-    let route = || options(&far, TlsPolicy::Opportunistic, |smtp| smtp.ca_file = Some(ca_file.clone()));
-    let (delivered, reply) = first(route(), &zone().start().await, true).await;
-    assert!(!delivered && reply.text.starts_with("5.7.10 REQUIRETLS"), "{reply:?}");
-    assert_eq!(far.log().connections, 0);
-    let (delivered, reply) = first(route(), &zone().signed().start().await, true).await;
-    assert!(delivered && reply.tls == "TLSv1.3 verified", "{reply:?}");
+    for tls in [TlsPolicy::Opportunistic, TlsPolicy::Required] {
+        let route = || options(&far, tls, |smtp| smtp.ca_file = Some(ca_file.clone()));
+        let before = far.log().connections;
+        let (delivered, reply) = first(route(), &zone().start().await, true).await;
+        assert!(!delivered && reply.text.starts_with("5.7.10 REQUIRETLS"), "{reply:?}");
+        assert_eq!(far.log().connections, before);
+        let (delivered, reply) = first(route(), &zone().signed().start().await, true).await;
+        assert!(delivered && reply.tls == "TLSv1.3 verified", "{reply:?}");
+    }
 }
 
 #[tokio::test]
@@ -187,4 +227,32 @@ async fn a_policy_that_a_host_does_not_meet_does_not_close_it_to_others() {
     let id = rig.send(&["b@y.example"], "other").await;
     let progress = rig.store.saved(id, 1).await;
     assert!(progress.is_finished() && far.log().copies("other") == 1, "{progress:?}");
+}
+
+/// A connection that was good enough for other mail is not thereby good enough for REQUIRETLS.
+#[tokio::test]
+async fn a_kept_connection_to_a_host_that_nobody_vouches_for_is_not_used_for_requiretls() {
+    let (authority, directory) = (Authority::new("trusted"), tempfile::tempdir().unwrap());
+    let ca_file = directory.path().join("ca.pem");
+    authority.write(&ca_file);
+    let good = authority.signs(&[HOST]);
+    let far = FarSide::new()
+        .tls(Tls::Upgrade)
+        .presents(good.server())
+        .offers_in_tls(&["PIPELINING", "REQUIRETLS"])
+        .start()
+        .await;
+    let options = options(&far, TlsPolicy::Required, |smtp| {
+        (smtp.ca_file, smtp.connections) = (Some(ca_file), 1);
+    });
+    let dns = zone().start().await;
+    let rig = Rig::start_with_dns(options, queue_options(), dns.dns());
+    let id = rig.send(&["b@x.example"], "usual").await;
+    assert!(rig.store.saved(id, 1).await.is_finished());
+    let mut message = message(&rig.clock, &["b@x.example"], "secret");
+    message.envelope.handling.require_tls = true;
+    let id = rig.submit(message).await;
+    let progress = rig.store.saved(id, 1).await;
+    let reply = &progress.recipients[0].replies[0];
+    assert!(reply.text.starts_with("5.7.10 REQUIRETLS") && far.log().copies("secret") == 0, "{reply:?}");
 }

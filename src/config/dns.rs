@@ -18,14 +18,11 @@ pub(super) fn read(root: &Table, problems: &Problems) -> Options {
     let default = Options::default();
     let dnssec = section.flag("dnssec", default.dnssec);
     let trust_anchor_file = section.path("trust_anchor_file");
-    if let Some(path) = &trust_anchor_file {
-        section.noted("trust_anchor_file", files::text(path));
-        if !dnssec {
-            let what = "`trust_anchor_file` without `dnssec`: nothing is validated";
-            section.problem("trust_anchor_file", what, "add dnssec = true");
-        }
+    if trust_anchor_file.is_some() && !dnssec {
+        let what = "`trust_anchor_file` without `dnssec`: nothing is validated";
+        section.problem("trust_anchor_file", what, "add dnssec = true");
     }
-    Options {
+    let options = Options {
         servers: section.parsed_list("servers", server).unwrap_or_default(),
         timeout: section.duration(
             "timeout",
@@ -34,7 +31,15 @@ pub(super) fn read(root: &Table, problems: &Problems) -> Options {
         ),
         dnssec,
         trust_anchor_file,
+        system: default.system,
+    };
+    let is_readable = |path| section.noted("trust_anchor_file", files::text(path)).is_some();
+    if options.trust_anchor_file.as_deref().is_some_and(is_readable)
+        && let Err(error) = options.check()
+    {
+        section.problems.add(section.place("trust_anchor_file"), error);
     }
+    options
 }
 
 /// An address, with a port where it is not 53. A name would have to be looked up first.

@@ -92,7 +92,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     fn found(text: &str) -> Lasting {
-        Ok(Found { records: vec![Rr::Text(text.to_owned())], secure: false })
+        Ok(Found { records: vec![Rr::Text(text.to_owned())], secure: false, end: None })
     }
 
     #[test]

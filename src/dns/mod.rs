@@ -2,12 +2,14 @@
 //!
 //! A lookup ends as an answer, as a lasting "there is none", or as trouble that may pass; the three are never mixed up,
 //! because the second fails mail and the third makes it wait. Every lookup is bounded in time and in what it gives back.
-//! Names are taken as fully qualified: search domains never apply.
+//! Names are taken as fully qualified, but for hosts that an operator has named: those are found as the system finds them.
 
 mod cache;
+mod flights;
 mod name;
 mod question;
 mod resolver;
+mod search;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -19,8 +21,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use cache::Cache;
+use flights::Flights;
 use question::{ENDLESS, Found, MAX_RECORDS, Meaning, Missing, Rr};
-use resolver::Resolvers;
+use resolver::{Resolver, Resolvers};
 
 /// `[dns]`.
 #[derive(Clone, Debug)]
@@ -33,11 +36,36 @@ pub struct Options {
     pub dnssec: bool,
     /// Root keys to start from, a file of DNSKEY records; the built-in ones when absent.
     pub trust_anchor_file: Option<PathBuf>,
+    /// What the system says, for what is not said here.
+    pub system: System,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { servers: Vec::new(), timeout: Duration::from_secs(5), dnssec: false, trust_anchor_file: None }
+        Self {
+            servers: Vec::new(),
+            timeout: Duration::from_secs(5),
+            dnssec: false,
+            trust_anchor_file: None,
+            system: System::default(),
+        }
+    }
+}
+
+/// Where the system's own configuration is: not elsewhere, but for tests.
+#[derive(Clone, Debug)]
+pub struct System {
+    /// Name servers, and search domains for hosts that an operator has named.
+    pub resolv_conf: PathBuf,
+    /// What is known without asking.
+    pub hosts: PathBuf,
+    /// Where those name servers are asked.
+    pub port: u16,
+}
+
+impl Default for System {
+    fn default() -> Self {
+        Self { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into(), port: 53 }
     }
 }
 
@@ -55,6 +83,7 @@ impl Options {
 pub struct Dns {
     resolvers: Resolvers,
     cache: Cache,
+    flights: Flights<Result<Asked, Miss>>,
     /// Bounds the questions that are out at a time.
     asking: Semaphore,
 }
@@ -119,7 +148,7 @@ pub enum Fault {
     Temporary(String),
 }
 
-/// One question, with all repeats of the resolver, every CNAME on the way and the wait for its turn.
+/// One question, with all repeats of the resolver and every CNAME on the way.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Questions that are out at a time.
 const MAX_ASKING: usize = 128;
@@ -129,6 +158,7 @@ const MAX_ADDRESSES: usize = 8;
 const MAX_ALIASES: usize = 10;
 
 /// Why a question has no records.
+#[derive(Clone)]
 enum Miss {
     Missing(Missing),
     /// A whole sentence.
@@ -139,7 +169,12 @@ impl Dns {
     /// Nothing is asked yet.
     pub fn new(options: Options) -> Self {
         let asking = Semaphore::new(MAX_ASKING);
-        Self { resolvers: Resolvers::new(options), cache: Cache::default(), asking }
+        Self {
+            resolvers: Resolvers::new(options),
+            cache: Cache::default(),
+            flights: Flights::default(),
+            asking,
+        }
     }
 
     /// The addresses of a host, in the order in which to try them, at least one and at most 8. An address is its own.
@@ -153,14 +188,37 @@ impl Dns {
         if let Ok(address) = name.parse() {
             return Ok(Answer { found: vec![address], secure: false });
         }
+        let found = self.families(&name::to_ascii(name)?, family).await?;
+        let secure = found.iter().all(|answer| answer.secure);
+        Ok(Answer { found: by_turns(found), secure })
+    }
+
+    /// The name of a host with addresses after every alias has been followed, in A-labels; where they lead to different
+    /// ones, the name itself. Secure as its addresses are.
+    ///
+    /// # Errors
+    /// As [`Dns::addresses`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost but the answer.
+    pub async fn canonical(&self, name: &str) -> Result<Answer<String>, Fault> {
         let name = name::to_ascii(name)?;
+        let found = self.families(&name, Family::Any).await?;
+        let secure = found.iter().all(|answer| answer.secure);
+        let mut ends = found.into_iter().map(|answer| answer.end);
+        let end = ends.next().flatten().filter(|end| ends.all(|other| other.as_ref() == Some(end)));
+        Ok(Answer { found: end.unwrap_or(name), secure })
+    }
+
+    /// What is found of the wanted families, at least one address.
+    async fn families(&self, name: &str, family: Family) -> Result<Vec<Found>, Fault> {
         let (v6, v4) = match family {
             Family::Any => {
-                let both = tokio::join!(self.ask(&name, RecordType::AAAA), self.ask(&name, RecordType::A));
+                let both = tokio::join!(self.ask(name, RecordType::AAAA), self.ask(name, RecordType::A));
                 (Some(both.0), Some(both.1))
             }
-            Family::V4 => (None, Some(self.ask(&name, RecordType::A).await)),
-            Family::V6 => (Some(self.ask(&name, RecordType::AAAA).await), None),
+            Family::V4 => (None, Some(self.ask(name, RecordType::A).await)),
+            Family::V6 => (Some(self.ask(name, RecordType::AAAA).await), None),
         };
         // One family is enough: a server that answers for the other with an error is no rarity.
         let (mut found, mut misses) = (Vec::new(), Vec::new());
@@ -176,10 +234,56 @@ impl Dns {
                 Family::V4 => "IPv4 address",
                 Family::V6 => "IPv6 address",
             };
-            return Err(worst(misses, &name, || format!("{name} has no {what}")));
+            return Err(worst(misses, name, || format!("{name} has no {what}")));
         }
-        let secure = found.iter().all(|answer| answer.secure);
-        Ok(Answer { found: by_turns(found), secure })
+        Ok(found)
+    }
+
+    /// The same for a host that an operator has named, as the system finds it: in its table of hosts, and then, unless
+    /// `servers` says whom to ask or the name ends with a dot, by its search domains too.
+    ///
+    /// # Errors
+    /// A sentence that names the cause.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost but the answer.
+    pub async fn configured_addresses(
+        &self,
+        name: &str,
+        family: Family,
+    ) -> Result<Answer<Vec<IpAddr>>, Fault> {
+        if let Ok(address) = name.parse() {
+            return Ok(Answer { found: vec![address], secure: false });
+        }
+        let ascii = name::to_ascii(name)?;
+        let search = self
+            .resolver()
+            .map_err(|reason| Fault::Temporary(sentence(&ascii, RecordType::A, &reason)))?
+            .search;
+        let known = search.known(&ascii, family);
+        if !known.is_empty() {
+            return Ok(Answer { found: known, secure: false });
+        }
+        if name.ends_with('.') {
+            return self.addresses(&ascii, family).await;
+        }
+        let trying = timeout(LOOKUP_TIMEOUT, async {
+            let mut worst = Fault::NoSuchDomain(ascii.clone());
+            for name in search.names(&ascii) {
+                match self.addresses(&name, family).await {
+                    Ok(found) => return Ok(found),
+                    // One domain's trouble does not hide what another one has; but what is not found then may be there.
+                    Err(fault @ Fault::Temporary(_)) => worst = fault,
+                    Err(fault) if name == ascii && !matches!(worst, Fault::Temporary(_)) => worst = fault,
+                    Err(_) => {}
+                }
+            }
+            Err(worst)
+        });
+        trying.await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs());
+            Err(Fault::Temporary(sentence(&ascii, RecordType::A, &reason)))
+        })
     }
 
     /// The hosts that take mail for a domain (RFC 5321 §5.1): the best 20 of its MX records, best preference first, in
@@ -194,7 +298,7 @@ impl Dns {
         let name = name::to_ascii(domain)?;
         match self.ask(&name, RecordType::MX).await {
             Ok(Found { records, .. }) if question::is_null_mx(&records) => Err(Fault::NullMx(name)),
-            Ok(Found { records, secure }) => match question::mail_hosts(&records) {
+            Ok(Found { records, secure, .. }) => match question::mail_hosts(&records) {
                 hosts if hosts.is_empty() => {
                     Err(Fault::NoRecords(format!("the MX records of {name} name no host that could exist")))
                 }
@@ -271,21 +375,22 @@ impl Dns {
     }
 
     async fn ask_once(&self, name: &str, kind: RecordType) -> Result<Asked, Miss> {
-        let trouble = |reason: &str| Miss::Trouble(sentence(name, kind, reason));
-        let (resolver, is_new) = self.resolvers.current(Instant::now()).map_err(|reason| trouble(&reason))?;
-        if is_new {
-            self.cache.clear();
-        } else if let Some(kept) = self.cache.get(name, kind, Instant::now()) {
+        let resolver = self.resolver().map_err(|reason| Miss::Trouble(sentence(name, kind, &reason)))?;
+        if let Some(kept) = self.cache.get(name, kind, Instant::now()) {
             return Ok(Asked::Kept(kept));
         }
+        // Most are answered from the cache; a client's connection has room for one of these all the time.
+        Box::pin(self.flights.share(name, kind, self.ask_servers(resolver, name, kind))).await
+    }
+
+    async fn ask_servers(&self, resolver: Resolver, name: &str, kind: RecordType) -> Result<Asked, Miss> {
+        let trouble = |reason: &str| Miss::Trouble(sentence(name, kind, reason));
         let asked = name::to_question(name).map_err(|_| Miss::Missing(Missing::NoSuchDomain))?;
         let servers = &resolver.servers;
-        let answer = timeout(LOOKUP_TIMEOUT, async {
-            // Never closed; a lookup that finds no place in time ends with the time.
-            let _place = self.asking.acquire().await;
-            Box::pin(resolver.hickory.lookup(asked.clone(), kind)).await
-        });
-        let answer = answer.await.map_err(|_| {
+        // Never closed. The wait ends: every question before this one has its time-out. It is no trouble with the name.
+        let _place = self.asking.acquire().await;
+        let answer = timeout(LOOKUP_TIMEOUT, resolver.hickory.lookup(asked.clone(), kind)).await;
+        let answer = answer.map_err(|_| {
             trouble(&format!("no answer within {} s (asked {servers})", LOOKUP_TIMEOUT.as_secs()))
         })?;
         match question::meaning(&asked, kind, answer) {
@@ -294,9 +399,19 @@ impl Dns {
             Meaning::Trouble(reason) => Err(trouble(&format!("{reason} (asked {servers})"))),
         }
     }
+
+    /// Whom to ask now.
+    fn resolver(&self) -> Result<Resolver, String> {
+        let (resolver, is_new) = self.resolvers.current(Instant::now())?;
+        if is_new {
+            self.cache.clear();
+        }
+        Ok(resolver)
+    }
 }
 
 /// An answer that lasts, and whether it is new.
+#[derive(Clone)]
 enum Asked {
     Kept(cache::Lasting),
     New(cache::Lasting, Duration),

@@ -27,6 +27,8 @@ pub(super) struct Found {
     pub(super) records: Vec<Rr>,
     /// DNSSEC vouches for them, and for each CNAME on the way.
     pub(super) secure: bool,
+    /// Where a chain of CNAMEs has led; none where there is none.
+    pub(super) end: Option<String>,
 }
 
 /// What we make of a record.
@@ -71,7 +73,8 @@ impl Found {
             Rr::Mail(_, Some(text)) | Rr::Text(text) | Rr::Alias(text) => text.len(),
             Rr::Tlsa(tlsa) => tlsa.association.len(),
         };
-        self.records.iter().map(|record| size_of::<Rr>() + size(record)).sum()
+        let end = self.end.as_ref().map_or(0, String::len);
+        self.records.iter().map(|record| size_of::<Rr>() + size(record)).sum::<usize>() + end
     }
 }
 
@@ -108,7 +111,8 @@ fn found(asked: &Name, kind: RecordType, lookup: &Lookup) -> Meaning {
                 ttl = ttl.min(record.ttl);
             }
             let records = best(of_kind().filter_map(|record| rr(&record.data)).collect());
-            return Meaning::Found(Found { records, secure }, Duration::from_secs(ttl.into()));
+            let end = (owner != asked).then(|| name::from_record(owner)).flatten();
+            return Meaning::Found(Found { records, secure, end }, Duration::from_secs(ttl.into()));
         }
         let alias = answers.iter().find_map(|record| match &record.data {
             RData::CNAME(target) if record.name == *owner => Some((record, &target.0)),

@@ -2,23 +2,20 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::config::ResolveHosts;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::system_conf::parse_resolv_conf;
+use hickory_resolver::{Hosts, TokioResolver};
 use tokio::time::Instant;
 
 use super::Options;
+use super::search::Search;
 
-/// Where the system says whom to ask.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// What the system knows without asking; hickory reads it.
-const HOSTS: &str = "/etc/hosts";
 /// How often the system's files are looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// A question that got no answer is asked this many times more.
@@ -32,12 +29,13 @@ pub(super) struct Resolver {
     pub(super) hickory: TokioResolver,
     /// The name servers, for sentences.
     pub(super) servers: Arc<str>,
+    /// For names that an operator wrote.
+    pub(super) search: Arc<Search>,
 }
 
 /// Keeps a [`Resolver`] and makes a new one when it has to.
 pub(super) struct Resolvers {
     options: Options,
-    resolv_conf: PathBuf,
     current: Mutex<Option<Current>>,
 }
 
@@ -52,7 +50,7 @@ type Stamp = [Option<(SystemTime, u64)>; 2];
 
 impl Resolvers {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, resolv_conf: RESOLV_CONF.into(), current: Mutex::new(None) }
+        Self { options, current: Mutex::new(None) }
     }
 
     /// The one to ask now, and whether it is another than the last time.
@@ -87,7 +85,8 @@ impl Resolvers {
     }
 
     fn stamp(&self) -> Stamp {
-        [self.resolv_conf.clone(), HOSTS.into()].map(|file| {
+        let system = &self.options.system;
+        [&system.resolv_conf, &system.hosts].map(|file| {
             let found = std::fs::metadata(file).ok()?;
             Some((found.modified().ok()?, found.len()))
         })
@@ -95,18 +94,22 @@ impl Resolvers {
 
     fn build(&self) -> Result<Resolver, String> {
         let options = &self.options;
-        let (config, mut settings) = if options.servers.is_empty() {
+        let (system, hosts) = (&options.system, Arc::new(self.hosts()));
+        let (config, mut settings, search) = if options.servers.is_empty() {
             let unusable = |error: &dyn Display| {
-                format!(
-                    "the system's DNS configuration {} cannot be used: {error}",
-                    self.resolv_conf.display()
-                )
+                let file = system.resolv_conf.display();
+                format!("the system's DNS configuration {file} cannot be used: {error}")
             };
-            let text = std::fs::read(&self.resolv_conf).map_err(|error| unusable(&error))?;
-            parse_resolv_conf(text).map_err(|error| unusable(&error))?
+            let text = std::fs::read(&system.resolv_conf).map_err(|error| unusable(&error))?;
+            let (config, settings) = parse_resolv_conf(text).map_err(|error| unusable(&error))?;
+            let search = Search::new(hosts.clone(), &config, settings.ndots);
+            let servers = config.name_servers().iter();
+            let servers = servers.map(|listed| server(SocketAddr::new(listed.ip, system.port))).collect();
+            (ResolverConfig::from_name_servers(servers), settings, search)
         } else {
             let servers = options.servers.iter().map(|address| server(*address)).collect();
-            (ResolverConfig::from_name_servers(servers), ResolverOpts::default())
+            let search = Search { hosts: hosts.clone(), ..Search::default() };
+            (ResolverConfig::from_name_servers(servers), ResolverOpts::default(), search)
         };
         settings.timeout = options.timeout;
         settings.attempts = REPEATS;
@@ -115,14 +118,27 @@ impl Resolvers {
         settings.cache_size = 0;
         settings.preserve_intermediates = true;
         settings.validate = options.dnssec;
+        settings.use_hosts_file = ResolveHosts::Never;
         let servers = names(&config).into();
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(settings);
         if options.dnssec {
             builder = builder.with_trust_anchor(Arc::new(trust_anchors(options)?));
         }
-        let hickory = builder.build().map_err(|error| format!("DNS cannot be set up: {error}"))?;
-        Ok(Resolver { hickory, servers })
+        let mut hickory = builder.build().map_err(|error| format!("DNS cannot be set up: {error}"))?;
+        hickory.set_hosts(hosts);
+        Ok(Resolver { hickory, servers, search: Arc::new(search) })
+    }
+
+    /// What the system knows without asking; nothing where that cannot be read.
+    fn hosts(&self) -> Hosts {
+        let mut hosts = Hosts::default();
+        let read =
+            std::fs::File::open(&self.options.system.hosts).and_then(|file| hosts.read_hosts_conf(file));
+        match read {
+            Ok(()) => hosts,
+            Err(_) => Hosts::default(),
+        }
     }
 }
 
@@ -158,6 +174,7 @@ pub(super) fn trust_anchors(options: &Options) -> Result<TrustAnchors, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dns::System;
 
     #[expect(clippy::disallowed_methods, reason = "a test's own file")]
     fn write(file: &std::path::Path, text: &str) {
@@ -168,7 +185,8 @@ mod tests {
     async fn the_systems_servers_are_read_again_when_they_change() {
         let directory = tempfile::tempdir().unwrap();
         let resolv_conf = directory.path().join("resolv.conf");
-        let resolvers = Resolvers { resolv_conf: resolv_conf.clone(), ..Resolvers::new(Options::default()) };
+        let system = System { resolv_conf: resolv_conf.clone(), ..System::default() };
+        let resolvers = Resolvers::new(Options { system, ..Options::default() });
         let start = Instant::now();
         let servers = |after: Duration| {
             resolvers.current(start + after).map(|(resolver, is_new)| (resolver.servers.to_string(), is_new))

@@ -36,12 +36,17 @@ pub(super) struct Anchors {
 }
 
 impl Anchors {
-    /// From a host's validated records and the names that are its: its own, and the domain's that it is a host of. `None`
-    /// when no record can be used.
+    /// From a host's validated records and the names that are its: first the one that the records were found at, then its
+    /// own, and the domain's that it is a host of. `None` when no record can be used.
     pub(super) fn new(records: Vec<Tlsa>, names: &[&str]) -> Option<Self> {
         let records = usable(records);
         let names = names.iter().filter_map(|name| ServerName::try_from((*name).to_owned()).ok()).collect();
         if records.is_empty() { None } else { Some(Self { records, names }) }
+    }
+
+    /// The name that the records were found at, which the host is asked for (RFC 7672 §8.1).
+    pub(super) fn base(&self) -> Option<String> {
+        self.names.first().map(|name| name.to_str().into_owned())
     }
 }
 

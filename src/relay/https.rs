@@ -28,6 +28,8 @@ pub(super) struct Request<'a> {
     pub(super) tls: bool,
     /// Name of the server, verified against its certificate.
     pub(super) host: &'a str,
+    /// An operator has named it: it is found as the system finds it.
+    pub(super) is_configured: bool,
     pub(super) port: u16,
     /// Path with query.
     pub(super) path: &'a str,
@@ -50,6 +52,8 @@ pub(super) struct Response {
 
 /// Addresses that are tried.
 const MAX_ADDRESSES: usize = 3;
+/// Connecting to one of them takes at most one of so many shares of the whole time.
+const SHARES: u32 = 5;
 /// The answer's head, octets: hyper reads no more before it has the whole of it.
 const MAX_HEAD: usize = 16 << 10;
 
@@ -128,16 +132,22 @@ fn question(request: Request<'_>) -> Result<hyper::Request<Full<Bytes>>, String>
 
 async fn open(trust: &Trust, dns: &Dns, request: &Request<'_>) -> Result<Box<dyn Duplex>, String> {
     let Request { host, port, tls, .. } = *request;
-    let found = dns.addresses(host, Family::Any).await.map_err(|fault| fault.to_string())?.found;
+    let found = match request.is_configured {
+        true => dns.configured_addresses(host, Family::Any).await,
+        false => dns.addresses(host, Family::Any).await,
+    };
+    let found = found.map_err(|fault| fault.to_string())?.found;
     if !tls && !found.iter().all(|address| address.to_canonical().is_loopback()) {
         return Err("plain HTTP goes only to this machine".to_owned());
     }
     let mut last = String::new();
     for address in found.into_iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, port)) {
-        match TcpStream::connect(address).await {
-            Ok(stream) if tls => return encrypted(trust, host, stream).await,
-            Ok(stream) => return Ok(Box::new(stream)),
-            Err(error) => last = format!("connecting to {address}: {error}"),
+        // A silent address, of a family that leads nowhere from here, must leave time for the next.
+        match timeout(request.limit / SHARES, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) if tls => return encrypted(trust, host, stream).await,
+            Ok(Ok(stream)) => return Ok(Box::new(stream)),
+            Ok(Err(error)) => last = format!("connecting to {address}: {error}"),
+            Err(_) => last = format!("connecting to {address}: no answer in time"),
         }
     }
     Err(last)
@@ -153,4 +163,111 @@ async fn encrypted(trust: &Trust, host: &str, stream: TcpStream) -> Result<Box<d
         .await
         .map_err(|error| format!("TLS: {error}"))?;
     Ok(Box::new(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+    use crate::dns;
+
+    /// A socket on this port that answers nobody: its queue is full.
+    async fn silent(port: u16) -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 2], port))).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut filling = Vec::new();
+        let at = listener.local_addr().unwrap();
+        for _ in 0..64 {
+            match timeout(Duration::from_millis(100), TcpStream::connect(at)).await {
+                Ok(stream) => filling.push(stream.unwrap()),
+                Err(_) => return (listener, filling),
+            }
+        }
+        panic!("it still answers");
+    }
+
+    /// Takes one request, and answers with these octets, the last of them for ever.
+    async fn drips(server: TcpListener, answer: Vec<u8>) -> std::io::Result<()> {
+        let (mut stream, _) = server.accept().await?;
+        stream.read_exact(&mut [0; 4]).await?;
+        stream.write_all(&answer).await?;
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            tick.tick().await;
+            stream.write_all(answer.get(answer.len() - 1..).unwrap_or_default()).await?;
+        }
+    }
+
+    #[tokio::test]
+    async fn s2_an_answer_that_never_ends_is_cut_off_in_time_and_size() {
+        let huge_head = [b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &[b'x'; 2 * MAX_HEAD]].concat();
+        let cases: [(&[u8], &str); 4] = [
+            (b"HTTP/1.1 200 OK\r\nX: x", "no whole answer within 1 s"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\nx", "no whole answer within 1 s"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFF\r\nxxxxxxxxx", "more than 8 octets"),
+            (&huge_head, "no HTTP"),
+        ];
+        let dns = Dns::new(dns::Options::default());
+        for (answer, cause) in cases {
+            let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = server.local_addr().unwrap().port();
+            let asking = Request {
+                tls: false,
+                host: "127.0.0.1",
+                is_configured: true,
+                port,
+                path: "/",
+                body: None,
+                most: if cause.contains("octets") { 8 } else { 100 },
+                limit: Duration::from_secs(1),
+            };
+            let trust = Trust::system(Arc::default());
+            let dripping = tokio::spawn(drips(server, answer.to_vec()));
+            let error = fetch(&trust, &dns, asking).await.unwrap_err();
+            dripping.abort();
+            assert!(error.contains(cause), "{cause}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_leaves_time_for_the_next() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let _silent = silent(port).await;
+        let directory = tempfile::tempdir().unwrap();
+        let hosts = directory.path().join("hosts");
+        #[expect(clippy::disallowed_methods, reason = "a test's own file")]
+        std::fs::write(&hosts, "127.0.0.2 tokens\n127.0.0.1 tokens\n").unwrap();
+        let system = dns::System { hosts, ..dns::System::default() };
+        // Nobody is asked for what the table of hosts has.
+        let servers = vec![SocketAddr::from(([127, 0, 0, 1], 1))];
+        let dns = Dns::new(dns::Options { servers, system, ..dns::Options::default() });
+        let answering = tokio::spawn(async move {
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+        let request = Request {
+            tls: false,
+            host: "tokens",
+            is_configured: true,
+            port,
+            path: "/",
+            body: None,
+            most: 100,
+            limit: Duration::from_secs(5),
+        };
+        let response = fetch(&Trust::system(Arc::default()), &dns, request).await.unwrap();
+        assert_eq!((response.status, response.body.as_slice()), (200, b"ok".as_slice()));
+        answering.await.unwrap();
+    }
 }

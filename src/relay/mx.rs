@@ -4,12 +4,18 @@
 //! ourselves (RFC 5321 §5.1, §6.3), and not to addresses that only look public from inside a network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::options::{self, Host};
 use super::security::Candidate;
 use crate::dns::{Answer, Dns, Family, Fault, MailHost};
 use crate::mail::address;
 use crate::queue::End;
+
+/// Looking for ourselves among the hosts of a domain goes on for this long.
+const OWN_LOOK: Duration = Duration::from_secs(30);
 
 /// What is ours.
 #[derive(Clone, Copy)]
@@ -63,8 +69,10 @@ pub(super) async fn plan(
     let mut hosts = before_us(found, |host| host.name.eq_ignore_ascii_case(own.hostname));
     // The same by address, where we listen on the port that mail for the domain goes to.
     if own.addresses.iter().any(|listener| listener.port() == mx.port) {
-        let mut ours = Vec::new();
-        for host in &hosts {
+        let (mut ours, began) = (Vec::new(), Instant::now());
+        // Twenty hosts whose names nobody answers for must not hold up a connection for long; whom this leaves out is
+        // looked at again before a connection is made.
+        for host in hosts.iter().take_while(|_| began.elapsed() < OWN_LOOK) {
             let found = dns.addresses(&host.name, mx.family).await.map(|answer| answer.found);
             let at = found.unwrap_or_default().into_iter().map(|ip| SocketAddr::new(ip, mx.port));
             if at.into_iter().any(|address| is_ours(own, address)) {
@@ -100,8 +108,11 @@ pub(super) async fn addresses(
     let found = match name.parse::<IpAddr>() {
         Ok(address) => vec![address],
         Err(_) => {
-            let family = mx.map_or(Family::Any, |mx| mx.family);
-            dns.addresses(name, family).await.map_err(|fault| about_host(mx, fault))?.found
+            let found = match mx {
+                Some(mx) => dns.addresses(name, mx.family).await,
+                None => dns.configured_addresses(name, Family::Any).await,
+            };
+            found.map_err(|fault| about_host(mx, fault))?.found
         }
     };
     usable(mx, own, name, found.into_iter().map(|ip| SocketAddr::new(ip, *port)).collect())
@@ -138,6 +149,10 @@ fn about_host(mx: Option<&options::Mx>, fault: Fault) -> Refusal {
     match (mx, fault) {
         // R2: a configured host that cannot be found is our mistake, or its provider's.
         (None, _) | (_, Fault::Temporary(_)) => Refusal::deferred("4.4.3", &sentence),
+        // R2: it may have an address that the route does not use.
+        (Some(options::Mx { family: Family::V4 | Family::V6, .. }), Fault::NoRecords(_)) => {
+            Refusal::deferred("4.4.4", &format!("{sentence}, and the route uses no others"))
+        }
         // The domain exists; one of its hosts does not.
         (Some(_), _) => Refusal::failed("5.4.4", &sentence),
     }
@@ -318,6 +333,12 @@ mod tests {
         assert_eq!(about_host(Some(&mx(false)), Fault::NoSuchDomain(name())).end, End::Failed);
         assert!(!about_host(Some(&mx(false)), Fault::NoSuchDomain(name())).hard_bounce);
         assert_eq!(about_host(Some(&mx(false)), Fault::Temporary(name())).end, End::Deferred);
+        assert_eq!(about_host(Some(&mx(false)), Fault::NoRecords(name())).end, End::Failed);
+        for family in [Family::V4, Family::V6] {
+            let half = options::Mx { family, ..mx(false) };
+            assert_eq!(about_host(Some(&half), Fault::NoRecords(name())).end, End::Deferred);
+            assert_eq!(about_host(Some(&half), Fault::NoSuchDomain(name())).end, End::Failed);
+        }
     }
 
     #[test]

@@ -109,6 +109,7 @@ impl Tokens {
         let request = Request {
             tls: endpoint.tls,
             host: &endpoint.host,
+            is_configured: true,
             port: endpoint.port,
             path: &endpoint.path,
             body: Some(("application/x-www-form-urlencoded", self.form().into_bytes())),

@@ -236,7 +236,8 @@ impl Opening<'_> {
         let set_up = set_up.map_err(|error| Trouble::local(format!("TLS: {error}")))?;
         // Where anyone will do, a name that no certificate could have is no obstacle.
         let address = stream.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default();
-        let name = self.host.name.trim_end_matches('.');
+        let base = if let Verify::Dane(anchors) = verify { anchors.base() } else { None };
+        let name = base.as_deref().unwrap_or(&self.host.name).trim_end_matches('.');
         let is_name = ServerName::try_from(name).is_ok();
         let name = if is_name || *verify != Verify::Nothing { name } else { address.as_str() };
         let client = SmtpClient { stream, timeout: self.timeouts.connect };

@@ -12,7 +12,7 @@ use super::options::{self, Host, Hosts, TlsPolicy};
 use super::sts::{Live, Mode, Sts};
 use super::tls::Trust;
 use super::tls_report::{Failure, Policy, TlsReport};
-use crate::dns::{Dns, Family, Fault};
+use crate::dns::{Dns, Fault};
 
 /// What TLS must achieve with one host, and where it is counted how it went.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub(super) struct Demand {
     pub(super) level: Level,
     /// Nothing is counted where no TLS is wanted.
     pub(super) account: Option<Account>,
+    /// The host is known to be one of the destination's, as REQUIRETLS asks (RFC 8689 §4.2.1).
+    pub(super) is_known: bool,
 }
 
 /// What TLS must achieve.
@@ -136,6 +138,16 @@ struct Question<'a> {
     sts: Option<&'a super::sts::Policy>,
 }
 
+/// What is asked of a host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Decision {
+    level: Level,
+    /// Where it is counted.
+    line: Line,
+    /// As in [`Demand`].
+    is_known: bool,
+}
+
 impl Security {
     pub(super) fn new(
         options: &options::Smtp,
@@ -181,8 +193,12 @@ impl Security {
         let (policy, secure) = (self.policy, candidate.secure);
         let question = Question { policy, host, domain, secure, require_tls, records, sts: sts.as_deref() };
         match question.decide(reported) {
-            Ok((Level::Plain, _)) => Ok(Demand { level: Level::Plain, account: None }),
-            Ok((level, line)) => Ok(Demand { level, account: Some(account(line)) }),
+            Ok(Decision { level: Level::Plain, is_known, .. }) => {
+                Ok(Demand { level: Level::Plain, account: None, is_known })
+            }
+            Ok(Decision { level, line, is_known }) => {
+                Ok(Demand { level, account: Some(account(line)), is_known })
+            }
             Err((text, line)) => {
                 if let Some(line) = line {
                     account(line).count(None);
@@ -200,27 +216,34 @@ impl Security {
             return Ok(Records::None);
         }
         let unknown = |fault: Fault| Trouble::local(format!("4.7.5 DANE: {fault}"));
-        match self.dns.addresses(name, Family::Any).await {
-            Ok(found) if found.secure => {}
+        let end = match self.dns.canonical(name).await {
+            Ok(found) if found.secure => found.found,
             Ok(_) | Err(Fault::NoSuchDomain(_) | Fault::NoRecords(_) | Fault::NullMx(_)) => {
                 return Ok(Records::None);
             }
             Err(fault @ Fault::Temporary(_)) => return Err(unknown(fault)),
-        }
-        match self.dns.tlsa(name, *port).await {
-            Ok(found) if found.secure && !found.found.is_empty() => {
-                let names: Vec<_> = [Some(name.as_str()), domain].into_iter().flatten().collect();
-                Ok(Anchors::new(found.found, &names).map_or(Records::Unusable, |a| Records::Usable(a.into())))
+        };
+        // RFC 7672 §2.2.2: those of the name that an alias leads to come first.
+        let bases = [Some(end.as_str()).filter(|end| !end.eq_ignore_ascii_case(name)), Some(name.as_str())];
+        for base in bases.into_iter().flatten() {
+            match self.dns.tlsa(base, *port).await {
+                Ok(found) if found.secure && !found.found.is_empty() => {
+                    let names: Vec<_> =
+                        [Some(base), Some(name.as_str()), domain].into_iter().flatten().collect();
+                    let usable = Anchors::new(found.found, &names);
+                    return Ok(usable.map_or(Records::Unusable, |anchors| Records::Usable(anchors.into())));
+                }
+                Ok(_) | Err(Fault::NoSuchDomain(_) | Fault::NoRecords(_) | Fault::NullMx(_)) => {}
+                Err(fault @ Fault::Temporary(_)) => return Err(unknown(fault)),
             }
-            Ok(_) | Err(Fault::NoSuchDomain(_) | Fault::NoRecords(_) | Fault::NullMx(_)) => Ok(Records::None),
-            Err(fault @ Fault::Temporary(_)) => Err(unknown(fault)),
         }
+        Ok(Records::None)
     }
 }
 
 impl Question<'_> {
-    /// What to ask of the host and where it is counted; or why it is not to be asked.
-    fn decide(self, reported: Arc<str>) -> Result<(Level, Line), (String, Option<Line>)> {
+    /// What to ask of the host; or why it is not to be asked, and where that is counted.
+    fn decide(self, reported: Arc<str>) -> Result<Decision, (String, Option<Line>)> {
         let by_name = || Verify::Name(self.host.to_owned());
         let mut line = Line { domain: reported, policy: Policy::NoPolicyFound, fails: None, watched: false };
         let mut level = match self.policy {
@@ -240,7 +263,8 @@ impl Question<'_> {
                 level = Level::StartTls(Verify::Dane(anchors.clone()));
             }
         }
-        let mut is_known = self.secure;
+        // An address needs no lookup that could be forged.
+        let mut is_known = self.secure || self.domain.is_some_and(|domain| domain.starts_with('['));
         if let Some(sts) = self.sts.filter(|sts| sts.mode != Mode::None) {
             let names = sts.names(self.host);
             is_known |= names;
@@ -265,7 +289,7 @@ impl Question<'_> {
         if self.require_tls {
             level = self.verified(level, is_known).map_err(|text| (text, None))?;
         }
-        Ok((level, line))
+        Ok(Decision { level, line, is_known })
     }
 
     /// RFC 8689 §4.2.1: a host that is known to be the destination's, and a certificate that proves it.
@@ -275,14 +299,14 @@ impl Question<'_> {
                 Err("5.7.10 REQUIRETLS: the message must not be sent without TLS, and its route has none"
                     .to_owned())
             }
-            Level::Opportunistic | Level::StartTls(Verify::Nothing) if is_known => {
-                Ok(Level::StartTls(Verify::Name(self.host.to_owned())))
-            }
-            Level::Opportunistic | Level::StartTls(Verify::Nothing) => Err(format!(
+            _ if !is_known => Err(format!(
                 "5.7.10 REQUIRETLS: neither DNSSEC nor MTA-STS vouches for {} as a host of {}",
                 self.host,
                 self.domain.unwrap_or_default()
             )),
+            Level::Opportunistic | Level::StartTls(Verify::Nothing) => {
+                Ok(Level::StartTls(Verify::Name(self.host.to_owned())))
+            }
             level => Ok(level),
         }
     }

@@ -30,6 +30,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::far_side::PATIENCE;
+use super::listener::write;
 
 /// What is answered instead of the truth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,7 +79,7 @@ pub struct DnsServer {
     front: Arc<Front>,
     fronts: Vec<AbortHandle>,
     _inner: Vec<Server<Catalog>>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 type Asked = HashMap<(String, RecordType), usize>;
@@ -109,7 +110,18 @@ impl DnsServer {
             timeout: Duration::from_millis(300),
             dnssec: self.trust_anchor_file.is_some(),
             trust_anchor_file: self.trust_anchor_file.clone(),
+            ..dns::Options::default()
         }
+    }
+
+    /// As on a system whose `/etc/resolv.conf` names this server and says `more`, and whose `/etc/hosts` has `hosts`.
+    pub fn system(&self, more: &str, hosts: &str) -> dns::Options {
+        let (resolv_conf, table) =
+            (self.directory.path().join("resolv.conf"), self.directory.path().join("hosts"));
+        write(&resolv_conf, &format!("nameserver {}\n{more}\n", self.address.ip()));
+        write(&table, hosts);
+        let system = dns::System { resolv_conf, hosts: table, port: self.address.port() };
+        dns::Options { servers: Vec::new(), system, ..self.options() }
     }
 
     /// Asks only this server.
@@ -238,8 +250,7 @@ impl DnsServerBuilder {
             root.add_zone_signing_key_mut(signer).unwrap();
             root.secure_zone_mut().unwrap();
             let file = directory.path().join("root.key");
-            #[expect(clippy::disallowed_methods, reason = "a test's own file")]
-            std::fs::write(&file, anchor).unwrap();
+            write(&file, &anchor);
             trust_anchor_file = Some(file);
         }
         let mut plain = Vec::new();
@@ -255,7 +266,7 @@ impl DnsServerBuilder {
         let address = tcp.local_addr().unwrap();
         let fronts = front.serve(udp, tcp);
         let inner = vec![root_server, plain_server];
-        DnsServer { address, trust_anchor_file, front, fronts, _inner: inner, _directory: directory }
+        DnsServer { address, trust_anchor_file, front, fronts, _inner: inner, directory }
     }
 }
 

@@ -99,7 +99,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("dns.servers", "192.0.2.7"),
     ("dns.timeout", "7s"),
     ("dns.dnssec", "false"),
-    ("dns.trust_anchor_file", "{other}"),
+    ("dns.trust_anchor_file", "{anchor}"),
     ("log.format", "text"),
     ("log.level", "warn"),
 ];
@@ -173,6 +173,7 @@ fn every_key_changes_what_the_parts_are_told() {
     // Copies: what belongs together still does when only one path changes.
     let copy = |path: &Path, name: &str| files.write(name, &fs::read_to_string(path).unwrap());
     let (other, other_key) = (copy(&certificate, "other.pem"), copy(&key, "other.key"));
+    let anchor = files.trust_anchor("root.key").display().to_string();
     let (signing_key, other_signing_key) = (files.signing_key("s1"), files.signing_key("s2"));
     let [certificate, key, signing_key] =
         [certificate, key, signing_key].map(|path| path.display().to_string());
@@ -181,6 +182,7 @@ fn every_key_changes_what_the_parts_are_told() {
     for (name, value) in OTHERS {
         let value = value
             .replace("{other}", &other.display().to_string())
+            .replace("{anchor}", &anchor)
             .replace("{other_key}", &other_key.display().to_string())
             .replace("{other_signing_key}", &other_signing_key.display().to_string())
             .replace("{other_hash}", &HASH.replace("t=2", "t=3"));

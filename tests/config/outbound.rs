@@ -343,7 +343,13 @@ fn name_servers_are_addresses() {
         &["\"dns.example\"", "IP address of a name server"],
     );
     let files = Files::new();
-    let anchor = files.write("root.key", ". IN DNSKEY 257 3 8 AwEAAQ==\n");
+    let anchor = files.trust_anchor("root.key");
+    let of_another_zone = fs::read_to_string(&anchor).unwrap().replace(". IN", "x.example. IN");
+    for (name, content) in [("other.key", of_another_zone), ("no.key", "x".to_owned())] {
+        let wrong = files.write(name, &content);
+        let text = format!("[dns]\ndnssec = true\ntrust_anchor_file = \"{}\"\n", wrong.display());
+        one_problem(&with(&text), 12, &["trust_anchor_file", name]);
+    }
     let text = with(&format!("[dns]\ntrust_anchor_file = \"{}\"\n", anchor.display()));
     one_problem(&text, 11, &["nothing is validated", "dnssec = true"]);
     assert_eq!(loaded(&format!("{text}dnssec = true\n")).dns.trust_anchor_file, Some(anchor));

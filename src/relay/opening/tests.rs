@@ -68,7 +68,7 @@ async fn open_with(address: SocketAddr, demand: &Demand, trust: &Trust) -> Resul
 #[tokio::test]
 async fn a_host_that_its_tlsa_record_names_is_verified_by_dane() {
     let (address, made) = far_side().await;
-    let demand = Demand { level: Level::StartTls(tlsa(made.cert.der())), account: None };
+    let demand = Demand { level: Level::StartTls(tlsa(made.cert.der())), account: None, is_known: true };
     let ready = open(address, &demand).await.unwrap_or_else(|trouble| panic!("{trouble:?}"));
     assert_eq!((ready.tls.as_str(), ready.is_verified), ("TLSv1.3 dane", true));
     assert!(ready.capabilities.requiretls && !ready.capabilities.starttls);
@@ -77,7 +77,7 @@ async fn a_host_that_its_tlsa_record_names_is_verified_by_dane() {
 #[tokio::test]
 async fn r2_a_host_that_its_tlsa_record_does_not_name_is_not_used() {
     let (address, _) = far_side().await;
-    let demand = Demand { level: Level::StartTls(tlsa(b"another")), account: None };
+    let demand = Demand { level: Level::StartTls(tlsa(b"another")), account: None, is_known: true };
     let trouble = open(address, &demand).await.err().unwrap();
     assert!(trouble.text.contains("none of the host's TLSA records"), "{trouble:?}");
     assert_eq!(trouble.code, 0);
@@ -86,7 +86,7 @@ async fn r2_a_host_that_its_tlsa_record_does_not_name_is_not_used() {
 #[tokio::test]
 async fn encryption_without_a_name_is_not_called_verified() {
     let (address, _) = far_side().await;
-    let demand = Demand { level: Level::StartTls(Verify::Nothing), account: None };
+    let demand = Demand { level: Level::StartTls(Verify::Nothing), account: None, is_known: true };
     let ready = open(address, &demand).await.unwrap_or_else(|trouble| panic!("{trouble:?}"));
     assert_eq!((ready.tls.as_str(), ready.is_verified), ("TLSv1.3 unverified", false));
 }
@@ -103,7 +103,11 @@ async fn a_certificate_that_is_only_watched_is_let_through_and_counted() {
     let (address, _) = far_side().await;
     let report = Arc::new(TlsReport::new(Clock::system()));
     let line = Line { domain: "x.example".into(), policy: Policy::Sts, fails: None, watched: true };
-    let demand = Demand { level: Level::Opportunistic, account: Some(Account::new(report.clone(), line)) };
+    let demand = Demand {
+        level: Level::Opportunistic,
+        account: Some(Account::new(report.clone(), line)),
+        is_known: true,
+    };
     let ready = open_with(address, &demand, &Trust::only(&file).unwrap()).await;
     let ready = ready.unwrap_or_else(|trouble| panic!("{trouble:?}"));
     assert_eq!(ready.tls, "TLSv1.3 unverified");

@@ -28,7 +28,7 @@ fn sts(mode: &str, mx: &str) -> StsPolicy {
 }
 
 fn decided(question: Question<'_>) -> Result<(Level, Line), (String, Option<Line>)> {
-    question.decide("x.example".into())
+    question.decide("x.example".into()).map(|decision| (decision.level, decision.line))
 }
 
 fn level(question: Question<'_>) -> Level {
@@ -101,9 +101,12 @@ fn requiretls_asks_for_a_verified_host_that_is_known_to_be_the_domains() {
     let asked = |policy| Question { require_tls: true, ..question(policy) };
     let (text, _) = decided(asked(TlsPolicy::None)).unwrap_err();
     assert!(text.starts_with("5.7.10 "), "{text}");
-    for policy in [TlsPolicy::Opportunistic, TlsPolicy::Dane] {
+    for policy in [TlsPolicy::Opportunistic, TlsPolicy::Dane, TlsPolicy::Required] {
+        // A good certificate proves nothing where the host's name may be forged.
         let (text, _) = decided(asked(policy)).unwrap_err();
         assert!(text.starts_with("5.7.10 ") && text.contains(HOST), "{text}");
+        let literal = Question { domain: Some("[192.0.2.1]"), ..asked(policy) };
+        assert_eq!(level(literal), Level::StartTls(by_name()));
         assert_eq!(level(Question { secure: true, ..asked(policy) }), Level::StartTls(by_name()));
         for mode in ["enforce", "testing"] {
             let listed = sts(mode, HOST);
@@ -114,9 +117,9 @@ fn requiretls_asks_for_a_verified_host_that_is_known_to_be_the_domains() {
         let unusable = Question { records: Records::Unusable, secure: true, ..asked(policy) };
         assert_eq!(level(unusable), Level::StartTls(by_name()));
     }
-    assert_eq!(level(asked(TlsPolicy::Required)), Level::StartTls(by_name()));
-    assert_eq!(level(asked(TlsPolicy::Implicit)), Level::Implicit(by_name()));
-    let dane = Question { records: Records::Usable(anchors()), ..asked(TlsPolicy::Dane) };
+    let configured = Question { domain: None, secure: true, ..asked(TlsPolicy::Implicit) };
+    assert_eq!(level(configured), Level::Implicit(by_name()));
+    let dane = Question { records: Records::Usable(anchors()), secure: true, ..asked(TlsPolicy::Dane) };
     assert_eq!(level(dane), Level::StartTls(Verify::Dane(anchors())));
 }
 

@@ -61,7 +61,7 @@ pub(super) struct Link {
     host: Host,
     transactions: u32,
     opened_at: Instant,
-    /// Good enough for REQUIRETLS (RFC 8689 §4.2.1), as far as the certificate is concerned.
+    /// Good enough for REQUIRETLS (RFC 8689 §4.2.1), as far as host and certificate are concerned.
     is_verified: bool,
 }
 

@@ -139,7 +139,7 @@ impl Smarthost {
             };
             match opening.run(address).await {
                 Ok(ready) => {
-                    let is_verified = ready.is_verified;
+                    let is_verified = ready.is_verified && demand.is_known;
                     let (session, opened_at) =
                         (Session::new(ready).named(&self.route, &host.to_string()), Instant::now());
                     return Ok(Link { session, host: host.clone(), transactions: 0, opened_at, is_verified });

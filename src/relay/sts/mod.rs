@@ -13,6 +13,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::https::{self, Response};
 use super::tls::Trust;
 use super::tls_report::{self, Failure, TlsReport};
@@ -27,6 +29,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const FETCH_PAUSE: Duration = Duration::from_secs(300);
 /// A policy is fetched again after this, though its id is the same (RFC 8461 §3.3).
 const REFRESH: Duration = Duration::from_secs(86_400);
+/// Fetches at a time: each takes up to 100 KiB, and a slow server delays only the mail of its own domain (S2).
+const MAX_FETCHES: usize = 256;
 /// Domains that are remembered.
 const MAX_DOMAINS: usize = 10_000;
 
@@ -56,6 +60,7 @@ impl Source for Live {
         let request = https::Request {
             tls: true,
             host: &host,
+            is_configured: false,
             port: self.port,
             path: "/.well-known/mta-sts.txt",
             body: None,
@@ -72,6 +77,7 @@ pub(super) struct Sts<S> {
     report: Arc<TlsReport>,
     /// Only domains that have, or had, a record.
     cells: Mutex<HashMap<String, Arc<Cell>>>,
+    fetching: Semaphore,
 }
 
 /// One domain; locked while its policy is fetched, so that one fetch serves all who wait.
@@ -109,7 +115,7 @@ impl Cached {
 
 impl<S: Source> Sts<S> {
     pub(super) fn new(source: S, report: Arc<TlsReport>) -> Self {
-        Self { source, report, cells: Mutex::default() }
+        Self { source, report, cells: Mutex::default(), fetching: Semaphore::new(MAX_FETCHES) }
     }
 
     /// The policy that holds now for a domain (A-labels, lower case).
@@ -139,7 +145,11 @@ impl<S: Source> Sts<S> {
     }
 
     async fn fetch(&self, domain: &str) -> Option<Policy> {
-        let (failure, error) = match self.source.fetch(domain).await {
+        // Never closed, and every fetch ends.
+        let place = self.fetching.acquire().await;
+        let fetched = self.source.fetch(domain).await;
+        drop(place);
+        let (failure, error) = match fetched {
             Ok(response) => match policy::read(&response) {
                 Ok(policy) => return Some(policy),
                 Err(error) => (Failure::StsPolicyInvalid, error),

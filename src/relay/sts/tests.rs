@@ -176,3 +176,43 @@ async fn s2_domains_are_bounded_and_the_least_worth_keeping_goes_first() {
     assert_eq!(bed.sts.cells.lock().unwrap().len(), MAX_DOMAINS);
     assert_eq!((bed.mode().await, bed.script.fetches()), (Some(Mode::Enforce), before));
 }
+
+/// Many domains with a policy, on slow servers.
+#[derive(Default)]
+struct Slow {
+    now: AtomicUsize,
+    most: AtomicUsize,
+    all: AtomicUsize,
+}
+
+impl Source for Arc<Slow> {
+    async fn txt(&self, _name: &str) -> Result<Vec<String>, Fault> {
+        Ok(vec!["v=STSv1; id=1;".to_owned()])
+    }
+
+    async fn fetch(&self, _domain: &str) -> Result<Response, String> {
+        self.all.fetch_add(1, Ordering::SeqCst);
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        Err("too slow".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn s2_the_policies_of_a_thousand_domains_are_fetched_once_each_and_not_all_at_a_time() {
+    let slow = Arc::<Slow>::default();
+    let clock = Clock::manual(Timestamp::from_millis(1_795_343_400_000));
+    let sts = Arc::new(Sts::new(slow.clone(), Arc::new(TlsReport::new(clock))));
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..2_000 {
+        let sts = sts.clone();
+        asking.spawn(async move { sts.policy(&format!("d{}.example", number % 1_000)).await });
+    }
+    while let Some(policy) = asking.join_next().await {
+        assert_eq!(policy.unwrap(), None);
+    }
+    assert_eq!((slow.all.load(Ordering::SeqCst), slow.most.load(Ordering::SeqCst)), (1_000, MAX_FETCHES));
+}
