@@ -396,7 +396,7 @@ mod tests {
                 tokio::join!(port.socket.accept(), TcpStream::connect(port.socket.local_addr().unwrap()));
             port.admit(ours.unwrap().0, peer.parse().unwrap(), &shutdown, &mut sessions);
             let mut theirs = theirs.unwrap();
-            theirs.write_all(b"EHLO c\r\nQUIT\r\n").await.unwrap();
+            theirs.write_all(b"EHLO c\r\n").await.unwrap();
             let mut said = vec![0; 1_000];
             let read = theirs.read(&mut said).await.unwrap();
             (theirs, String::from_utf8_lossy(&said[..read]).into_owned())
