@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use oncemail::clock::Clock;
 use oncemail::mail::RecipientState;
-use oncemail::queue::Queue;
+use oncemail::queue::{self, Queue};
 use oncemail::relay::Relay;
 use oncemail::relay::options::{Auth, Breaker, Host, Hosts, Secret, TlsPolicy, Transport};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use crate::common::far_side::{Act, FarSide, Tls, say};
 use crate::common::relay_rig::{
@@ -277,11 +278,7 @@ async fn a_refused_password_is_tried_once_and_never_in_clear_off_loopback() {
             smarthost.hosts =
                 Hosts::in_order(vec![Host { name: "localhost".into(), port: far.address.port() }]);
         }),
-        oncemail::queue::Options {
-            base: Duration::from_secs(600),
-            cap: Duration::from_secs(600),
-            ..queue_options()
-        },
+        queue::Options { base: Duration::from_secs(600), cap: Duration::from_secs(600), ..queue_options() },
     );
     let id = rig.send(&["b@x.example"], "x").await;
     rig.store.saved(id, 1).await;
@@ -437,4 +434,25 @@ async fn a_certificate_must_be_for_the_host_that_is_configured_an_address_includ
         );
         assert!(is_good || replies(&progress)[0].contains("not valid for name"), "{progress:?}");
     }
+}
+
+#[tokio::test]
+async fn s2_a_long_line_for_a_dead_destination_leaves_others_the_memory_for_fresh_mail() {
+    let dead = FarSide::new().on("CONNECT", Act::Silence).start().await;
+    let live = FarSide::new().start().await;
+    let options = relay_options(vec![
+        to(&["dead.example"], route("dead", Transport::Smtp(smarthost(&[dead.address])))),
+        route("live", Transport::Smtp(smarthost(&[live.address]))),
+    ]);
+    let rig = Rig::start_with(options, queue::Options { fresh_bytes: 200_000, ..queue_options() });
+    for n in 0..600 {
+        rig.send(&["x@dead.example"], &format!("dead {n}")).await;
+        // The dispatcher has its turn, as it has beside a listener.
+        tokio::task::yield_now().await;
+    }
+    dead.wait(|log| log.connections == 2).await;
+    // From now on nothing can be read back: what arrives without content stays where it is.
+    rig.store.reads.forget_permits(Semaphore::MAX_PERMITS);
+    rig.send(&["x@live.example"], "live").await;
+    live.wait(|log| log.copies("live") == 1).await;
 }

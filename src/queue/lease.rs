@@ -202,6 +202,11 @@ impl Lease {
         self.queue.takes_outcomes()
     }
 
+    /// Whether fresh messages take half of the memory that they may take.
+    pub fn memory_is_short(&self) -> bool {
+        self.queue.state().fresh_bytes > self.queue.options.fresh_bytes / 2
+    }
+
     /// Makes outcomes durable while the leg goes on (a list so long that it takes several transactions).
     pub async fn record(&self, outcomes: &[Outcome]) -> Option<Settled> {
         let mut current = self.current(outcomes).await;

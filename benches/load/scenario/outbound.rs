@@ -18,7 +18,7 @@ const FAR: Duration = Duration::from_millis(50);
 const FAR_LIMIT: f64 = 200.0;
 const FAR_MESSAGES: u64 = 4_000;
 /// Messages whose way is timed, one after the other.
-const LIVE: usize = 100;
+const LIVE: usize = 1_000;
 const LIVE_LIMIT: Duration = Duration::from_secs(60);
 /// Messages that wait for the dead destination.
 const WAITING: u64 = 50_000;

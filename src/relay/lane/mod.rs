@@ -29,6 +29,8 @@ const DIRECTORY_WRITERS: usize = 4;
 const FIRST_CONNECTIONS: usize = 4;
 /// The same for the hosts of a domain, which know nothing of us.
 const FIRST_MX_CONNECTIONS: usize = 2;
+/// Behind so many others a message is not kept in memory when that is short.
+const LONG_LINE: usize = 64;
 /// A paused lane is looked through for expired messages no more often than this.
 const EXPIRY_LOOK: Duration = Duration::from_secs(60);
 
@@ -131,7 +133,13 @@ impl Lane {
                 traffic.legs.push_back(priority, Stowed::new(leg).parked());
             }
             Some(Pause { until, why: Why::Away }) => self.turn_away(leg, until),
-            None | Some(Pause { why: Why::Slow, .. }) => traffic.put(leg, Waiting::push_back),
+            None | Some(Pause { why: Why::Slow, .. }) => {
+                // A long line must not take all the memory that saves fresh mail for others from being read back.
+                if traffic.legs.len() >= LONG_LINE && leg.lease.memory_is_short() {
+                    leg.lease.park();
+                }
+                traffic.put(leg, Waiting::push_back);
+            }
         }
         self.grow(&mut traffic);
     }
