@@ -70,7 +70,7 @@ pub struct AttemptReply {
     pub text: String,
     /// How often in a row.
     pub times: u32,
-    /// The encryption it came over, `TLSv1.3 (dane)`; empty for none, and when nothing was connected.
+    /// The encryption it came over, `TLSv1.3 dane`; empty for none, and when nothing was connected.
     pub tls: String,
 }
 

@@ -71,11 +71,16 @@ impl Fields {
 
     /// The fields of one message. The signature does not cover the key, which may differ from transaction to transaction.
     pub(super) fn of(&self, message: &Message) -> Front {
+        Front { signature: self.signers.sign(message).unwrap_or_default(), ..self.unsigned(message) }
+    }
+
+    /// The fields but for the signature.
+    pub(super) fn unsigned(&self, message: &Message) -> Front {
         let key = self.forward_key_as.as_ref().map(|name| ForwardedKey {
             field: format!("{name}: {}", forwarded(message)),
             everybody: message.envelope.recipients.len(),
         });
-        Front { key, signature: self.signers.sign(message).unwrap_or_default() }
+        Front { key, signature: Vec::new() }
     }
 }
 

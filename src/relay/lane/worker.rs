@@ -202,8 +202,12 @@ impl Worker {
         recipients.chunks(most).map(<[usize]>::to_vec).collect()
     }
 
-    /// The fields in front of the message; signing a large one holds up no other connection.
+    /// The fields in front of the message, where there is somebody to read them; signing a large one holds up no other
+    /// connection.
     async fn fields(&self, message: &Arc<Message>) -> Front {
+        if !matches!(self.way().transport, Transport::Smarthost(_)) {
+            return Front::default();
+        }
         if message.content.len() <= SIGNED_IN_PLACE {
             return self.way().fields.of(message);
         }
@@ -211,7 +215,8 @@ impl Worker {
         let fields = tokio::task::spawn_blocking(move || way.fields.of(&signed)).await;
         fields.unwrap_or_else(|error| {
             tracing::error!(target: "oncemail::relay", queue_id = %message.id, %error, "message not signed");
-            Front::default()
+            // Without its key the next hop could take a second copy.
+            self.way().fields.unsigned(message)
         })
     }
 
