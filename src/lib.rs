@@ -12,13 +12,14 @@
 //! | [`intake`] | the only way in: key, fingerprint, claim, commit |
 //! | [`relay`] | the way out: routes, connections, transactions, outcomes |
 //! | [`submission`] | listeners, connections, TLS, AUTH |
+//! | [`admin`] | HTTP API, dashboard, metrics, health: for those who look after mail |
 //! | [`config`] | file and environment to validated options, or to everything that is wrong with them |
 //! | [`app`] | starts the parts in order and stops them in order |
 //! | [`cli`] | one file per subcommand |
 //!
 //! # Layers
-//! `cli → app → {submission, relay} → {intake, queue} → {store, dns} → bounce → smtp → mail`. A module imports only what stands to the
-//! right of it, siblings never import each other, `clock` may be imported by all, and only `cli` and `app` see
+//! `cli → app → {submission, relay, admin} → {intake, queue} → {store, dns} → bounce → smtp → mail`. A module imports only what stands to the
+//! right of it, siblings never import each other, `clock` and `metrics` may be imported by all, and only `cli` and `app` see
 //! `config`. `tests/layers.rs` checks this.
 //!
 //! # Invariants
@@ -45,6 +46,7 @@
 //!   refused (`550 5.6.11`). No byte that arrived before a TLS handshake is read after it.
 //! - **S2** Memory is bounded by configuration, whatever clients or destinations do.
 
+pub mod admin;
 pub mod app;
 pub mod bounce;
 pub mod cli;
@@ -53,6 +55,7 @@ pub mod config;
 pub mod dns;
 pub mod intake;
 pub mod mail;
+pub mod metrics;
 pub mod queue;
 pub mod relay;
 pub mod smtp;

@@ -14,13 +14,13 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["app"],
     &["config"],
-    &["submission", "relay"],
+    &["submission", "relay", "admin"],
     &["intake", "queue"],
     &["store", "dns"],
     &["bounce"],
     &["smtp"],
     &["mail"],
-    &["clock"],
+    &["clock", "metrics"],
 ];
 
 /// Layers that are pure: what they may not name, as beginnings of paths.

@@ -53,6 +53,8 @@ pub enum HoldCause {
     /// The final dot was, or may have been, written and no reply came, on a route with `in_doubt = "hold"`. It is journalled
     /// before the final dot, and an outcome of the same attempt takes its place.
     InDoubt,
+    /// An operator said so.
+    Operator,
 }
 
 /// One thing that was said about a recipient, and how often in a row.

@@ -12,14 +12,18 @@ mod doubt;
 mod lease;
 mod notices;
 pub mod options;
+mod orders;
 mod outcome;
+mod register;
 mod retry;
 mod schedule;
 
 pub use doubt::IN_DOUBT;
 pub use lease::{Lease, OpenError, Parked, Settled};
 pub use options::{Jitter, OnFailure, Options};
+pub use orders::{Action, Effect, Order};
 pub use outcome::{End, Outcome};
+pub use register::{Found, Kind, Look, Routes, Standing, Wanted};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -151,7 +151,7 @@ fn fate(state: RecipientState) -> Option<Fate> {
     match state {
         RecipientState::Held(HoldCause::Failed) => Some(Fate::Failed),
         RecipientState::Held(HoldCause::Expired) => Some(Fate::Expired),
-        RecipientState::Held(HoldCause::InDoubt)
+        RecipientState::Held(HoldCause::InDoubt | HoldCause::Operator)
         | RecipientState::Queued
         | RecipientState::Delivered
         | RecipientState::Bounced

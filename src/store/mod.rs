@@ -11,6 +11,7 @@ mod damage;
 pub mod embedded;
 pub mod files;
 mod filter;
+pub mod history;
 mod index;
 #[cfg(test)]
 mod index_tests;

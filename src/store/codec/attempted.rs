@@ -38,6 +38,7 @@ pub fn encode_attempted(out: Vec<u8>, id: QueueId, progress: &Progress, notices:
             RecipientState::Held(HoldCause::Expired) => 4,
             RecipientState::Held(HoldCause::InDoubt) => 5,
             RecipientState::Discarded => 6,
+            RecipientState::Held(HoldCause::Operator) => 7,
         });
         w.u32(recipient.attempts);
         w.count(recipient.replies.len());
@@ -145,6 +146,7 @@ fn read_progress(r: &mut Reader<'_>) -> Result<RecipientProgress, Malformed> {
         4 => RecipientState::Held(HoldCause::Expired),
         5 => RecipientState::Held(HoldCause::InDoubt),
         6 => RecipientState::Discarded,
+        7 => RecipientState::Held(HoldCause::Operator),
         _ => return Err(Malformed("a recipient's state")),
     };
     let attempts = r.u32()?;
