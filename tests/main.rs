@@ -36,6 +36,7 @@ mod queue_order;
 mod recipients;
 mod refused_recipients;
 mod relay;
+mod relay_views;
 mod reports;
 mod routing;
 mod shutdown;

@@ -160,6 +160,11 @@ impl Queue {
         }
     }
 
+    /// When the first attempts of a message are made at the latest, from when it is due: at most `most`; and when it expires.
+    pub fn attempts_at_the_latest(&self, most: usize) -> (Vec<Duration>, Duration) {
+        (retry::latest(&self.options, most), self.options.expire_after)
+    }
+
     /// How many messages there are.
     pub fn depth(&self) -> Depth {
         self.state().depth

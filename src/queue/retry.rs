@@ -17,6 +17,20 @@ pub(super) fn backoff(options: &Options, attempts: u32, spread: f64) -> Duration
     }
 }
 
+/// When the first attempts of a message are made at the latest, from when it is due, up to its expiry; at most `most`.
+pub(super) fn latest(options: &Options, most: usize) -> Vec<Duration> {
+    let mut at = Duration::ZERO;
+    let mut times = vec![at];
+    for attempts in 1.. {
+        at = at.saturating_add(backoff(options, attempts, 1.0));
+        if times.len() >= most || at >= options.expire_after {
+            break;
+        }
+        times.push(at);
+    }
+    times
+}
+
 /// Closes an attempt: says how long to wait for the next one, or that there is none, and writes it into the progress.
 ///
 /// The age counts from `due_at`. `untried` is the wait when nothing about the message was learnt (a breaker was open): that costs no attempt.

@@ -53,6 +53,17 @@ pub(super) enum Admission {
     Refused(Option<Instant>),
 }
 
+/// What a breaker does, for whoever looks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Phase {
+    /// Everything passes.
+    Closed,
+    /// A few probes pass.
+    HalfOpen,
+    /// Nothing passes.
+    Open,
+}
+
 /// A change of state that is worth a line in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Transition {
@@ -99,6 +110,15 @@ impl Breaker {
             State::Open { .. } => Admission::Probe,
             State::HalfOpen { probing, .. } if *probing < self.options.probes => Admission::Probe,
             State::HalfOpen { .. } => Admission::Refused(None),
+        }
+    }
+
+    /// What it does, and until when nothing passes.
+    pub(super) fn phase(&self) -> (Phase, Option<Instant>) {
+        match &self.state {
+            State::Closed(_) => (Phase::Closed, None),
+            State::HalfOpen { .. } => (Phase::HalfOpen, None),
+            State::Open { until } => (Phase::Open, Some(*until)),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::breaker::{Admission, Breaker, Transition};
+use super::breaker::{Admission, Breaker, Phase, Transition};
 use super::counters::Counters;
 use super::options::{self, Host};
 use crate::clock::Clock;
@@ -74,6 +74,30 @@ impl Breakers {
             Some(Admission::Refused(until)) => Some(until.unwrap_or(now + PROBES_OUT_WAIT)),
             _ => None,
         }
+    }
+
+    /// The state of a host's breaker, and until when it stays as it is.
+    pub(super) fn state(&self, host: &Host) -> (Phase, Option<Instant>) {
+        self.known().get(host).map_or((Phase::Closed, None), Breaker::phase)
+    }
+
+    /// How many are not closed.
+    pub(super) fn not_closed(&self) -> usize {
+        self.known().values().filter(|breaker| breaker.phase().0 != Phase::Closed).count()
+    }
+
+    /// Forgets what is known of the hosts that `which` names, on an operator's word; gives back how many of their breakers
+    /// were not closed.
+    pub(super) fn reset(&self, which: impl Fn(&Host) -> bool) -> usize {
+        let mut opened = Vec::new();
+        self.known().retain(|host, breaker| {
+            if which(host) && breaker.phase().0 != Phase::Closed {
+                opened.push(host.clone());
+            }
+            !which(host)
+        });
+        opened.iter().for_each(|host| self.tell(host, Some(Transition::Closed), "an operator said so"));
+        opened.len()
     }
 
     /// Forgets the hosts of which nothing bad is known any more.

@@ -117,6 +117,13 @@ impl Signers {
         [from, sender.map(str::to_owned)].iter().flatten().find_map(|domain| self.domain_for(domain))
     }
 
+    /// The keys that would sign for a sender's domain: `selector._domainkey.domain`.
+    pub(super) fn names_for(&self, sender: &str) -> Vec<String> {
+        let Some(domain) = self.domain_for(sender) else { return Vec::new() };
+        let mine = self.signers.iter().filter(|signer| signer.domain == domain);
+        mine.map(|signer| format!("{}._domainkey.{}", signer.selector, signer.domain)).collect()
+    }
+
     fn domain_for(&self, sender: &str) -> Option<&str> {
         let sender = domain::to_ascii(sender)?;
         let mut rest = Some(sender.as_str());

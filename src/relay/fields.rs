@@ -56,6 +56,11 @@ struct ForwardedKey {
 }
 
 impl Fields {
+    /// The DKIM keys that sign for a sender's domain.
+    pub(super) fn dkim_names(&self, sender: &str) -> Vec<String> {
+        self.signers.names_for(sender)
+    }
+
     pub(super) fn new(route: &Route, signers: Arc<Signers>) -> Self {
         let forward_key_as = route.forward_key_as.clone().filter(|name| is_field_name(name));
         if forward_key_as.is_none() && route.forward_key_as.is_some() {

@@ -34,6 +34,7 @@ mod surroundings;
 mod tls;
 pub mod tls_report;
 mod transaction;
+pub mod views;
 mod waiting;
 mod way;
 mod wire;
@@ -118,7 +119,12 @@ impl Relay {
     ///
     /// # Errors
     /// Names the route and the file.
-    pub fn new(options: Options, dns: Arc<Dns>, queue: Arc<Queue>, clock: Clock) -> Result<Self, SetupError> {
+    pub fn new(
+        options: Options,
+        dns: Arc<Dns>,
+        queue: Arc<Queue>,
+        clock: Clock,
+    ) -> Result<Arc<Self>, SetupError> {
         let surroundings = Surroundings::new(clock);
         let system = Arc::<SystemTrust>::default();
         let signers = Arc::new(Signers::new(&options.dkim).map_err(SetupError::Dkim)?);
@@ -133,7 +139,29 @@ impl Relay {
             way_of_route.push(ways.len());
             ways.push(Way::new(route, &signers, transport, surroundings.clone()));
         }
-        Ok(Self { queue, routes: options.routes, way_of_route, ways, surroundings, unread: Mutex::default() })
+        Ok(Arc::new(Self {
+            queue,
+            routes: options.routes,
+            way_of_route,
+            ways,
+            surroundings,
+            unread: Mutex::default(),
+        }))
+    }
+
+    /// The routes in force, in order.
+    fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// All ways, each once.
+    fn ways(&self) -> &[Arc<Way>] {
+        &self.ways
+    }
+
+    /// The way of a route.
+    fn way_of(&self, route: usize) -> Option<&Arc<Way>> {
+        self.way_of_route.get(route).and_then(|way| self.ways.get(*way))
     }
 
     /// What is counted while the relay runs.
@@ -149,8 +177,8 @@ impl Relay {
     /// Relays until `shutdown`; then lets connections finish their transactions, and waits until no attempt is in
     /// doubt and every outcome is saved, but not longer than `grace`. What is in doubt after that is sent again after
     /// the next start, or held, as its route says.
-    pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
-        let relay = Arc::new(self);
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken, grace: Duration) {
+        let relay = self;
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -86,7 +86,10 @@ impl Tally {
                 let answers = answers.into_iter().map(later).collect();
                 Attempt::Answered { by, answers, load: Load::Same }
             }
-            (None, Some(until)) => Attempt::Blocked(until),
+            (None, Some(until)) => {
+                let hosts = self.plan.into_iter().flatten().map(|candidate| candidate.host).collect();
+                Attempt::Blocked { until, hosts }
+            }
             (None, None) => {
                 let answer = Answer::local(End::Deferred, "4.4.4 there is no host to ask");
                 Attempt::Answered { by: By::default(), answers: vec![answer; recipients], load: Load::Same }
@@ -199,6 +202,6 @@ mod tests {
         unfit(&mut one_is_down);
         one_is_down.exhausted(&hosts[1], Trouble::local("refused"));
         assert_eq!(end(one_is_down.conclude(None, 1)), End::Deferred);
-        assert!(matches!(Tally::default().conclude(Some(Instant::now()), 1), Attempt::Blocked(_)));
+        assert!(matches!(Tally::default().conclude(Some(Instant::now()), 1), Attempt::Blocked { .. }));
     }
 }

@@ -14,11 +14,39 @@ pub(super) fn takes_everything(matches: &Matches) -> bool {
     recipient_domains.is_empty() && sender_domains.is_empty() && users.is_empty() && listeners.is_empty()
 }
 
+/// What routes ask of a recipient of a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) recipient_domain: Option<&'a str>,
+    pub(super) sender_domain: Option<&'a str>,
+    pub(super) user: Option<&'a str>,
+    pub(super) listener: &'a str,
+}
+
+/// The first route that takes mail of this kind, by number.
+pub(super) fn first_for(routes: &[Route], asked: &Asked<'_>) -> Option<usize> {
+    routes.iter().position(|route| missed(&route.matches, asked).is_none())
+}
+
+/// The first condition that does not hold, by its key.
+pub(super) fn missed(matches: &Matches, asked: &Asked<'_>) -> Option<&'static str> {
+    let conditions = [
+        ("recipient_domains", in_domains(&matches.recipient_domains, asked.recipient_domain)),
+        ("sender_domains", in_domains(&matches.sender_domains, asked.sender_domain)),
+        ("users", in_names(&matches.users, asked.user)),
+        ("listeners", in_names(&matches.listeners, Some(asked.listener))),
+    ];
+    conditions.into_iter().find(|(_, holds)| !holds).map(|(key, _)| key)
+}
+
 fn applies(matches: &Matches, message: &Message, recipient: &Recipient) -> bool {
-    in_domains(&matches.recipient_domains, recipient.forward_path.domain())
-        && in_domains(&matches.sender_domains, sender_domain(&message.envelope))
-        && in_names(&matches.users, message.origin.user.as_deref())
-        && in_names(&matches.listeners, Some(&message.origin.listener))
+    let asked = Asked {
+        recipient_domain: recipient.forward_path.domain(),
+        sender_domain: sender_domain(&message.envelope),
+        user: message.origin.user.as_deref(),
+        listener: &message.origin.listener,
+    };
+    missed(matches, &asked).is_none()
 }
 
 fn sender_domain(envelope: &Envelope) -> Option<&str> {

@@ -57,6 +57,14 @@ impl Verify {
             Self::Dane(_) => "dane",
         }
     }
+
+    fn in_words(&self) -> String {
+        match self {
+            Self::Nothing => "any certificate".to_owned(),
+            Self::Name(name) => format!("a certificate for {name}"),
+            Self::Dane(_) => "a certificate that its TLSA records name".to_owned(),
+        }
+    }
 }
 
 /// A line of the TLS report.
@@ -148,6 +156,13 @@ struct Decision {
     is_known: bool,
 }
 
+/// Why a host is not to be asked, and where and as what that is counted.
+struct Unmet {
+    text: String,
+    line: Option<Line>,
+    failure: Option<Failure>,
+}
+
 impl Security {
     pub(super) fn new(
         options: &options::Smtp,
@@ -175,13 +190,64 @@ impl Security {
         candidate: &Candidate,
         require_tls: bool,
     ) -> Result<Demand, Trouble> {
+        let account = |line: Line| Account::new(self.report.clone(), line);
+        match self.weigh(domain, candidate, require_tls).await {
+            Ok(Decision { level: Level::Plain, is_known, .. }) => {
+                Ok(Demand { level: Level::Plain, account: None, is_known })
+            }
+            Ok(Decision { level, line, is_known }) => {
+                Ok(Demand { level, account: Some(account(line)), is_known })
+            }
+            Err(Unmet { text, line, failure }) => {
+                if let Some(line) = line {
+                    account(line).count(failure);
+                }
+                Err(Trouble::local(text))
+            }
+        }
+    }
+
+    /// The same in words, for whoever asks; nothing is counted for it.
+    ///
+    /// # Errors
+    /// Why the host would not be asked.
+    pub(super) async fn in_words(
+        &self,
+        domain: Option<&str>,
+        candidate: &Candidate,
+    ) -> Result<String, String> {
+        let Decision { level, line, .. } =
+            self.weigh(domain, candidate, false).await.map_err(|unmet| unmet.text)?;
+        let policy = match (line.policy, line.watched) {
+            (Policy::Sts, false) => ", MTA-STS enforce",
+            (Policy::Sts, true) => ", MTA-STS testing",
+            (Policy::Tlsa, _) => ", DANE",
+            (Policy::NoPolicyFound, _) => "",
+        };
+        let level = match level {
+            Level::Plain => "no TLS".to_owned(),
+            Level::Opportunistic => "STARTTLS where it is offered, any certificate".to_owned(),
+            Level::StartTls(verify) => format!("STARTTLS, {}", verify.in_words()),
+            Level::Implicit(verify) => format!("TLS from the first byte, {}", verify.in_words()),
+        };
+        Ok(format!("{level}{policy}"))
+    }
+
+    /// Weighs all that is asked of a host.
+    async fn weigh(
+        &self,
+        domain: Option<&str>,
+        candidate: &Candidate,
+        require_tls: bool,
+    ) -> Result<Decision, Unmet> {
         let host = candidate.host.name.as_str();
         let domain = domain.map(crate::mail::domain::canonical);
         let domain = domain.as_deref();
         let reported: Arc<str> = domain.unwrap_or(host).into();
-        let account = |line: Line| Account::new(self.report.clone(), line);
-        let records = self.records(domain, candidate).await.inspect_err(|_| {
-            self.report.count(&reported, Policy::Tlsa, Some(Failure::DnssecInvalid));
+        let records = self.records(domain, candidate).await.map_err(|trouble| Unmet {
+            text: trouble.text,
+            line: Some(Line { domain: reported.clone(), policy: Policy::Tlsa, fails: None, watched: false }),
+            failure: Some(Failure::DnssecInvalid),
         })?;
         // RFC 8461 §2: where TLSA records can be used, they decide.
         let sts = match (&self.sts, domain, &records) {
@@ -192,20 +258,7 @@ impl Security {
         };
         let (policy, secure) = (self.policy, candidate.secure);
         let question = Question { policy, host, domain, secure, require_tls, records, sts: sts.as_deref() };
-        match question.decide(reported) {
-            Ok(Decision { level: Level::Plain, is_known, .. }) => {
-                Ok(Demand { level: Level::Plain, account: None, is_known })
-            }
-            Ok(Decision { level, line, is_known }) => {
-                Ok(Demand { level, account: Some(account(line)), is_known })
-            }
-            Err((text, line)) => {
-                if let Some(line) = line {
-                    account(line).count(None);
-                }
-                Err(Trouble::local(text))
-            }
-        }
+        question.decide(reported).map_err(|(text, line)| Unmet { text, line, failure: None })
     }
 
     /// RFC 7672 §2.2: asked for only where DNSSEC vouches for the host and its addresses; what it does not vouch for is

@@ -94,6 +94,16 @@ impl Way {
         }
     }
 
+    /// Its lanes as they are now.
+    pub(super) fn all_lanes(&self) -> Vec<Arc<Lane>> {
+        self.lanes().values().cloned().collect()
+    }
+
+    /// The lane of a destination, where there is one.
+    pub(super) fn lane(&self, destination: &str) -> Option<Arc<Lane>> {
+        self.lanes().get(destination).cloned()
+    }
+
     /// Forgets what no longer matters.
     pub(super) fn sweep(&self) {
         if let Transport::Smarthost(smarthost) = &self.transport {

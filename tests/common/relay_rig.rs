@@ -30,6 +30,7 @@ pub struct Rig {
     pub shutdown: CancellationToken,
     pub running: JoinHandle<()>,
     pub counters: Arc<Counters>,
+    pub relay: Arc<Relay>,
 }
 
 pub const DELIVERED: RecipientState = RecipientState::Delivered;
@@ -198,8 +199,8 @@ impl Rig {
         let shutdown = CancellationToken::new();
         let relay = Relay::new(options, dns, queue.clone(), clock.clone()).unwrap();
         let counters = relay.counters();
-        let running = tokio::spawn(relay.run(shutdown.clone(), Duration::from_secs(10)));
-        Self { store, queue, clock, shutdown, running, counters }
+        let running = tokio::spawn(relay.clone().run(shutdown.clone(), Duration::from_secs(10)));
+        Self { store, queue, clock, shutdown, running, counters, relay }
     }
 
     pub async fn submit(&self, message: Message) -> QueueId {

@@ -6,6 +6,7 @@
 //! it costs an attempt. A message with other legs is taken out of it then, but not where the destination only wants it
 //! slower: else what comes later would always overtake it.
 
+mod figures;
 mod stowed;
 mod worker;
 
@@ -20,6 +21,7 @@ use super::places::Ticket;
 use super::waiting::Waiting;
 use super::way::{Transport, Way};
 use crate::queue::Lease;
+use figures::Figures;
 use stowed::Stowed;
 use worker::Worker;
 
@@ -73,6 +75,20 @@ struct Traffic {
     waits_for_place: Option<Ticket>,
     /// When expired legs were looked for.
     looked_at: Option<Instant>,
+    figures: Figures,
+}
+
+/// A lane as it is at one moment.
+pub(super) struct Glance<T> {
+    pub(super) waiting: usize,
+    pub(super) connections: usize,
+    pub(super) connection_limit: usize,
+    /// Nothing is tried before.
+    pub(super) paused_until: Option<Instant>,
+    /// Nobody knows when the destination comes back.
+    pub(super) is_away: bool,
+    /// What was wanted of its figures.
+    pub(super) figures: T,
 }
 
 /// Nothing in the lane is tried.
@@ -110,6 +126,7 @@ impl Lane {
             pause: None,
             waits_for_place: None,
             looked_at: None,
+            figures: Figures::default(),
         };
         Arc::new(Self { way, destination, traffic: Mutex::new(traffic), arrived: Notify::new() })
     }
@@ -122,6 +139,27 @@ impl Lane {
     pub(super) fn is_idle(&self) -> bool {
         let traffic = self.traffic();
         traffic.workers == 0 && traffic.legs.is_empty() && traffic.pause.is_none()
+    }
+
+    /// How it is now.
+    pub(super) fn glance<T>(&self, of_figures: impl FnOnce(&Figures) -> T) -> Glance<T> {
+        let traffic = self.traffic();
+        Glance {
+            waiting: traffic.legs.len(),
+            connections: traffic.workers,
+            connection_limit: traffic.concurrency.limit(),
+            paused_until: traffic.pause.map(|pause| pause.until),
+            is_away: traffic.pause.is_some_and(|pause| pause.why == Why::Away),
+            figures: of_figures(&traffic.figures),
+        }
+    }
+
+    /// Ends a pause before its time; whether there was one. Its timer finds nothing left to do.
+    pub(super) fn go_on(self: &Arc<Self>) -> bool {
+        let mut traffic = self.traffic();
+        let was_paused = traffic.pause.take().is_some();
+        self.grow(&mut traffic);
+        was_paused
     }
 
     /// Adds a leg, and a connection for it if none is free.

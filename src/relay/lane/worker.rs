@@ -182,9 +182,14 @@ impl Worker {
             match self.attempt(link, message, &parcel).await {
                 Attempt::Answered { by, answers, load } => {
                     self.lane.note(load, begun);
-                    outcomes.extend(self.outcomes(group, &by, answers));
+                    let of_group = self.outcomes(group, &by, answers);
+                    self.lane.traffic().figures.note(&of_group);
+                    outcomes.extend(of_group);
                 }
-                Attempt::Blocked(until) => return (outcomes, Some(Halt::Away(until))),
+                Attempt::Blocked { until, hosts } => {
+                    self.lane.traffic().figures.would_ask(&hosts);
+                    return (outcomes, Some(Halt::Away(until)));
+                }
                 Attempt::Paced(until) => return (outcomes, Some(Halt::Paced(until))),
                 Attempt::Crowded => return (outcomes, Some(Halt::Crowded)),
                 Attempt::Stopped => return (outcomes, Some(Halt::Stopped)),

@@ -20,7 +20,7 @@ use super::auth::Authenticator;
 use super::breakers::{Breakers, Permit};
 use super::classify::{is_about_account, is_crowded};
 use super::concurrency::Load;
-use super::mx::Refusal;
+use super::mx::{Own, Refusal};
 use super::opening::Trouble;
 use super::options::{self, Host, Hosts, Timeouts};
 use super::plan::Tally;
@@ -30,7 +30,7 @@ use super::tls::Trust;
 use super::transaction::{Answer, By, Ended, Parcel, Session};
 use crate::dns::Dns;
 use crate::queue::End;
-use reach::lookup;
+pub(in crate::relay) use reach::lookup;
 
 /// For a rate that allows the next message only after this, the lane waits, and not a connection with the message.
 const LONG_WAIT: Duration = Duration::from_secs(1);
@@ -77,7 +77,11 @@ pub(super) enum Attempt {
         load: Load,
     },
     /// No host may be asked before this time.
-    Blocked(Instant),
+    Blocked {
+        until: Instant,
+        /// Those that would have been asked.
+        hosts: Vec<Host>,
+    },
     /// Nobody was asked, because the route's rate allows it only at this time.
     Paced(Instant),
     /// The far side has too many connections of ours, and said nothing about the message.
@@ -121,6 +125,22 @@ impl Smarthost {
             auth,
             turn: AtomicUsize::new(0),
         }
+    }
+
+    pub(super) fn breakers(&self) -> &Breakers {
+        &self.breakers
+    }
+
+    pub(super) fn dns(&self) -> &Dns {
+        &self.dns
+    }
+
+    pub(super) fn security(&self) -> &Security {
+        &self.security
+    }
+
+    pub(super) fn own(&self) -> Own<'_> {
+        Own { hostname: &self.hostname, addresses: &self.own_addresses }
     }
 
     /// Whether the recipient's domain says which hosts are asked.

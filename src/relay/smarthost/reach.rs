@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::{Link, NoLink, Smarthost, blame};
 use crate::queue::End;
 use crate::relay::breakers::Permit;
-use crate::relay::mx::{self, Own, Refusal};
+use crate::relay::mx::{self, Refusal};
 use crate::relay::opening::{Opening, Trouble};
 use crate::relay::options::{self, Host, Hosts};
 use crate::relay::plan::{self, Tally};
@@ -165,13 +165,9 @@ impl Smarthost {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(usable.len())?;
         usable.get(turn).copied().copied()
     }
-
-    fn own(&self) -> Own<'_> {
-        Own { hostname: &self.hostname, addresses: &self.own_addresses }
-    }
 }
 
 /// What stands for the lookup of a domain's hosts among the breakers; no host has a space in its name.
-pub(super) fn lookup(domain: &str, mx: &options::Mx) -> Host {
+pub(in crate::relay) fn lookup(domain: &str, mx: &options::Mx) -> Host {
     Host { name: format!("MX {domain}"), port: mx.port }
 }
