@@ -10,6 +10,7 @@
 
 pub mod health;
 mod open_files;
+mod outward;
 mod parts;
 pub mod signals;
 

@@ -13,6 +13,7 @@ mod domain_list;
 mod door;
 mod failures;
 mod passwords;
+mod proxy;
 mod recipients;
 mod record;
 mod server;
