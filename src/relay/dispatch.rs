@@ -99,7 +99,11 @@ impl Relay {
             lease.forget_if_stored();
         }
         for ((way, destination), recipients) in legs {
-            routing.push(way, &destination, Leg { lease: lease.clone(), share: Share::Only(recipients.into()) });
+            routing.push(
+                way,
+                &destination,
+                Leg { lease: lease.clone(), share: Share::Only(recipients.into()) },
+            );
         }
     }
 

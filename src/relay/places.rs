@@ -83,11 +83,11 @@ mod tests {
     use crate::clock::{Clock, Timestamp};
     use crate::dns::{self, Dns};
     use crate::relay::dkim::Signers;
-    use arc_swap::ArcSwap;
     use crate::relay::options::{Breaker, InDoubt, Matches, Options, Route, Timeouts, Transport};
     use crate::relay::routing::Makeup;
     use crate::relay::surroundings::Surroundings;
     use crate::relay::way::{self, Way};
+    use arc_swap::ArcSwap;
 
     fn lane(name: &str) -> Arc<Lane> {
         let route = Route {

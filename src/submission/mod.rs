@@ -13,6 +13,7 @@ mod domain_list;
 mod door;
 mod failures;
 mod passwords;
+mod reception;
 mod recipients;
 mod record;
 mod server;
@@ -20,6 +21,7 @@ mod tls;
 mod visit;
 
 pub use options::Options;
+pub use reception::{Prepared, Reception};
 pub use recipients::Recipients;
 pub use server::{BindError, Server};
 pub use tls::TlsError;
