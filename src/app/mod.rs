@@ -6,12 +6,15 @@
 //! a clean end. Both waits together last no longer than `shutdown_grace`; what is not finished by then is found again
 //! at the next start, so that an early end loses nothing that was acknowledged (D1).
 //!
+//! In between the configuration may be read again (`reload.rs`).
+//!
 //! A part that ends while it should run takes the others with it (`parts.rs`): nothing here runs half.
 
 pub mod health;
 mod open_files;
 mod outward;
 mod parts;
+pub mod reload;
 pub mod signals;
 
 use std::fs::DirBuilder;
@@ -35,13 +38,16 @@ use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
 use crate::submission::{Recipients, Server};
 use health::{Health, HealthSocket};
 use parts::Parts;
+use reload::{Handles, Reloader, Source};
+use signals::Hangups;
 
 /// Runs until a signal comes, or a part fails.
 ///
 /// # Errors
 /// When a part cannot start or has failed, or the store cannot make a clean end.
-pub async fn run(mut config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: Config, source: Source) -> anyhow::Result<()> {
     let shutdown = signals::install().context("cannot listen for signals")?;
+    let hangups = signals::hangups().context("cannot listen for signals")?;
     fit_open_files(&mut config)?;
     let clock = Clock::system();
     let queue = Queue::new(config.queue.clone(), clock.clone());
@@ -54,7 +60,8 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     }
     queue.start(store.clone(), recovery.messages);
     let socket_gone = CancellationToken::new();
-    let served = serve(config, &store, queue, clock, &shutdown, &socket_gone).await;
+    let around = Around { queue, clock, source, hangups };
+    let served = serve(config, &store, around, &shutdown, &socket_gone).await;
     // Also when a part could not start: the next start is then quicker.
     let closed = store.close().await.context("the store made no clean end; the next start recovers");
     socket_gone.cancel();
@@ -65,32 +72,27 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What there is before the parts around the store are.
+struct Around {
+    queue: Arc<Queue>,
+    clock: Clock,
+    source: Source,
+    hangups: Hangups,
+}
+
 /// Starts everything in front of and behind the store, and waits for the end of it all. Gives back the health socket's
 /// task, which answers until `gone` is cancelled.
 async fn serve(
-    mut config: Config,
-    store: &Arc<dyn Store>,
-    queue: Arc<Queue>,
-    clock: Clock,
+    config: Config,
+    store: &Arc<EmbeddedStore>,
+    around: Around,
     shutdown: &CancellationToken,
     gone: &CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let grace = config.shutdown_grace;
-    let dns = Arc::new(Dns::new(config.dns));
-    let suppressions = match config.suppression {
-        Some(ttl) => Some(open_suppressions(&config.data_dir, ttl, clock.clone()).await?),
-        None => None,
-    };
-    if let Some(list) = &suppressions {
-        queue.suppress_into(list.clone());
-    }
-    let intake = Arc::new(Intake::new(store.clone(), config.intake, clock.clone()));
-    let recipients = Recipients { dns: dns.clone(), suppressions };
-    let server = Server::bind(config.submission, intake, clock.clone(), recipients).await?;
-    // Where the listeners really are is known only now; mail to them would come back.
-    config.relay.own_addresses = server.addresses().iter().map(|(_, address)| *address).collect();
-    let relay = Relay::new(config.relay, dns, queue, clock).context("cannot set up the relay")?;
-    let socket = HealthSocket::bind(&config.data_dir).await?;
+    let Around { queue, clock, source, hangups } = around;
+    let socket_dir = config.data_dir.clone();
+    let (server, relay, reloader) = set_up(config, store, queue, clock, source).await?;
+    let socket = HealthSocket::bind(&socket_dir).await?;
     for (listener, address) in server.addresses() {
         tracing::info!(listener, %address, "listening");
     }
@@ -100,8 +102,10 @@ async fn serve(
     let (stop, asked, told) = (state.stop(), store.clone(), state.clone());
     let report = move || readiness(&asked.status(), told.stopping());
     let mut health = tokio::spawn(socket.serve(report, gone.clone()));
-    parts.start("the relay", relay.run(stop.clone(), grace));
-    parts.start("submission", server.run(stop.clone(), grace));
+    let (one, other) = (reloader.clone(), reloader.clone());
+    parts.start("the relay", relay.run_within(stop.clone(), move || one.grace()));
+    parts.start("submission", server.run_within(stop.clone(), move || other.grace()));
+    parts.start("reloading", reloader.follow(hangups, stop.clone()));
     tokio::select! {
         ended = parts.wait() => ended.map(|()| health),
         _ = &mut health => {
@@ -109,6 +113,43 @@ async fn serve(
             parts.wait().await.and(Err(anyhow!("the health socket has ended")))
         }
     }
+}
+
+/// Makes the parts around the store, and what tells them of a new configuration.
+async fn set_up(
+    mut config: Config,
+    store: &Arc<EmbeddedStore>,
+    queue: Arc<Queue>,
+    clock: Clock,
+    source: Source,
+) -> anyhow::Result<(Server, Arc<Relay>, Reloader)> {
+    let dns = Arc::new(Dns::new(config.dns.clone()));
+    let suppressions = match config.suppression {
+        Some(ttl) => Some(open_suppressions(&config.data_dir, ttl, clock.clone()).await?),
+        None => None,
+    };
+    if let Some(list) = &suppressions {
+        queue.suppress_into(list.clone());
+    }
+    let intake = Arc::new(Intake::new(store.clone(), config.intake.clone(), clock.clone()));
+    let recipients = Recipients { dns: dns.clone(), suppressions: suppressions.clone() };
+    let server = Server::bind(config.submission.clone(), intake.clone(), clock.clone(), recipients).await?;
+    // Where the listeners really are is known only now; mail to them would come back.
+    let own_addresses: Vec<_> = server.addresses().iter().map(|(_, address)| *address).collect();
+    config.relay.own_addresses.clone_from(&own_addresses);
+    let relay = Relay::new(config.relay.clone(), dns.clone(), queue.clone(), clock)
+        .context("cannot set up the relay")?;
+    let handles = Handles {
+        queue,
+        intake,
+        store: store.clone(),
+        suppressions,
+        relay: relay.clone(),
+        reception: server.reception(),
+        dns,
+        own_addresses,
+    };
+    Ok((server, relay, Reloader::new(source, handles, config)))
 }
 
 /// Makes room for all that the configuration allows, or allows less.
@@ -135,7 +176,7 @@ async fn open_store(
     min_free: u64,
     clock: Clock,
     queue: Arc<Queue>,
-) -> anyhow::Result<(Arc<dyn Store>, Recovery)> {
+) -> anyhow::Result<(Arc<EmbeddedStore>, Recovery)> {
     // Mail is private: nobody but us reads the directory.
     DirBuilder::new()
         .recursive(true)

@@ -1,5 +1,7 @@
 //! SIGTERM and SIGINT: the first asks for an orderly end, the second ends the process at once.
 //!
+//! SIGHUP asks for the configuration to be read again.
+//!
 //! An end at once loses nothing that was acknowledged: that is the store's promise (D1), and the reason why it is
 //! allowed here.
 
@@ -14,6 +16,31 @@ use tokio_util::sync::CancellationToken;
 /// When the system refuses a handler. Must be called within a tokio runtime.
 pub fn install() -> io::Result<CancellationToken> {
     listen(|exit_code| std::process::exit(exit_code))
+}
+
+/// SIGHUP, from now on; before it is listened for it ends the process.
+///
+/// # Errors
+/// When the system refuses a handler. Must be called within a tokio runtime.
+pub fn hangups() -> io::Result<Hangups> {
+    signal(SignalKind::hangup()).map(Hangups)
+}
+
+/// See [`hangups`].
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Waits for the next one. Those that come while nobody waits are one.
+    ///
+    /// # Cancel safety
+    /// None is lost.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            // The runtime has let go of it.
+            std::future::pending().await
+        }
+    }
 }
 
 fn listen(end_at_once: impl FnOnce(i32) + Send + 'static) -> io::Result<CancellationToken> {

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use super::text_log::{self, Lines};
 use crate::config::{Log, LogFormat};
@@ -17,8 +17,8 @@ use crate::config::{Log, LogFormat};
 /// Crates that tell more than an operator wants; `log.level` may still ask for them by name.
 const NOISY: [&str; 4] = ["hickory_resolver", "hickory_proto", "hickory_net", "rustls"];
 
-/// Starts the log for the whole process. A second call changes nothing.
-pub(super) fn start(log: &Log) {
+/// Starts the log for the whole process; gives back what changes its level. A second call changes nothing.
+pub(super) fn start(log: &Log) -> impl Fn(&str) + Send + Sync + 'static {
     let is_terminal = io::stdout().is_terminal();
     let is_json = match log.format {
         LogFormat::Auto => !is_terminal,
@@ -26,7 +26,10 @@ pub(super) fn start(log: &Log) {
         LogFormat::Text => false,
     };
     let layer = if is_json { json(io::stdout) } else { text(io::stdout, is_terminal && !no_colour()) };
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter(&log.level))).try_init();
+    let (filter, handle) = reload::Layer::new(filter(&log.level));
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    // It fails only when the log is gone.
+    move |level| drop(handle.reload(self::filter(level)))
 }
 
 /// The `NO_COLOR` convention: set to anything but nothing.
@@ -153,6 +156,23 @@ mod tests {
         let warning = || tracing::warn!(target: "rustls", "trouble");
         assert!(logged("info", warning).contains("trouble"));
         assert_eq!(logged("error", warning), "");
+    }
+
+    #[test]
+    fn the_level_can_be_changed_while_it_runs() {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let (level, handle) = reload::Layer::new(filter("warn"));
+        let layer = json(move || writer.clone()).with_filter(level);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for level in ["debug", "error"] {
+                tracing::info!("at {}", if level == "debug" { "first" } else { "last" });
+                handle.reload(filter(level)).unwrap();
+            }
+            tracing::info!("never");
+        });
+        let lines = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert!(lines.contains("at last") && lines.lines().count() == 1, "{lines}");
     }
 
     #[test]

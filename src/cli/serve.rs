@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{complain, load, logging};
-use crate::app;
+use super::{complain, environment, load, logging};
+use crate::app::{self, reload::Source};
 
 /// How long threads that nobody waits for may take to end.
 const STRAGGLERS: Duration = Duration::from_secs(1);
@@ -16,7 +16,7 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    logging::start(&config.log);
+    let set_level = Box::new(logging::start(&config.log));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -24,7 +24,13 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(app::run(config));
+    let source = Source {
+        path: path.map(Path::to_owned),
+        environment: || environment().collect(),
+        set_level,
+        tell: Box::new(|_| {}),
+    };
+    let result = runtime.block_on(app::run(config, source));
     // Everything that matters has been waited for: a name lookup that still hangs does not hold up the end.
     runtime.shutdown_timeout(STRAGGLERS);
     match result {

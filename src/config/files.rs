@@ -22,7 +22,8 @@ pub(super) fn text(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8 text", path.display()))
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a file; the error is a sentence with the path.
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
     let file = File::open(path).map_err(cannot)?;
     let mut bytes = Vec::new();

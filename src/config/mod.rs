@@ -25,6 +25,7 @@ mod log;
 mod presets;
 mod recipients;
 mod routes;
+mod said;
 mod section;
 mod settings;
 mod smtp;
@@ -38,6 +39,7 @@ use std::time::Duration;
 
 pub use errors::{Errors, Place, Problem};
 pub use log::{Log, LogFormat};
+pub use said::{Difference, Said};
 
 use crate::{intake, queue, relay, submission};
 use environment::Variables;
@@ -73,6 +75,8 @@ pub struct Config {
     pub log: Log,
     /// How long a shutdown waits for transactions and in-doubt attempts.
     pub shutdown_grace: Duration,
+    /// All of it as it was written, to be compared and shown.
+    pub said: Said,
 }
 
 /// Loads the configuration from `path`, if there is one, and `env`.
@@ -170,6 +174,7 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         relay,
         dns,
         suppression: recipients::suppression(root, problems),
+        said: Said::of(root),
     })
 }
 

@@ -26,7 +26,7 @@ use question::{ENDLESS, Found, MAX_RECORDS, Meaning, Missing, Rr};
 use resolver::{Resolver, Resolvers};
 
 /// `[dns]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Name servers; empty: the system's.
     pub servers: Vec<SocketAddr>,
@@ -53,7 +53,7 @@ impl Default for Options {
 }
 
 /// Where the system's own configuration is: not elsewhere, but for tests.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct System {
     /// Name servers, and search domains for hosts that an operator has named.
     pub resolv_conf: PathBuf,

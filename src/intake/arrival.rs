@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::examine::{self, Examined, examine};
+use super::examine::{self, Examined, Keyed, examine};
 use super::fingerprint::{self, Comparison};
 use super::fixup;
 use super::options::Options;
 use super::submission::{Submission, Trace};
 use crate::clock::Timestamp;
-use crate::mail::{Address, Body, Envelope, Fingerprint, Message, Origin, QueueId, ScopedKey};
+use crate::mail::{Address, Body, Envelope, Fingerprint, KeyKind, Message, Origin, QueueId, ScopedKey};
 
 /// Contents up to this many octets are worked on in place: a few hundred microseconds at most.
 const INLINE_BYTES: usize = 256 * 1024;
@@ -49,6 +49,11 @@ impl Arrival {
             content: Bytes::from(submission.content),
             options,
         }
+    }
+
+    /// Whether an implicit key is only looked at.
+    pub(super) fn only_observes(&self, keyed: &Keyed) -> bool {
+        self.options.observe && keyed.kind != KeyKind::Header
     }
 
     /// Finds key, fingerprint and the rest; `None` when the work could not be done.

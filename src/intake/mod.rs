@@ -23,6 +23,8 @@ pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
+
 use crate::clock::Clock;
 use crate::mail::{KeyKind, QueueId, Scope, ScopedKey};
 use crate::smtp::Reply;
@@ -35,7 +37,7 @@ use fingerprint::Comparison;
 /// Decides about submissions.
 pub struct Intake {
     store: Arc<dyn Store>,
-    options: Arc<Options>,
+    options: ArcSwap<Options>,
     clock: Clock,
     claims: Arc<Claims>,
     observed: AtomicU64,
@@ -60,7 +62,12 @@ impl Intake {
     /// An intake in front of `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: Clock) -> Self {
         let (claims, observed) = (Arc::default(), AtomicU64::new(0));
-        Self { store, options: Arc::new(options), clock, claims, observed }
+        Self { store, options: ArcSwap::from_pointee(options), clock, claims, observed }
+    }
+
+    /// Has other options in force from the next submission on; each is decided by those that it began with.
+    pub fn change(&self, options: Options) {
+        self.options.store(Arc::new(options));
     }
 
     /// Whether new mail can be taken; asked at MAIL, before anything is received.
@@ -75,7 +82,7 @@ impl Intake {
 
     /// What the client hears of a decision.
     pub fn reply(&self, decision: &Decision) -> Reply {
-        decision.reply_about(&self.options.header)
+        decision.reply_about(&self.options.load().header)
     }
 
     /// Decides about one submission.
@@ -85,7 +92,7 @@ impl Intake {
     /// key ends with it.
     pub async fn accept(&self, submission: Submission) -> Receipt {
         let scope = submission.scope.clone();
-        let mut arrival = Arrival::new(submission, self.clock.now(), self.options.clone());
+        let mut arrival = Arrival::new(submission, self.clock.now(), self.options.load_full());
         let Some(examined) = arrival.examine().await else {
             return Receipt { decision: Decision::StoreFailed, key: None, message_id: String::new() };
         };
@@ -121,13 +128,13 @@ impl Intake {
         let key = ScopedKey { scope, kind: keyed.kind, key: keyed.key.clone() };
         let claim = match self.claims.take(&key, arrival.id) {
             Ok(claim) => claim,
-            Err(holder) if self.only_observes(keyed) => return self.let_through(arrival.id, holder),
+            Err(holder) if arrival.only_observes(keyed) => return self.let_through(arrival.id, holder),
             Err(_) => return self.beside_another(arrival, keyed, &key).await,
         };
         let record = match self.store.find_key(&key).await {
             Ok(Some(record)) => record,
             Ok(None) => {
-                let expires_at = arrival.at.plus(self.options.ttl);
+                let expires_at = arrival.at.plus(arrival.options.ttl);
                 let remember = KeyClaim { fingerprint: keyed.fingerprint, expires_at };
                 let under = Under { key, remember, claim };
                 match self.append(arrival, examined, Some(under)).await {
@@ -160,7 +167,7 @@ impl Intake {
             return Ruling::Decided(Decision::StoreFailed);
         };
         match comparison {
-            Comparison::Same if self.only_observes(keyed) => self.let_through(arrival.id, record.id),
+            Comparison::Same if arrival.only_observes(keyed) => self.let_through(arrival.id, record.id),
             Comparison::Same => Ruling::Decided(Decision::Replayed(record.id)),
             Comparison::OtherContent if is_explicit => Ruling::Decided(Decision::DifferentBody),
             Comparison::OtherEnvelope if is_explicit => Ruling::Decided(Decision::DifferentEnvelope),
@@ -180,7 +187,7 @@ impl Intake {
         let is_explicit = keyed.kind == KeyKind::Header;
         let comparison = fingerprint::compare_hashes(&record.fingerprint, &keyed.fingerprint);
         match comparison.map(|comparison| arrival.despite_refusals(comparison, &record.fingerprint)) {
-            Some(Comparison::Same) if !self.only_observes(keyed) => Decision::Replayed(record.id),
+            Some(Comparison::Same) if !arrival.only_observes(keyed) => Decision::Replayed(record.id),
             Some(Comparison::OtherContent) if is_explicit => Decision::DifferentBody,
             Some(Comparison::OtherEnvelope) if is_explicit => Decision::DifferentEnvelope,
             _ => Decision::StoreFailed,
@@ -216,10 +223,6 @@ impl Intake {
                 Err(Decision::StoreFailed)
             }
         }
-    }
-
-    fn only_observes(&self, keyed: &Keyed) -> bool {
-        self.options.observe && keyed.kind != KeyKind::Header
     }
 
     /// `observe`: says what would have been suppressed, and does not.

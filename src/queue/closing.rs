@@ -28,7 +28,7 @@ impl Lease {
         // R1: what nobody has found out by now, nobody will.
         current.doubts.mark(progress);
         let was_queued = numbers_queued(progress);
-        let wait = retry::close(progress, self.due_at(), now, &self.queue.options, untried);
+        let wait = retry::close(progress, self.due_at(), now, &self.queue.options(), untried);
         let expired = now_expired(&was_queued, progress);
         let had_ended = numbers_ended(progress);
         let mut told = Notices::default();
@@ -56,7 +56,7 @@ impl Lease {
 
     /// Tells of failures and of a long wait; gives back whether that has changed the progress.
     pub(super) async fn tell_close(&self, current: &mut Current, now: Timestamp, told: &mut Notices) -> bool {
-        let options = &self.queue.options;
+        let options = &*self.queue.options.load_full();
         let Some(progress) = &mut current.progress else { return false };
         let has_failed = notices::has_failed(progress, options);
         let is_late = notices::is_late(progress, self.due_at(), now, options);
@@ -95,7 +95,7 @@ impl Lease {
                     "the message cannot be read to tell its sender of its delivery");
             }
         };
-        let options = &self.queue.options;
+        let options = &*self.queue.options.load_full();
         let telling =
             Telling { message: &message, options, due_at: self.due_at(), now: self.queue.clock.now() };
         if let Some(progress) = &current.progress {
@@ -110,7 +110,7 @@ impl Current {
         let mut told = Notices::default();
         lease.tell_success(self, &mut told).await;
         let progress = self.with_doubts()?;
-        let instead = notices::until_told(&progress, &lease.queue.options);
+        let instead = notices::until_told(&progress, &lease.queue.options());
         self.save_as(progress, instead, lease, told, Vec::new()).await
     }
 

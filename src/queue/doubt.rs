@@ -77,7 +77,7 @@ impl Lease {
         let new = || recipients.iter().map(|number| (*number, reply.clone()));
         let mut progress = progress.clone();
         Doubts(current.doubts.0.clone().into_iter().chain(new()).collect()).mark(&mut progress);
-        let progress = notices::until_told(&progress, &self.queue.options).unwrap_or(progress);
+        let progress = notices::until_told(&progress, &self.queue.options()).unwrap_or(progress);
         // Under the lock: of two saves the later one must be the newer one.
         store.save(self.id, progress).await?;
         current.doubts.0.extend(new());

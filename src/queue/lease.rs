@@ -204,7 +204,7 @@ impl Lease {
 
     /// Whether fresh messages take half of the memory that they may take.
     pub fn memory_is_short(&self) -> bool {
-        self.queue.state().fresh_bytes > self.queue.options.fresh_bytes / 2
+        self.queue.state().fresh_bytes > self.queue.options().fresh_bytes / 2
     }
 
     /// Makes outcomes durable while the leg goes on (a list so long that it takes several transactions).
@@ -270,14 +270,14 @@ impl Lease {
     /// untried: the others may be under way.
     pub async fn expire(&self) -> Option<Settled> {
         if !self.is_whole() {
-            return self.settle(&[], Some(self.queue.options.base)).await;
+            return self.settle(&[], Some(self.queue.options().base)).await;
         }
         self.open().await.ok()?;
         let mut current = self.progress.lock().await;
         if !self.is_expired() {
             self.closed.store(true, Ordering::SeqCst);
             if !current.unsaved {
-                self.queue.put_back(self.id, self.priority, self.queue.options.base);
+                self.queue.put_back(self.id, self.priority, self.queue.options().base);
             }
             return None;
         }
@@ -294,7 +294,7 @@ impl Lease {
     /// Whether `expire_after` has gone by since the message was due. Before [`Lease::open`] it may be that only its
     /// acceptance was so long ago.
     pub fn is_expired(&self) -> bool {
-        self.queue.clock.now() >= self.due_at().plus(self.queue.options.expire_after)
+        self.queue.clock.now() >= self.due_at().plus(self.queue.options().expire_after)
     }
 
     /// Whether the sender may have to be told that it takes long ([`Lease::warn`]).
@@ -304,7 +304,7 @@ impl Lease {
 
     fn has_waited_for_warning(&self) -> bool {
         let is_late = |warn_after| self.queue.clock.now() >= self.due_at().plus(warn_after);
-        self.queue.options.warn_after.is_some_and(is_late)
+        self.queue.options().warn_after.is_some_and(is_late)
     }
 
     /// Tells the sender, unless that was done before, that the message takes long; for one that waits for its destination,
@@ -355,7 +355,7 @@ impl Lease {
         match error {
             OpenError::Gone => self.queue.conclude(self.id, self.priority, Next::Finished),
             // D6: it stays queued, and is tried when reading may work again.
-            OpenError::Store(_) => self.queue.put_back(self.id, self.priority, self.queue.options.cap),
+            OpenError::Store(_) => self.queue.put_back(self.id, self.priority, self.queue.options().cap),
         }
     }
 
@@ -420,7 +420,7 @@ impl Drop for Lease {
         // R1: who is in doubt is held already, and must not be offered again. But those of whom nobody was told are queued
         // in the store, and are told of next time.
         let is_held = |progress: &Progress| {
-            current.doubts.are_all_of(progress) && !notices::has_failed(progress, &self.queue.options)
+            current.doubts.are_all_of(progress) && !notices::has_failed(progress, &self.queue.options())
         };
         if current.progress.as_ref().is_some_and(is_held) {
             tracing::warn!(target: "oncemail::queue", queue_id = %self.id,

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -47,7 +48,7 @@ const LONGEST_TIMER: Duration = Duration::from_secs(400 * 86_400);
 
 /// All messages that wait for an attempt, or are being tried.
 pub struct Queue {
-    options: Options,
+    options: ArcSwap<Options>,
     clock: Clock,
     store: OnceLock<Arc<dyn Store>>,
     /// Waits are measured from here, with a clock that nobody can set back.
@@ -95,7 +96,7 @@ impl Queue {
     /// An empty queue; it takes arrivals at once, and hands them out after [`Queue::start`].
     pub fn new(options: Options, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
-            options,
+            options: ArcSwap::from_pointee(options),
             clock,
             store: OnceLock::new(),
             origin: OnceLock::new(),
@@ -104,6 +105,16 @@ impl Queue {
             unsaved: AtomicUsize::new(0),
             suppressions: OnceLock::new(),
         })
+    }
+
+    /// Has other options in force from now on. What is scheduled keeps its time; the next wait follows the new ones.
+    pub fn change(&self, options: Options) {
+        self.options.store(Arc::new(options));
+    }
+
+    /// Those in force.
+    fn options(&self) -> Guard<Arc<Options>> {
+        self.options.load()
     }
 
     /// Notes addresses that are refused for good in `list`, once the outcome is durable. A second call does nothing.
@@ -129,7 +140,7 @@ impl Queue {
             let longest = if message.held_back {
                 next_attempt.since(message.id.accepted_at())
             } else {
-                self.options.cap
+                self.options().cap
             };
             let wait = next_attempt.since(now).min(longest);
             state.depth.queued += 1;
@@ -162,7 +173,8 @@ impl Queue {
 
     /// When the first attempts of a message are made at the latest, from when it is due: at most `most`; and when it expires.
     pub fn attempts_at_the_latest(&self, most: usize) -> (Vec<Duration>, Duration) {
-        (retry::latest(&self.options, most), self.options.expire_after)
+        let options = self.options.load();
+        (retry::latest(&options, most), options.expire_after)
     }
 
     /// How many messages there are.
@@ -284,6 +296,7 @@ impl Drop for Unsaved<'_> {
 impl Arrivals for Queue {
     fn arrived(&self, messages: Vec<Arc<Message>>) {
         let (now, now_ms) = (self.clock.now(), self.now_ms());
+        let most_fresh = self.options().fresh_bytes;
         let mut state = self.state();
         for message in messages {
             state.depth.queued += 1;
@@ -296,7 +309,7 @@ impl Arrivals for Queue {
             }
             let with_this = state.fresh_bytes.saturating_add(message.footprint());
             // S2: what does not fit is read back when its turn comes.
-            let ready = if with_this <= self.options.fresh_bytes {
+            let ready = if with_this <= most_fresh {
                 state.fresh_bytes = with_this;
                 Ready::Fresh(message)
             } else {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::lane::{Leg, Share};
+use super::routing::Routing;
 use super::waiting::Waiting;
 use super::way::Way;
 use super::{Relay, route};
@@ -47,13 +48,15 @@ impl Relay {
     /// A message that is not in its lanes yet goes back to the queue.
     pub(super) async fn dispatch(self: &Arc<Self>, lease: Lease) {
         let lease = Arc::new(lease);
+        let routing = self.routing.load();
         // Where everything goes one way, nothing has to be read to know it.
-        if let Some(route) = self.routes.first().filter(|route| route::takes_everything(&route.matches))
-            && let Some(way) = self.way(0).filter(|way| !way.is_by_domain())
+        if let Some(route) = routing.routes.first().filter(|route| route::takes_everything(&route.matches))
+            && let Some(way) = routing.way(0).filter(|way| !way.is_by_domain())
         {
             tracing::trace!(target: "oncemail::relay", queue_id = %lease.id(), route = %route.name, "routed");
             return way.push("", Leg { lease, share: Share::All });
         }
+        drop(routing);
         if lease.is_fresh() {
             return self.route(lease).await;
         }
@@ -76,7 +79,10 @@ impl Relay {
             Ok(message) => message,
             Err(error) => return unreadable(&lease, &error),
         };
-        let Split { mut legs, lost } = self.split(&message, &lease.queued().await);
+        let queued = lease.queued().await;
+        // One look for the whole message: it goes by the routes of one configuration.
+        let routing = self.routing.load_full();
+        let Split { mut legs, lost } = routing.split(&message, &queued);
         if lost.is_empty()
             && legs.len() == 1
             && let Some(((way, destination), _)) = legs.pop_first()
@@ -84,7 +90,7 @@ impl Relay {
             // What was read to be routed is read again when its turn comes (S2).
             lease.forget_if_stored();
             drop(message);
-            return self.push(way, &destination, Leg { lease, share: Share::All });
+            return routing.push(way, &destination, Leg { lease, share: Share::All });
         }
         lease.split(legs.len() + usize::from(!lost.is_empty()));
         if legs.is_empty() || !lost.is_empty() {
@@ -93,33 +99,12 @@ impl Relay {
             lease.forget_if_stored();
         }
         for ((way, destination), recipients) in legs {
-            self.push(way, &destination, Leg { lease: lease.clone(), share: Share::Only(recipients.into()) });
+            routing.push(
+                way,
+                &destination,
+                Leg { lease: lease.clone(), share: Share::Only(recipients.into()) },
+            );
         }
-    }
-
-    /// The recipients by way and destination, and those without one.
-    fn split(&self, message: &Message, queued: &[usize]) -> Split {
-        let mut split = Split::default();
-        for number in queued {
-            let Some(recipient) = message.envelope.recipients.get(*number) else { continue };
-            match self.destination(message, recipient) {
-                Ok(to) => split.legs.entry(to).or_default().push(*number),
-                Err(reason) => split.lost.push((*number, reason)),
-            }
-        }
-        split
-    }
-
-    fn destination(&self, message: &Message, recipient: &Recipient) -> Result<(usize, String), &'static str> {
-        let route = route::first_match(&self.routes, message, recipient);
-        let way = route.and_then(|route| self.way_of_route.get(route)).copied();
-        let way = way.ok_or("5.4.4 no route matches this recipient")?;
-        if !self.ways.get(way).is_some_and(|way| way.is_by_domain()) {
-            return Ok((way, String::new()));
-        }
-        let domain = recipient.forward_path.domain();
-        let domain = domain.ok_or("5.1.2 without a domain there are no mail hosts to ask")?;
-        Ok((way, domain::canonical(domain).into_owned()))
     }
 
     /// A repaired configuration may have a way for them.
@@ -147,6 +132,33 @@ impl Relay {
 
     fn unread(&self) -> MutexGuard<'_, Unread> {
         self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Routing {
+    /// The recipients by way and destination, and those without one.
+    fn split(&self, message: &Message, queued: &[usize]) -> Split {
+        let mut split = Split::default();
+        for number in queued {
+            let Some(recipient) = message.envelope.recipients.get(*number) else { continue };
+            match self.destination(message, recipient) {
+                Ok(to) => split.legs.entry(to).or_default().push(*number),
+                Err(reason) => split.lost.push((*number, reason)),
+            }
+        }
+        split
+    }
+
+    fn destination(&self, message: &Message, recipient: &Recipient) -> Result<(usize, String), &'static str> {
+        let route = route::first_match(&self.routes, message, recipient);
+        let way = route.and_then(|route| self.way_of_route.get(route)).copied();
+        let way = way.ok_or("5.4.4 no route matches this recipient")?;
+        if !self.ways.get(way).is_some_and(|way| way.is_by_domain()) {
+            return Ok((way, String::new()));
+        }
+        let domain = recipient.forward_path.domain();
+        let domain = domain.ok_or("5.1.2 without a domain there are no mail hosts to ask")?;
+        Ok((way, domain::canonical(domain).into_owned()))
     }
 
     fn push(&self, way: usize, destination: &str, leg: Leg) {

@@ -19,6 +19,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::dkim::Signers;
 use super::options::Route;
 use crate::mail::{KeyKind, Message, Scope, ScopedKey};
@@ -37,7 +39,7 @@ const OURS: &str = "oncemail-";
 /// Makes the fields of one route.
 pub(super) struct Fields {
     forward_key_as: Option<String>,
-    signers: Arc<Signers>,
+    signers: Arc<ArcSwap<Signers>>,
 }
 
 /// What stands in front of one message on one route.
@@ -58,10 +60,10 @@ struct ForwardedKey {
 impl Fields {
     /// The DKIM keys that sign for a sender's domain.
     pub(super) fn dkim_names(&self, sender: &str) -> Vec<String> {
-        self.signers.names_for(sender)
+        self.signers.load().names_for(sender)
     }
 
-    pub(super) fn new(route: &Route, signers: Arc<Signers>) -> Self {
+    pub(super) fn new(route: &Route, signers: Arc<ArcSwap<Signers>>) -> Self {
         let forward_key_as = route.forward_key_as.clone().filter(|name| is_field_name(name));
         if forward_key_as.is_none() && route.forward_key_as.is_some() {
             tracing::error!(target: "oncemail::relay", route = %route.name, "forward_key_as is no field name, and is ignored");
@@ -76,7 +78,7 @@ impl Fields {
 
     /// The fields of one message. The signature does not cover the key, which may differ from transaction to transaction.
     pub(super) fn of(&self, message: &Message) -> Front {
-        Front { signature: self.signers.sign(message).unwrap_or_default(), ..self.unsigned(message) }
+        Front { signature: self.signers.load().sign(message).unwrap_or_default(), ..self.unsigned(message) }
     }
 
     /// The fields but for the signature.

@@ -27,6 +27,7 @@ mod places;
 mod plan;
 mod report;
 mod route;
+mod routing;
 mod security;
 mod smarthost;
 mod sts;
@@ -41,6 +42,7 @@ mod wire;
 
 pub use counters::{Counters, Counts};
 pub use options::Options;
+pub use routing::Prepared;
 pub use tls::TrustError;
 pub use tls_report::TlsReport;
 
@@ -49,20 +51,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::dns::Dns;
 use crate::queue::Queue;
-use directory::Directory;
 use dispatch::Unread;
 use dkim::Signers;
-use options::Route;
-use smarthost::Smarthost;
+use routing::{Builder, Routing};
 use surroundings::Surroundings;
-use tls::{SystemTrust, Trust};
-use way::{Transport, Way};
 
 /// Messages that are leased at a time.
 const BATCH: usize = 64;
@@ -72,10 +71,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// The way out.
 pub struct Relay {
     queue: Arc<Queue>,
-    routes: Vec<Route>,
-    /// One number per route; routes into one directory share a way, because they share its files.
-    way_of_route: Vec<usize>,
-    ways: Vec<Arc<Way>>,
+    routing: ArcSwap<Routing>,
+    builder: Builder,
     surroundings: Surroundings,
     unread: Mutex<Unread>,
 }
@@ -126,42 +123,11 @@ impl Relay {
         clock: Clock,
     ) -> Result<Arc<Self>, SetupError> {
         let surroundings = Surroundings::new(clock);
-        let system = Arc::<SystemTrust>::default();
-        let signers = Arc::new(Signers::new(&options.dkim).map_err(SetupError::Dkim)?);
-        let mut ways: Vec<Arc<Way>> = Vec::new();
-        let mut way_of_route = Vec::new();
-        for route in &options.routes {
-            let transport = transport(route, &options, &system, &dns, &surroundings)?;
-            if let Some(shared) = ways.iter().position(|way| way.writes_into(&transport)) {
-                way_of_route.push(shared);
-                continue;
-            }
-            way_of_route.push(ways.len());
-            ways.push(Way::new(route, &signers, transport, surroundings.clone()));
-        }
-        Ok(Arc::new(Self {
-            queue,
-            routes: options.routes,
-            way_of_route,
-            ways,
-            surroundings,
-            unread: Mutex::default(),
-        }))
-    }
-
-    /// The routes in force, in order.
-    fn routes(&self) -> &[Route] {
-        &self.routes
-    }
-
-    /// All ways, each once.
-    fn ways(&self) -> &[Arc<Way>] {
-        &self.ways
-    }
-
-    /// The way of a route.
-    fn way_of(&self, route: usize) -> Option<&Arc<Way>> {
-        self.way_of_route.get(route).and_then(|way| self.ways.get(*way))
+        let signers = Signers::new(&options.dkim).map_err(SetupError::Dkim)?;
+        let signers = Arc::new(ArcSwap::from_pointee(signers));
+        let builder = Builder { system: Arc::default(), surroundings: surroundings.clone(), signers };
+        let routing = ArcSwap::from_pointee(builder.routing(options, &dns, &[])?);
+        Ok(Arc::new(Self { queue, routing, builder, surroundings, unread: Mutex::default() }))
     }
 
     /// What is counted while the relay runs.
@@ -178,6 +144,11 @@ impl Relay {
     /// doubt and every outcome is saved, but not longer than `grace`. What is in doubt after that is sent again after
     /// the next start, or held, as its route says.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken, grace: Duration) {
+        self.run_within(shutdown, || grace).await;
+    }
+
+    /// The same, with a `grace` that is asked for when the end has come.
+    pub async fn run_within(self: Arc<Self>, shutdown: CancellationToken, grace: impl Fn() -> Duration) {
         let relay = self;
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -186,7 +157,7 @@ impl Relay {
                 biased;
                 () = shutdown.cancelled() => break,
                 _ = sweep.tick() => {
-                    relay.ways.iter().for_each(|way| way.sweep());
+                    relay.routing.load().ways.iter().for_each(|way| way.sweep());
                     continue;
                 }
                 leases = relay.queue.next(BATCH) => leases,
@@ -201,47 +172,10 @@ impl Relay {
         }
         relay.surroundings.stop.cancel();
         relay.surroundings.tasks.close();
-        if timeout(grace, relay.surroundings.tasks.wait()).await.is_err() {
+        if timeout(grace(), relay.surroundings.tasks.wait()).await.is_err() {
             tracing::warn!(target: "oncemail::relay", "attempts are left in doubt: after a start they are made again, or held where the route says so");
         }
-        relay.ways.iter().for_each(|way| way.close());
+        relay.routing.load().ways.iter().for_each(|way| way.close());
         relay.surroundings.places.close();
-    }
-}
-
-fn transport(
-    route: &Route,
-    options: &Options,
-    system: &Arc<SystemTrust>,
-    dns: &Arc<Dns>,
-    surroundings: &Surroundings,
-) -> Result<Transport, SetupError> {
-    match &route.transport {
-        options::Transport::Directory(path) => Directory::new(path)
-            .map(Transport::Directory)
-            .map_err(|error| SetupError::Directory { route: route.name.clone(), path: path.clone(), error }),
-        options::Transport::Discard => Ok(Transport::Discard),
-        options::Transport::Smtp(smarthost) => {
-            let trust = match &smarthost.ca_file {
-                Some(file) => Trust::only(file)
-                    .map_err(|error| SetupError::Trust { route: route.name.clone(), error })?,
-                None => Trust::system(system.clone()),
-            };
-            let trust = match &smarthost.client_certificate {
-                Some(own) => trust
-                    .showing(own)
-                    .map_err(|error| SetupError::ClientCertificate { route: route.name.clone(), error })?,
-                None => trust,
-            };
-            let name = route.name.clone();
-            Ok(Transport::Smarthost(Box::new(Smarthost::new(
-                name,
-                smarthost.clone(),
-                options,
-                trust,
-                dns.clone(),
-                surroundings,
-            ))))
-        }
     }
 }

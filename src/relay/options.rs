@@ -27,7 +27,7 @@ pub struct Options {
 }
 
 /// One `[[route]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
     /// Its name in logs and records.
     pub name: String,
@@ -42,7 +42,7 @@ pub struct Route {
 }
 
 /// When a route applies: every list that is not empty must contain the message. All empty: always.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Matches {
     /// Exact domains or `*.suffix`, lower case.
     pub recipient_domains: Vec<String>,
@@ -65,7 +65,7 @@ pub enum InDoubt {
 }
 
 /// Where a route leads.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a handful of routes, read once at the start")]
 pub enum Transport {
     /// SMTP, to configured hosts or to those of the recipient's domain.
@@ -77,7 +77,7 @@ pub enum Transport {
 }
 
 /// SMTP to other hosts.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Smtp {
     /// Which hosts.
     pub hosts: Hosts,
@@ -139,7 +139,7 @@ impl Hosts {
 }
 
 /// Which hosts a route leads to.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Hosts {
     /// Configured ones.
     Fixed {
@@ -154,7 +154,7 @@ pub enum Hosts {
 }
 
 /// Delivery to the hosts of the recipient's domain.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mx {
     /// 25, but for tests.
     pub port: u16,
@@ -245,7 +245,7 @@ pub enum TlsPolicy {
 }
 
 /// AUTH at a smarthost.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Auth {
     /// User name.
     pub username: String,
@@ -254,7 +254,7 @@ pub struct Auth {
 }
 
 /// What proves who we are.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// A password, by the best mechanism of PLAIN and LOGIN that is offered; never printed.
     Password(zeroize::Zeroizing<String>),
@@ -263,7 +263,7 @@ pub enum Secret {
 }
 
 /// OAuth 2 client credentials (RFC 6749 §4.4).
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct OAuth2 {
     /// `https://…`; plain `http` only to loopback.
     pub token_url: String,

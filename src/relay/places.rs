@@ -81,10 +81,13 @@ impl Places {
 mod tests {
     use super::*;
     use crate::clock::{Clock, Timestamp};
+    use crate::dns::{self, Dns};
     use crate::relay::dkim::Signers;
-    use crate::relay::options::{InDoubt, Matches, Route, Transport};
+    use crate::relay::options::{Breaker, InDoubt, Matches, Options, Route, Timeouts, Transport};
+    use crate::relay::routing::Makeup;
     use crate::relay::surroundings::Surroundings;
     use crate::relay::way::{self, Way};
+    use arc_swap::ArcSwap;
 
     fn lane(name: &str) -> Arc<Lane> {
         let route = Route {
@@ -94,9 +97,18 @@ mod tests {
             in_doubt: InDoubt::Resend,
             forward_key_as: None,
         };
-        let signers = Arc::new(Signers::new(&[]).unwrap());
+        let signers = Arc::new(ArcSwap::from_pointee(Signers::new(&[]).unwrap()));
         let surroundings = Surroundings::new(Clock::manual(Timestamp::from_millis(1)));
-        Lane::new(Way::new(&route, &signers, way::Transport::Discard, surroundings), name.into())
+        let options = Options {
+            hostname: "relay.example".to_owned(),
+            routes: Vec::new(),
+            breaker: Breaker::default(),
+            timeouts: Timeouts::default(),
+            dkim: Vec::new(),
+            own_addresses: Vec::new(),
+        };
+        let makeup = Makeup::new(&route, &options, &Arc::new(Dns::new(dns::Options::default())));
+        Lane::new(Way::new(makeup, &signers, way::Transport::Discard, surroundings), name.into())
     }
 
     #[test]

@@ -50,6 +50,11 @@ impl Surroundings {
         }
     }
 
+    /// The same for one way, which can be stopped alone.
+    pub(super) fn of_a_way(&self) -> Self {
+        Self { stop: self.stop.child_token(), ..self.clone() }
+    }
+
     /// Saves the outcomes of a leg's end at once, and comes back when not too many are being saved, so that neither
     /// outcomes nor the contents they hold pile up before a slow store (S2).
     pub(super) async fn settle(

@@ -3,15 +3,22 @@
 //! A route to the hosts of domains has a lane for each domain that has mail, made when the first message comes and
 //! removed when the last connection has gone; every other route has one lane, which stays. So a domain that nobody
 //! writes to any more costs nothing (S2).
+//!
+//! A way whose route is gone, or changed, *ends*: it takes nothing any more, what waits in it goes back to the queue
+//! untried, and its connections leave when what they have in doubt has its reply (R1).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
 
 use super::directory::Directory;
 use super::dkim::Signers;
 use super::fields::Fields;
-use super::lane::{Lane, Leg};
-use super::options::{InDoubt, Route};
+use super::lane::{self, Lane, Leg};
+use super::options::InDoubt;
+use super::routing::Makeup;
 use super::smarthost::Smarthost;
 use super::surroundings::Surroundings;
 
@@ -29,24 +36,31 @@ pub(super) struct Way {
     pub(super) transport: Transport,
     pub(super) fields: Fields,
     pub(super) in_doubt: InDoubt,
+    /// With a `stop` of its own.
     pub(super) surroundings: Surroundings,
+    pub(super) makeup: Makeup,
+    /// Set under the lock of the lanes.
+    is_over: AtomicBool,
     /// By destination: a domain, or the empty text.
     lanes: Mutex<HashMap<Arc<str>, Arc<Lane>>>,
 }
 
 impl Way {
     pub(super) fn new(
-        route: &Route,
-        signers: &Arc<Signers>,
+        makeup: Makeup,
+        signers: &Arc<ArcSwap<Signers>>,
         transport: Transport,
         surroundings: Surroundings,
     ) -> Arc<Self> {
+        let route = makeup.route();
         Arc::new(Self {
             name: route.name.clone(),
             transport,
             fields: Fields::new(route, signers.clone()),
             in_doubt: route.in_doubt,
             surroundings,
+            makeup,
+            is_over: AtomicBool::new(false),
             lanes: Mutex::default(),
         })
     }
@@ -65,6 +79,11 @@ impl Way {
     /// Puts a leg into the lane of its destination.
     pub(super) fn push(self: &Arc<Self>, destination: &str, leg: Leg) {
         let mut lanes = self.lanes();
+        if self.is_over() {
+            drop(lanes);
+            // Routed before the end and pushed after it: it is routed again.
+            return lane::give_back(&self.surroundings, destination.into(), std::iter::once(leg));
+        }
         let lane = match lanes.get(destination) {
             Some(lane) => lane,
             None => {
@@ -79,7 +98,7 @@ impl Way {
 
     /// Removes a lane that has nothing to do and nothing to remember.
     pub(super) fn retire(&self, lane: &Lane) {
-        if !self.is_by_domain() {
+        if !self.is_by_domain() && !self.is_over() {
             return;
         }
         let mut lanes = self.lanes();
@@ -109,6 +128,23 @@ impl Way {
         if let Transport::Smarthost(smarthost) = &self.transport {
             smarthost.sweep();
         }
+    }
+
+    /// Takes nothing any more, and gives back what waits.
+    pub(super) fn end(&self) {
+        let lanes: Vec<_> = {
+            let lanes = self.lanes();
+            self.is_over.store(true, Ordering::SeqCst);
+            lanes.values().cloned().collect()
+        };
+        // R1: what is in doubt is not touched by it.
+        self.surroundings.stop.cancel();
+        lanes.iter().for_each(Lane::empty);
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
     }
 
     /// Lets go of all lanes, and of what waits in them, at the end.

@@ -4,7 +4,7 @@
 //! back when its [`Reservation`] is dropped, on whichever path that happens.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::reply::Reply;
 
@@ -13,7 +13,7 @@ const STEP: usize = 4 * 1024;
 
 /// Octets that messages being received may take together. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<AtomicUsize>);
+pub struct Budget(Arc<AtomicI64>);
 
 /// A part of a [`Budget`], given back when dropped.
 #[derive(Debug)]
@@ -58,18 +58,30 @@ pub enum ContentFault {
 impl Budget {
     /// A budget of `octets`.
     pub fn new(octets: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(octets)))
+        Self(Arc::new(AtomicI64::new(signed(octets))))
+    }
+
+    /// Makes a budget of `before` octets one of `octets`. What is taken stays taken: one that has become too small gives
+    /// nothing until enough has come back.
+    pub fn resize(&self, before: usize, octets: usize) {
+        self.0.fetch_add(signed(octets).saturating_sub(signed(before)), Ordering::Relaxed);
     }
 
     /// Octets that are free.
     pub fn free(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        usize::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     fn take(&self, octets: usize) -> bool {
-        let less = |free: usize| free.checked_sub(octets);
+        let octets = signed(octets);
+        let less = |free: i64| (free >= octets).then(|| free - octets);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
+}
+
+/// Half of 64 bits is more than any memory.
+fn signed(octets: usize) -> i64 {
+    i64::try_from(octets).unwrap_or(i64::MAX)
 }
 
 impl Reservation {
@@ -90,7 +102,7 @@ impl Reservation {
 
     /// Gives all of it back.
     pub fn release(&mut self) {
-        self.budget.0.fetch_add(std::mem::take(&mut self.octets), Ordering::Relaxed);
+        self.budget.0.fetch_add(signed(std::mem::take(&mut self.octets)), Ordering::Relaxed);
     }
 }
 
@@ -223,6 +235,20 @@ mod tests {
         assert!(budget.free() <= 4_000);
         drop(reservation);
         assert_eq!(budget.free(), 10_000);
+    }
+
+    #[test]
+    fn s2_a_budget_that_has_become_smaller_gives_nothing_until_enough_has_come_back() {
+        let budget = Budget::new(10_000);
+        let mut held = Reservation::empty(&budget);
+        assert!(held.grow(8_000));
+        budget.resize(10_000, 5_000);
+        let mut other = Reservation::empty(&budget);
+        assert_eq!((budget.free(), other.grow(1)), (0, false));
+        drop(held);
+        assert_eq!((budget.free(), other.grow(5_000), other.grow(1)), (5_000, true, false));
+        budget.resize(5_000, 6_000);
+        assert_eq!((budget.free(), other.grow(1_000)), (1_000, true));
     }
 
     #[test]

@@ -107,6 +107,11 @@ struct Senders {
 }
 
 impl EmbeddedStore {
+    /// From now on new mail is refused while fewer bytes are free.
+    pub fn set_min_free(&self, bytes: u64) {
+        self.shared.set_min_free(bytes);
+    }
+
     /// Opens a data directory and recovers what is in it. Blocks while it reads: not for a tokio worker.
     ///
     /// # Errors

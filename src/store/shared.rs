@@ -33,6 +33,7 @@ pub struct Shared {
     pub index_is_full: AtomicBool,
     pub closed: AtomicBool,
     latch: OnceLock<String>,
+    min_free: AtomicU64,
     free: AtomicU64,
     free_asked_at: AtomicU64,
 }
@@ -73,6 +74,7 @@ impl Shared {
         state: State,
     ) -> Self {
         Self {
+            min_free: AtomicU64::new(options.min_free),
             options,
             files,
             clock,
@@ -117,17 +119,28 @@ impl Shared {
         }
     }
 
+    /// `limits.min_free`, as it is now.
+    fn min_free(&self) -> u64 {
+        self.min_free.load(Ordering::Relaxed)
+    }
+
+    pub fn set_min_free(&self, bytes: u64) {
+        self.min_free.store(bytes, Ordering::Relaxed);
+        // The next question is answered by a look at the disk.
+        self.free_asked_at.store(0, Ordering::Relaxed);
+    }
+
     /// The free bytes, when they are too few for new mail. While they are, each call asks again, so that acceptance
     /// resumes by itself.
     pub fn low_disk(&self) -> Option<u64> {
         let now = self.clock.now().as_millis();
         let (asked_at, free) =
             (self.free_asked_at.load(Ordering::Relaxed), self.free.load(Ordering::Relaxed));
-        if free < self.options.min_free || now.abs_diff(asked_at) >= SPACE_INTERVAL {
+        if free < self.min_free() || now.abs_diff(asked_at) >= SPACE_INTERVAL {
             self.ask_free_space();
         }
         let is_full = self.index_is_full.load(Ordering::Relaxed);
-        Some(self.free.load(Ordering::Relaxed)).filter(|free| *free < self.options.min_free || is_full)
+        Some(self.free.load(Ordering::Relaxed)).filter(|free| *free < self.min_free() || is_full)
     }
 
     pub fn ask_free_space(&self) {

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use governor::{DefaultDirectRateLimiter, RateLimiter};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::failures::Failures;
 use super::options::{Limits, NULL_SENDER, User};
@@ -18,13 +19,21 @@ use crate::smtp::session::Verdict;
 pub(super) struct Accounts {
     users: HashMap<String, Account>,
     passwords: Passwords,
-    failures: Failures,
+    /// Outlives a change of the users.
+    failures: Arc<Failures>,
 }
 
 struct Account {
     senders: Senders,
     scope: Scope,
-    rate: Option<DefaultDirectRateLimiter>,
+    rate: Option<Rate>,
+}
+
+/// `rate` of a user, and how much of it is used up.
+#[derive(Clone)]
+struct Rate {
+    quota: Quota,
+    limiter: Arc<DefaultDirectRateLimiter>,
 }
 
 /// `senders` of a user.
@@ -38,11 +47,29 @@ impl Accounts {
     /// # Errors
     /// Names the user whose password hash cannot be used.
     pub(super) fn new(users: &[User], limits: &Limits, clock: &Clock) -> Result<Self, (String, BadHash)> {
-        let hashes = users.iter().map(|user| (user.name.as_str(), user.password_hash.as_str()));
-        let passwords = Passwords::new(hashes, clock.clone())?;
-        let failures = Failures::new(limits.auth_failures, clock.clone());
-        let users = users.iter().map(|user| (user.name.clone(), Account::new(user))).collect();
+        let passwords = Passwords::new(hashes(users), clock.clone())?;
+        let failures = Arc::new(Failures::new(limits.auth_failures, clock.clone()));
+        let users = users.iter().map(|user| (user.name.clone(), Account::new(user, None))).collect();
         Ok(Self { users, passwords, failures })
+    }
+
+    /// Other users instead: what is known of failed logins stays, and so does what a user with the same rate has used up
+    /// of it.
+    ///
+    /// # Errors
+    /// Names the user whose password hash cannot be used.
+    pub(super) fn replaced_by(&self, users: &[User]) -> Result<Self, (String, BadHash)> {
+        let passwords = self.passwords.replaced_by(hashes(users))?;
+        let account = |user: &User| {
+            let used = self.users.get(&user.name).and_then(|account| account.rate.clone());
+            (user.name.clone(), Account::new(user, used))
+        };
+        Ok(Self { users: users.iter().map(account).collect(), passwords, failures: self.failures.clone() })
+    }
+
+    /// Counts failed logins by another quota from now on.
+    pub(super) fn limit_failures(&self, limits: &Limits) {
+        self.failures.change(limits.auth_failures);
     }
 
     /// Whether this client may log in so.
@@ -66,39 +93,40 @@ impl Accounts {
         }
     }
 
-    /// Whether `user` may start a message from `reverse_path` now; each yes counts towards its rate.
+    /// Whether `user` may start a message from `reverse_path` now, and whose keys it uses then; each yes counts towards its
+    /// rate. A user that is not one any more may not.
     ///
     /// # Errors
     /// The reply that refuses it.
-    pub(super) fn may_send(&self, user: Option<&str>, reverse_path: &ReversePath) -> Result<(), Reply> {
-        let Some(account) = user.and_then(|user| self.users.get(user)) else { return Ok(()) };
+    pub(super) fn may_send(&self, user: Option<&str>, reverse_path: &ReversePath) -> Result<Scope, Reply> {
+        let Some(user) = user else { return Ok(Scope::anonymous()) };
+        let Some(account) = self.users.get(user) else {
+            return Err(Reply::new(530, (5, 7, 0), "This user is not known any more; authenticate again"));
+        };
         if !account.senders.contain(reverse_path) {
             return Err(Reply::new(553, (5, 7, 1), "This user may not send from this address"));
         }
         match &account.rate {
-            Some(rate) if rate.check().is_err() => {
+            Some(rate) if rate.limiter.check().is_err() => {
                 Err(Reply::new(451, (4, 7, 1), "Too many messages; retry later"))
             }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whose keys `user` uses.
-    pub(super) fn scope(&self, user: Option<&str>) -> Scope {
-        match user.and_then(|user| self.users.get(user)) {
-            Some(account) => account.scope.clone(),
-            None => Scope::anonymous(),
+            _ => Ok(account.scope.clone()),
         }
     }
 }
 
 impl Account {
-    fn new(user: &User) -> Self {
+    /// `used` is what is known of the user's rate already.
+    fn new(user: &User, used: Option<Rate>) -> Self {
         let senders = match user.senders.as_slice() {
             [] => Senders::Any,
             some => Senders::Only(some.iter().map(|sender| canonical(sender)).collect()),
         };
-        Self { senders, scope: user.scope.clone(), rate: user.rate.map(RateLimiter::direct) }
+        let rate = |quota| match used {
+            Some(used) if used.quota == quota => used,
+            _ => Rate { quota, limiter: Arc::new(RateLimiter::direct(quota)) },
+        };
+        Self { senders, scope: user.scope.clone(), rate: user.rate.map(rate) }
     }
 }
 
@@ -110,6 +138,10 @@ impl Senders {
             (address.canonical(), address.domain().map(|d| format!("@{}", d.to_lowercase())));
         senders.iter().any(|sender| *sender == mailbox || Some(sender) == domain.as_ref())
     }
+}
+
+fn hashes(users: &[User]) -> impl Iterator<Item = (&str, &str)> {
+    users.iter().map(|user| (user.name.as_str(), user.password_hash.as_str()))
 }
 
 fn canonical(sender: &str) -> String {
@@ -135,7 +167,7 @@ mod tests {
             "" => ReversePath::Null,
             text => ReversePath::Mailbox(Address::parse(text).unwrap()),
         };
-        Account::new(&user).senders.contain(&reverse_path)
+        Account::new(&user, None).senders.contain(&reverse_path)
     }
 
     #[test]

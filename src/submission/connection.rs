@@ -17,7 +17,7 @@ use super::recipients::Patience;
 use super::record::Record;
 use super::visit::Visit;
 use crate::intake::{Submission, Trace};
-use crate::mail::{Address, Origin};
+use crate::mail::{Address, Origin, Scope};
 use crate::smtp::Reply;
 use crate::smtp::data::Receiver;
 use crate::smtp::line::{LineReader, is_auth};
@@ -52,6 +52,8 @@ pub(super) struct Connection<S> {
     message_deadline: Option<Instant>,
     /// When MAIL came, for the log.
     mail_at: Option<Instant>,
+    /// Whose keys the current message uses; settled at MAIL, because users come and go while it is received.
+    scope: Scope,
     /// How long the recipients of the current message may still wait for DNS.
     patience: Patience,
 }
@@ -94,6 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             lines: LineReader::default(),
             message_deadline: None,
             mail_at: None,
+            scope: Scope::anonymous(),
             patience: Patience::default(),
         }
     }
@@ -158,7 +161,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Action::StartTls(reply) => self.start_tls(&reply).await,
             Action::Verify(credentials) => {
-                let verdict = self.visit.shared.accounts.verify(self.visit.client, credentials).await;
+                // Those of now: a changed password counts in a connection that is open, too.
+                let accounts = self.visit.shared.accounts.load_full();
+                let verdict = accounts.verify(self.visit.client, credentials).await;
                 Ok(Next::Answer(Input::Verified(verdict)))
             }
             // Clients may send message after message without waiting for replies (BDAT), so that no wait for input
@@ -170,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.mail_at = Some(Instant::now());
                 self.patience = Patience::default();
                 let answer = self.visit.may_send(session.user().map(AsRef::as_ref), &reverse_path);
-                Ok(Next::Answer(Input::MaySend(answer)))
+                Ok(Next::Answer(Input::MaySend(answer.map(|scope| self.scope = scope))))
             }
             Action::CheckRecipient(address) => {
                 Ok(Next::Answer(Input::Recipient(self.check(&address, session).await)))
@@ -248,7 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 client: Some(self.visit.client),
             },
             trace: Trace { helo, with, tls: session.tls().map(str::to_owned) },
-            scope: self.visit.shared.accounts.scope(user),
+            scope: self.scope.clone(),
             envelope,
             refused,
             content,

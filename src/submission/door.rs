@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts connections. Clones share the count.
@@ -10,8 +11,8 @@ pub(super) struct Door(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    connections: usize,
-    connections_per_ip: usize,
+    connections: AtomicUsize,
+    connections_per_ip: AtomicUsize,
     open: Mutex<Open>,
 }
 
@@ -39,17 +40,24 @@ pub(super) enum Full {
 
 impl Door {
     pub(super) fn new(connections: usize, connections_per_ip: usize) -> Self {
+        let (connections, connections_per_ip) = (connections.into(), connections_per_ip.into());
         Self(Arc::new(Inner { connections, connections_per_ip, open: Mutex::default() }))
+    }
+
+    /// Has other limits from now on; who is in stays.
+    pub(super) fn resize(&self, connections: usize, connections_per_ip: usize) {
+        self.0.connections.store(connections, Ordering::Relaxed);
+        self.0.connections_per_ip.store(connections_per_ip, Ordering::Relaxed);
     }
 
     /// Lets a client in, or says which limit keeps it out.
     pub(super) fn enter(&self, client: IpAddr) -> Result<Pass, Full> {
         let mut open = self.open();
-        if open.total >= self.0.connections {
+        if open.total >= self.0.connections.load(Ordering::Relaxed) {
             return Err(Full::Total);
         }
         let of_client = open.by_client.entry(client).or_default();
-        if *of_client >= self.0.connections_per_ip {
+        if *of_client >= self.0.connections_per_ip.load(Ordering::Relaxed) {
             return Err(Full::Client);
         }
         *of_client += 1;
@@ -93,5 +101,9 @@ mod tests {
         let fourth = door.enter(client(3)).unwrap();
         drop(fourth);
         assert_eq!(door.open().by_client.len(), 2);
+        door.resize(1, 1);
+        assert_eq!(door.enter(client(4)).err(), Some(Full::Total));
+        door.resize(10, 3);
+        assert!(door.enter(client(2)).is_ok());
     }
 }

@@ -19,41 +19,63 @@ const MAX_ADDRESSES: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Failures {
     clock: Clock,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
     /// One failure is forgiven after this.
     interval: Duration,
     /// So many failures at once are borne.
     burst: u32,
     /// When all failures of an address will be forgiven.
-    forgiven_at: Mutex<HashMap<IpAddr, Timestamp>>,
+    forgiven_at: HashMap<IpAddr, Timestamp>,
 }
 
 impl Failures {
     pub(super) fn new(quota: Quota, clock: Clock) -> Self {
         let (interval, burst) = (quota.replenish_interval(), quota.burst_size().get());
-        Self { clock, interval, burst, forgiven_at: Mutex::default() }
+        Self { clock, table: Mutex::new(Table { interval, burst, forgiven_at: HashMap::new() }) }
+    }
+
+    /// Counts by another quota from now on. Nobody's failures are forgotten, and nobody is kept out for longer than it says.
+    pub(super) fn change(&self, quota: Quota) {
+        let now = self.clock.now();
+        let mut table = self.table();
+        (table.interval, table.burst) = (quota.replenish_interval(), quota.burst_size().get());
+        let latest = now.plus(table.longest());
+        table.forgiven_at.values_mut().for_each(|at| *at = (*at).min(latest));
     }
 
     /// Whether this client has to wait before it may try again.
     pub(super) fn are_too_many(&self, client: IpAddr) -> bool {
-        let forgiven_at = self.table().get(&network(client)).copied().unwrap_or_default();
+        let table = self.table();
+        let forgiven_at = table.forgiven_at.get(&network(client)).copied().unwrap_or_default();
         let left = forgiven_at.since(self.clock.now());
         // More than all of it is left only when the clock was set back; nobody is kept out by that.
-        left > self.interval * self.burst.saturating_sub(1) && left <= self.interval * self.burst
+        left > table.interval * table.burst.saturating_sub(1) && left <= table.longest()
     }
 
     /// Counts one failure.
     pub(super) fn note(&self, client: IpAddr) {
         let now = self.clock.now();
         let mut table = self.table();
-        if table.len() >= MAX_ADDRESSES {
-            make_room(&mut table, now);
+        if table.forgiven_at.len() >= MAX_ADDRESSES {
+            make_room(&mut table.forgiven_at, now);
         }
-        let forgiven_at = table.entry(network(client)).or_default();
-        *forgiven_at = (*forgiven_at).max(now).plus(self.interval).min(now.plus(self.interval * self.burst));
+        let (interval, latest) = (table.interval, now.plus(table.longest()));
+        let forgiven_at = table.forgiven_at.entry(network(client)).or_default();
+        *forgiven_at = (*forgiven_at).max(now).plus(interval).min(latest);
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<IpAddr, Timestamp>> {
-        self.forgiven_at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn longest(&self) -> Duration {
+        self.interval * self.burst
     }
 }
 
@@ -97,6 +119,22 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_quota_forgets_nobody_and_holds_for_all() {
+        let minute = |n: u32| Quota::per_minute(NonZeroU32::new(n).unwrap());
+        let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+        let failures = Failures::new(Quota::per_hour(NonZeroU32::MIN), clock.clone());
+        let client = IpAddr::from([192, 0, 2, 1]);
+        failures.note(client);
+        assert!(failures.are_too_many(client));
+        failures.change(minute(2));
+        assert!(failures.are_too_many(client));
+        clock.advance(Duration::from_secs(30));
+        assert!(!failures.are_too_many(client));
+        failures.change(minute(1));
+        assert!(failures.are_too_many(client));
+    }
+
+    #[test]
     fn a_clock_that_is_set_back_keeps_nobody_out() {
         let clock = Clock::manual(Timestamp::from_millis(100_000_000));
         let failures = Failures::new(Quota::per_minute(const { NonZeroU32::new(2).unwrap() }), clock.clone());
@@ -127,6 +165,6 @@ mod tests {
         for n in 0..(MAX_ADDRESSES as u32 * 2) {
             failures.note(IpAddr::V4(n.into()));
         }
-        assert!(failures.table().len() <= MAX_ADDRESSES);
+        assert!(failures.table().forgiven_at.len() <= MAX_ADDRESSES);
     }
 }

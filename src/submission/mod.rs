@@ -14,6 +14,7 @@ mod door;
 mod failures;
 mod passwords;
 mod proxy;
+mod reception;
 mod recipients;
 mod record;
 mod server;
@@ -21,6 +22,7 @@ mod tls;
 mod visit;
 
 pub use options::Options;
+pub use reception::{Prepared, Reception};
 pub use recipients::Recipients;
 pub use server::{BindError, Server};
 pub use tls::TlsError;

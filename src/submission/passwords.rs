@@ -33,6 +33,11 @@ pub(super) struct Passwords {
     /// Stands in for the hash of a user that does not exist.
     decoy: Option<Arc<str>>,
     clock: Clock,
+    memory: Arc<Memory>,
+}
+
+/// What outlives a change of the users.
+struct Memory {
     key: Zeroizing<[u8; 32]>,
     turns: Semaphore,
     state: Mutex<State>,
@@ -71,6 +76,27 @@ impl Passwords {
         users: impl Iterator<Item = (&'a str, &'a str)>,
         clock: Clock,
     ) -> Result<Self, (String, BadHash)> {
+        let (turns, state) = (Semaphore::new(VERIFICATIONS), Mutex::default());
+        let memory = Memory { key: Zeroizing::new(rand::random()), turns, state };
+        Self::build(users, clock, Arc::new(memory))
+    }
+
+    /// Other users, with the same bounds; a login that was right stays so as long as its user's hash is the same.
+    ///
+    /// # Errors
+    /// Names the user whose hash cannot be used.
+    pub(super) fn replaced_by<'a>(
+        &self,
+        users: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, (String, BadHash)> {
+        Self::build(users, self.clock.clone(), self.memory.clone())
+    }
+
+    fn build<'a>(
+        users: impl Iterator<Item = (&'a str, &'a str)>,
+        clock: Clock,
+        memory: Arc<Memory>,
+    ) -> Result<Self, (String, BadHash)> {
         let (mut hashes, mut decoy) = (HashMap::new(), None);
         for (name, hash) in users {
             check(hash).map_err(|error| (name.to_owned(), error))?;
@@ -79,8 +105,7 @@ impl Passwords {
             decoy.get_or_insert_with(|| hash.clone());
             hashes.insert(name.to_owned(), hash);
         }
-        let (turns, state) = (Semaphore::new(VERIFICATIONS), Mutex::default());
-        Ok(Self { hashes, decoy, clock, key: Zeroizing::new(rand::random()), turns, state })
+        Ok(Self { hashes, decoy, clock, memory })
     }
 
     /// Whether `credentials` are right. `may_go_on` is asked when a turn has come: a client that meanwhile failed too
@@ -100,7 +125,7 @@ impl Passwords {
         let cell = self.state().pending.entry(digest).or_default().clone();
         let pending = Pending { passwords: self, digest, cell };
         let verified = pending.cell.get_or_try_init(|| async {
-            let _turn = self.turns.acquire().await.map_err(|_| Some(Finding::Broken))?;
+            let _turn = self.memory.turns.acquire().await.map_err(|_| Some(Finding::Broken))?;
             if !may_go_on() {
                 return Err(None);
             }
@@ -133,7 +158,11 @@ impl Passwords {
     }
 
     fn digest(&self, credentials: &Credentials) -> Digest {
-        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        let mut hasher = blake3::Hasher::new_keyed(&self.memory.key);
+        // What was right for one hash says nothing about another.
+        let hash = self.hashes.get(&credentials.user).map(AsRef::as_ref).unwrap_or_default();
+        hasher.update(&(hash.len() as u64).to_le_bytes());
+        hasher.update(hash.as_bytes());
         hasher.update(&(credentials.user.len() as u64).to_le_bytes());
         hasher.update(credentials.user.as_bytes());
         hasher.update(&credentials.password);
@@ -157,7 +186,7 @@ impl Passwords {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -255,6 +284,25 @@ mod tests {
         clock.advance(CACHED_FOR);
         assert_eq!(ask("one").await, Some(Finding::Right));
         assert_eq!(computed.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test]
+    async fn a_changed_password_is_not_remembered_and_the_others_are() {
+        let before = passwords(Clock::system());
+        let (one, two) = (argon2id("one"), argon2id("two"));
+        let found = async |passwords: &Passwords, password, asked: &AtomicUsize| {
+            let count = || asked.fetch_add(1, Ordering::SeqCst) < usize::MAX;
+            passwords.verify(login("ann", password), count).await
+        };
+        let asked = AtomicUsize::new(0);
+        assert_eq!(found(&before, "one", &asked).await, Some(Finding::Right));
+        let ann = before.hashes.get("ann").unwrap().clone();
+        let same = before.replaced_by([("ann", &*ann), ("eve", one.as_str())].into_iter()).unwrap();
+        assert_eq!(found(&same, "one", &asked).await, Some(Finding::Right));
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        let changed = before.replaced_by([("ann", two.as_str())].into_iter()).unwrap();
+        assert_eq!(found(&changed, "one", &asked).await, Some(Finding::Wrong));
+        assert_eq!(found(&changed, "two", &asked).await, Some(Finding::Right));
     }
 
     #[tokio::test]

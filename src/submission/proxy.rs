@@ -80,7 +80,8 @@ fn address(family: &str, text: &str) -> io::Result<IpAddr> {
 
 /// §2.1: decimal, without leading zeros.
 fn port(text: &str) -> io::Result<u16> {
-    let is_plain = text.bytes().all(|octet| octet.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let is_plain =
+        text.bytes().all(|octet| octet.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     let port = text.parse().ok().filter(|_| is_plain);
     port.ok_or_else(|| wrong("no port"))
 }
@@ -110,14 +111,16 @@ fn proxied(family: u8, rest: &[u8]) -> io::Result<Origin> {
     match family {
         0x00 => Ok(Origin::Peer),
         0x11 => {
-            let source: [u8; 4] = rest.get(..4).and_then(|octets| octets.try_into().ok()).ok_or_else(short)?;
+            let source: [u8; 4] =
+                rest.get(..4).and_then(|octets| octets.try_into().ok()).ok_or_else(short)?;
             if rest.len() < 12 {
                 return Err(short());
             }
             Ok(Origin::Client(SocketAddr::new(Ipv4Addr::from(source).into(), port_at(8)?)))
         }
         0x21 => {
-            let source: [u8; 16] = rest.get(..16).and_then(|octets| octets.try_into().ok()).ok_or_else(short)?;
+            let source: [u8; 16] =
+                rest.get(..16).and_then(|octets| octets.try_into().ok()).ok_or_else(short)?;
             if rest.len() < 36 {
                 return Err(short());
             }

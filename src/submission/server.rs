@@ -6,23 +6,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::accounts::Accounts;
 use super::connection::{Connection, End};
-use super::door::{Door, Full};
+use super::door::Full;
 use super::options::{Options, TlsMode};
 use super::passwords::BadHash;
-use super::recipients::{Checks, Recipients};
-use super::tls::{Certificate, TlsError, describe};
-use super::visit::{Entrance, Shared, Visit};
+use super::reception::{Furnishing, Place, Reception};
+use super::recipients::Recipients;
+use super::tls::{TlsError, describe};
+use super::visit::{Entrance, Visit};
 use crate::clock::Clock;
 use crate::intake::Intake;
-use crate::smtp::content::Budget;
 use crate::smtp::session::{Input, Session};
 
 /// A TLS handshake takes no longer than this.
@@ -34,8 +34,8 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Listeners that are bound and wait to be run.
 pub struct Server {
-    listeners: Vec<(TcpListener, SocketAddr, Arc<Entrance>)>,
-    shared: Arc<Shared>,
+    listeners: Vec<(TcpListener, SocketAddr, Arc<ArcSwap<Place>>)>,
+    reception: Reception,
 }
 
 /// Why the listeners could not be set up.
@@ -89,20 +89,10 @@ impl Server {
         clock: Clock,
         recipients: Recipients,
     ) -> Result<Self, BindError> {
-        let certificate = match &options.tls {
-            Some(tls) => Some(Arc::new(Certificate::load(tls.clone(), clock.clone())?)),
-            None => None,
-        };
-        let limits = options.limits.clone();
-        let accounts = Accounts::new(&options.users, &limits, &clock)
-            .map_err(|(user, source)| BindError::PasswordHash { user, source })?;
-        let checks = Checks::new(&options.verify, recipients, &clock).map_err(|source| {
-            let file = options.verify.disposable_file.clone().unwrap_or_default();
-            BindError::DisposableFile { file, source }
-        })?;
+        let furnishing = Furnishing::new(options, recipients, &clock)?;
         let mut listeners = Vec::new();
-        for listener in &options.listeners {
-            if listener.tls != TlsMode::None && certificate.is_none() {
+        for listener in &furnishing.options.listeners {
+            if listener.tls != TlsMode::None && furnishing.certificate.is_none() {
                 return Err(BindError::TlsMissing { listener: listener.name.clone() });
             }
             let bind_error = |source| BindError::Address {
@@ -112,32 +102,42 @@ impl Server {
             };
             let socket = TcpListener::bind(listener.address).await.map_err(bind_error)?;
             let address = socket.local_addr().map_err(bind_error)?;
-            let entrance = Entrance::new(&options, listener.clone(), certificate.clone(), checks.any());
-            listeners.push((socket, address, Arc::new(entrance)));
+            listeners.push((socket, address));
         }
-        let budget = Budget::new(limits.receive_memory);
-        let door = Door::new(limits.connections, limits.connections_per_ip);
-        let shared = Arc::new(Shared { intake, limits, accounts, checks, budget, door, clock });
-        Ok(Self { listeners, shared })
+        let reception = Reception::open(furnishing, intake, clock)?;
+        let places = reception.places();
+        let listeners =
+            listeners.into_iter().zip(places).map(|((socket, address), place)| (socket, address, place));
+        Ok(Self { listeners: listeners.collect(), reception })
+    }
+
+    /// Where new connections find what they are told; for a change while the server runs.
+    pub fn reception(&self) -> Reception {
+        self.reception.clone()
     }
 
     /// Each listener's name and the address that it is bound to.
     pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
         self.listeners
             .iter()
-            .map(|(_, address, entrance)| (entrance.listener.name.clone(), *address))
+            .map(|(_, address, place)| (place.load().entrance.listener.name.clone(), *address))
             .collect()
     }
 
     /// Serves until `shutdown`, then lets messages that are being received come to their end, no longer than `grace`.
     /// Gives back when every session has ended; earlier only when a listener has broken down.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
+        self.run_within(shutdown, || grace).await;
+    }
+
+    /// The same, with a `grace` that is asked for when the end has come.
+    pub async fn run_within(self, shutdown: CancellationToken, grace: impl Fn() -> Duration) {
         // A child, so that one listener's end can end the others.
         let shutdown = shutdown.child_token();
         let cut = CancellationToken::new();
         let mut running = JoinSet::new();
-        for (socket, _, entrance) in self.listeners {
-            let port = Port { socket, entrance, shared: self.shared.clone() };
+        for (socket, _, place) in self.listeners {
+            let port = Port { socket, place };
             running.spawn(port.run(shutdown.clone(), cut.clone()));
         }
         watch_over(running, shutdown, cut, grace).await;
@@ -150,7 +150,7 @@ async fn watch_over(
     mut running: JoinSet<()>,
     shutdown: CancellationToken,
     cut: CancellationToken,
-    grace: Duration,
+    grace: impl Fn() -> Duration,
 ) {
     tokio::select! {
         // First, because listeners end as soon as it is so.
@@ -164,7 +164,7 @@ async fn watch_over(
         }
     }
     let all_ended = async { while running.join_next().await.is_some() {} };
-    if timeout(grace, all_ended).await.is_err() {
+    if timeout(grace(), all_ended).await.is_err() {
         tracing::warn!("sessions that did not end in time are cut off");
         cut.cancel();
         while running.join_next().await.is_some() {}
@@ -174,8 +174,7 @@ async fn watch_over(
 /// One listener at work.
 struct Port {
     socket: TcpListener,
-    entrance: Arc<Entrance>,
-    shared: Arc<Shared>,
+    place: Arc<ArcSwap<Place>>,
 }
 
 impl Port {
@@ -193,7 +192,8 @@ impl Port {
                     Err(error) => {
                         if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
                             warned_at = Some(Instant::now());
-                            tracing::warn!(listener = self.entrance.listener.name, %error, "accept failed");
+                            let listener = &self.place.load().entrance.listener.name;
+                            tracing::warn!(listener, %error, "accept failed");
                         }
                         let _ = timeout(ACCEPT_PAUSE, shutdown.cancelled()).await;
                     }
@@ -221,14 +221,16 @@ impl Port {
         sessions: &mut JoinSet<()>,
     ) {
         let client = canonical(peer);
-        let refusal = match self.shared.door.enter(client) {
-            _ if !self.is_allowed(client) => "554 This client may not connect here\r\n",
+        // As it is now; the connection keeps it to its end.
+        let Place { shared, entrance } = &**self.place.load();
+        let refusal = match shared.door.enter(client) {
+            _ if !is_allowed(entrance, client) => "554 This client may not connect here\r\n",
             Err(Full::Total) => "421 4.3.2 Too many connections; retry later\r\n",
             Err(Full::Client) => "421 4.7.0 Too many connections from this address; retry later\r\n",
             Ok(pass) => {
                 let visit = Visit {
-                    shared: self.shared.clone(),
-                    entrance: self.entrance.clone(),
+                    shared: shared.clone(),
+                    entrance: entrance.clone(),
                     client,
                     // A token of its own, so that sessions do not meet at one lock.
                     shutdown: shutdown.child_token(),
@@ -242,22 +244,22 @@ impl Port {
                 return;
             }
         };
-        tracing::debug!(%client, listener = self.entrance.listener.name, refusal, "connection refused");
-        self.turn_away(stream, refusal);
+        tracing::debug!(%client, listener = entrance.listener.name, refusal, "connection refused");
+        turn_away(entrance, stream, refusal);
     }
+}
 
-    /// Costs no task and no wait: the buffer of a new socket is empty, so the words fit or are not said.
-    fn turn_away(&self, stream: TcpStream, refusal: &str) {
-        if self.entrance.listener.tls != TlsMode::Implicit
-            && let Ok(mut stream) = stream.into_std()
-        {
-            let _ = stream.write_all(refusal.as_bytes());
-        }
+/// Costs no task and no wait: the buffer of a new socket is empty, so the words fit or are not said.
+fn turn_away(entrance: &Entrance, stream: TcpStream, refusal: &str) {
+    if entrance.listener.tls != TlsMode::Implicit
+        && let Ok(mut stream) = stream.into_std()
+    {
+        let _ = stream.write_all(refusal.as_bytes());
     }
+}
 
-    fn is_allowed(&self, client: IpAddr) -> bool {
-        self.entrance.listener.allow.iter().any(|network| network.contains(&client))
-    }
+fn is_allowed(entrance: &Entrance, client: IpAddr) -> bool {
+    entrance.listener.allow.iter().any(|network| network.contains(&client))
 }
 
 /// Serves one client, through TLS when that is how it comes or what it asks for.
@@ -383,8 +385,8 @@ mod tests {
         let dns = Arc::new(Dns::new(dns::Options::default()));
         let recipients = Recipients { dns, suppressions: None };
         let mut server = Server::bind(options(), intake, clock, recipients).await.unwrap();
-        let (socket, _, entrance) = server.listeners.remove(0);
-        Port { socket, entrance, shared: server.shared }
+        let (socket, _, place) = server.listeners.remove(0);
+        Port { socket, place }
     }
 
     /// A dual-stack socket reports IPv4 clients as `::ffff:192.0.2.7`.
@@ -418,8 +420,8 @@ mod tests {
         let is_offered = |client: &str| {
             let client = canonical(client.parse().unwrap());
             let visit = Visit {
-                shared: port.shared.clone(),
-                entrance: port.entrance.clone(),
+                shared: port.place.load().shared.clone(),
+                entrance: port.place.load().entrance.clone(),
                 client,
                 shutdown: CancellationToken::new(),
             };
@@ -437,7 +439,7 @@ mod tests {
         let stop = shutdown.clone();
         running.spawn(async move { stop.cancelled().await });
         running.spawn(async { panic!("for the test") });
-        watch_over(running, shutdown.clone(), cut.clone(), Duration::from_secs(60)).await;
+        watch_over(running, shutdown.clone(), cut.clone(), || Duration::from_secs(60)).await;
         assert!(shutdown.is_cancelled() && !cut.is_cancelled());
     }
 }

@@ -3,27 +3,29 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use super::accounts::Accounts;
 use super::door::Door;
-use super::options::{AuthMode, Limits, Listener, Options, TlsMode};
+use super::options::{AuthMode, Limits, Listener, TlsMode};
 use super::recipients::Checks;
 use super::tls::Certificate;
 use crate::clock::Clock;
 use crate::intake::Intake;
-use crate::mail::ReversePath;
+use crate::mail::{ReversePath, Scope};
 use crate::smtp::Reply;
 use crate::smtp::content::Budget;
 use crate::smtp::session::{AuthPolicy, Session, Settings};
 use crate::store::Status;
 
-/// What all connections share.
+/// What all connections share that began under one configuration.
 pub(super) struct Shared {
     pub(super) intake: Arc<Intake>,
     pub(super) limits: Limits,
-    pub(super) accounts: Accounts,
-    pub(super) checks: Checks,
+    /// Those of now, whenever the connection began.
+    pub(super) accounts: Arc<ArcSwap<Accounts>>,
+    pub(super) checks: Arc<Checks>,
     /// `limits.receive_memory`.
     pub(super) budget: Budget,
     pub(super) door: Door,
@@ -50,16 +52,17 @@ pub(super) struct Visit {
 
 impl Entrance {
     pub(super) fn new(
-        options: &Options,
+        hostname: &str,
+        limits: &Limits,
         listener: Listener,
         certificate: Option<Arc<Certificate>>,
         checks_recipients: bool,
     ) -> Self {
         let settings = Settings {
-            hostname: options.hostname.clone(),
-            message_size: options.limits.message_size,
-            recipients: options.limits.recipients,
-            transactions: options.limits.messages_per_connection,
+            hostname: hostname.to_owned(),
+            message_size: limits.message_size,
+            recipients: limits.recipients,
+            transactions: limits.messages_per_connection,
             starttls: listener.tls == TlsMode::StartTls,
             auth: match listener.auth {
                 AuthMode::Required => AuthPolicy::Required,
@@ -79,13 +82,14 @@ impl Visit {
         Session::new(self.entrance.settings.clone(), self.shared.budget.clone(), loopback, tls)
     }
 
-    /// Whether a message may be started now: is there room, may this user, and is it not too much.
+    /// Whether a message may be started now: is there room, may this user, and is it not too much. Gives back whose keys it
+    /// uses.
     ///
     /// # Errors
     /// The reply that refuses it.
-    pub(super) fn may_send(&self, user: Option<&str>, reverse_path: &ReversePath) -> Result<(), Reply> {
+    pub(super) fn may_send(&self, user: Option<&str>, reverse_path: &ReversePath) -> Result<Scope, Reply> {
         match self.shared.intake.status() {
-            Status::Ready => self.shared.accounts.may_send(user, reverse_path),
+            Status::Ready => self.shared.accounts.load().may_send(user, reverse_path),
             Status::LowDisk { .. } => {
                 Err(Reply::new(452, (4, 3, 1), "Insufficient system storage; retry later"))
             }

@@ -88,6 +88,11 @@ path = "{0}/mail"
         self.child.kill().await.unwrap();
     }
 
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap(), Signal::HUP).unwrap();
+    }
+
     /// SIGTERM; gives back the exit code.
     pub async fn stop(&mut self) -> Option<i32> {
         kill_process(Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap(), Signal::TERM).unwrap();

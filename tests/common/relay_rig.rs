@@ -31,6 +31,7 @@ pub struct Rig {
     pub running: JoinHandle<()>,
     pub counters: Arc<Counters>,
     pub relay: Arc<Relay>,
+    dns: Arc<Dns>,
 }
 
 pub const DELIVERED: RecipientState = RecipientState::Delivered;
@@ -197,10 +198,21 @@ impl Rig {
     ) -> Self {
         queue.start(store.clone(), recovered);
         let shutdown = CancellationToken::new();
-        let relay = Relay::new(options, dns, queue.clone(), clock.clone()).unwrap();
+        let relay = Relay::new(options, dns.clone(), queue.clone(), clock.clone()).unwrap();
         let counters = relay.counters();
         let running = tokio::spawn(relay.clone().run(shutdown.clone(), Duration::from_secs(10)));
-        Self { store, queue, clock, shutdown, running, counters, relay }
+        Self { store, queue, clock, shutdown, running, counters, relay, dns }
+    }
+
+    /// Has other routes in force, while everything runs.
+    pub fn reroute(&self, options: Options) {
+        let prepared = self.relay.prepare(options, &self.dns).unwrap();
+        self.relay.commit(prepared);
+    }
+
+    /// What is wrong with other routes.
+    pub fn cannot_reroute(&self, options: Options) -> String {
+        self.relay.prepare(options, &self.dns).err().expect("they cannot be had").to_string()
     }
 
     pub async fn submit(&self, message: Message) -> QueueId {

@@ -57,13 +57,14 @@ impl Parked {
 
     /// As [`Lease::is_expired`].
     pub fn is_expired(&self) -> bool {
-        self.queue.as_ref().is_some_and(|queue| self.has_waited(queue, queue.options.expire_after))
+        self.queue.as_ref().is_some_and(|queue| self.has_waited(queue, queue.options().expire_after))
     }
 
     /// As [`Lease::is_late`].
     pub fn is_late(&self) -> bool {
-        let is_late =
-            |queue: &Arc<Queue>| queue.options.warn_after.is_some_and(|after| self.has_waited(queue, after));
+        let is_late = |queue: &Arc<Queue>| {
+            queue.options().warn_after.is_some_and(|after| self.has_waited(queue, after))
+        };
         !self.was_warned && self.queue.as_ref().is_some_and(is_late)
     }
 

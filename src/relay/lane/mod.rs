@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, Epoch, Load};
 use super::places::Ticket;
+use super::surroundings::Surroundings;
 use super::waiting::Waiting;
 use super::way::{Transport, Way};
 use crate::queue::Lease;
@@ -185,16 +186,21 @@ impl Lane {
     /// Ends a leg untried: a message that is split must not keep its other recipients waiting for this destination.
     fn turn_away(&self, leg: Leg, until: Instant) {
         let wait = until.saturating_duration_since(Instant::now());
-        let surroundings = self.way.surroundings.clone();
-        let destination = self.destination.clone();
+        let (surroundings, destination) = (self.way.surroundings.clone(), self.destination.clone());
         self.way.surroundings.tasks.spawn(async move {
-            if let Some(settled) = leg.lease.settle(&[], Some(wait)).await
-                && !(settled.expired.is_empty() && settled.ended.is_empty())
-                && let Ok(message) = leg.lease.open().await
-            {
-                surroundings.tell(&destination, &message, &[], &settled);
-            }
+            end_untried(&surroundings, &destination, leg, wait).await;
         });
+    }
+
+    /// The way is over: what waits here goes back to the queue. Whoever may have put something back since calls it again.
+    pub(super) fn empty(self: &Arc<Self>) {
+        let mut traffic = self.traffic();
+        traffic.pause = None;
+        let legs = traffic.legs.take(|_| true);
+        drop(traffic);
+        let legs = legs.into_iter().filter_map(Stowed::take_up);
+        give_back(&self.way.surroundings, self.destination.clone(), legs);
+        self.way.retire(self);
     }
 
     /// Starts connections for what waits, as far as the destination takes them.
@@ -231,7 +237,16 @@ impl Lane {
         let mut traffic = self.traffic();
         self.grow(&mut traffic);
         drop(traffic);
-        self.way.retire(&self);
+        self.leave();
+    }
+
+    /// A task of this lane has ended.
+    fn leave(self: &Arc<Self>) {
+        if self.way.is_over() {
+            self.empty();
+        } else {
+            self.way.retire(self);
+        }
     }
 
     /// It is this lane's turn to take a place.
@@ -301,29 +316,34 @@ impl Lane {
 
     /// Opens the lane again when its pause is over.
     async fn resume(self: Arc<Self>) {
+        let stop = self.way.surroundings.stop.clone();
         loop {
             let until = self.traffic().pause.map(|pause| pause.until);
             let Some(until) = until.filter(|until| Instant::now() < *until) else { break };
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
-                () = self.way.surroundings.stop.cancelled() => return,
+                () = stop.cancelled() => return self.leave(),
             }
         }
         let (expired, late) = self.reopen();
-        for leg in expired.into_iter().filter_map(Stowed::take_up) {
-            if self.way.surroundings.stop.is_cancelled() {
-                return;
+        let expired = expired.into_iter().map(|leg| (leg, true));
+        let mut waited = expired.chain(late.into_iter().map(|leg| (leg, false)));
+        while !stop.is_cancelled()
+            && let Some((leg, is_expired)) = waited.next()
+        {
+            let Some(leg) = leg.take_up() else { continue };
+            if is_expired {
+                self.expire(leg).await;
+            } else {
+                leg.lease.warn().await;
+                self.push(leg);
             }
-            self.expire(leg).await;
         }
-        for leg in late.into_iter().filter_map(Stowed::take_up) {
-            if self.way.surroundings.stop.is_cancelled() {
-                return;
-            }
-            leg.lease.warn().await;
-            self.push(leg);
+        if self.way.is_over() {
+            let rest: Vec<_> = waited.filter_map(|(leg, _)| leg.take_up()).collect();
+            give_back(&self.way.surroundings, self.destination.clone(), rest.into_iter());
         }
-        self.way.retire(&self);
+        self.leave();
     }
 
     /// Lets everything pass again. Gives back what has waited for longer than a message may, and what has waited for so
@@ -360,6 +380,30 @@ impl Lane {
 
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands legs back to the queue, to be routed again at once: nobody was asked, so it costs no attempt.
+pub(super) fn give_back(
+    surroundings: &Surroundings,
+    destination: Arc<str>,
+    legs: impl Iterator<Item = Leg> + Send + 'static,
+) {
+    let own = surroundings.clone();
+    surroundings.tasks.spawn(async move {
+        for leg in legs {
+            end_untried(&own, &destination, leg, Duration::ZERO).await;
+        }
+    });
+}
+
+/// Ends a leg whose recipients were not tried, and wait for so long.
+async fn end_untried(surroundings: &Surroundings, destination: &str, leg: Leg, wait: Duration) {
+    if let Some(settled) = leg.lease.settle(&[], Some(wait)).await
+        && !(settled.expired.is_empty() && settled.ended.is_empty())
+        && let Ok(message) = leg.lease.open().await
+    {
+        surroundings.tell(destination, &message, &[], &settled);
     }
 }
 

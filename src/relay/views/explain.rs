@@ -76,7 +76,8 @@ impl Relay {
             user: asked.user.as_deref(),
             listener: asked.listener.as_deref().unwrap_or_default(),
         };
-        let routes = self.routes();
+        let routing = self.routing.load_full();
+        let routes = &routing.routes;
         let taken = route::first_for(routes, &question);
         let before = routes.iter().take(taken.unwrap_or(routes.len()));
         let passed_over = before
@@ -85,7 +86,8 @@ impl Relay {
             })
             .collect();
         let mut explained = Explained { passed_over, ..Explained::default() };
-        let Some((route, way)) = taken.and_then(|number| Some((routes.get(number)?, self.way_of(number)?)))
+        let Some((route, way)) =
+            taken.and_then(|number| Some((routes.get(number)?, routing.way_of(number)?)))
         else {
             return explained;
         };

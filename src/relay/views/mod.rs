@@ -87,8 +87,9 @@ pub struct Sum {
 impl Relay {
     /// Where mail waits or goes, those with most waiting first, at most `most`; and how many there are.
     pub fn destinations(&self, most: usize) -> (Vec<Destination>, usize) {
+        let routing = self.routing.load_full();
         let mut lanes: Vec<(usize, usize, Arc<Lane>)> = Vec::new();
-        for (number, way) in self.ways().iter().enumerate() {
+        for (number, way) in routing.ways.iter().enumerate() {
             let mine = way.all_lanes().into_iter();
             lanes.extend(mine.map(|lane| (lane.glance(|_| ()).waiting, number, lane)));
         }
@@ -97,16 +98,16 @@ impl Relay {
             b.cmp(a).then_with(|| one.destination().cmp(other.destination()))
         });
         let shown = lanes.into_iter().take(most);
-        let ways = self.ways();
-        let view = |(_, number, lane): (usize, usize, Arc<Lane>)| Some(ways.get(number)?.view(&lane));
+        let view = |(_, number, lane): (usize, usize, Arc<Lane>)| Some(routing.ways.get(number)?.view(&lane));
         (shown.filter_map(view).collect(), total)
     }
 
     /// Closes the breakers of a route, or of one destination of it, and lets go on what is paused. `None`: there is no such
     /// route, or nothing is known of the destination.
     pub fn reset(&self, route: &str, destination: Option<&str>) -> Option<Reset> {
-        let number = self.routes().iter().position(|known| known.name == route)?;
-        let way = self.way_of(number)?;
+        let routing = self.routing.load_full();
+        let number = routing.routes.iter().position(|known| known.name == route)?;
+        let way = routing.way_of(number)?;
         let lanes = match destination {
             None => way.all_lanes(),
             Some(destination) => vec![way.lane(destination)?],
@@ -120,7 +121,7 @@ impl Relay {
     /// All of it in three numbers.
     pub fn sum(&self) -> Sum {
         let mut sum = Sum::default();
-        for way in self.ways().iter() {
+        for way in &self.routing.load().ways {
             sum.open_breakers += way.smarthost().map_or(0, Smarthost::open_breakers);
             if way.smarthost().is_none() {
                 continue;
@@ -138,13 +139,13 @@ impl Relay {
     /// # Errors
     /// A sentence that names the routes that cannot.
     pub fn is_usable(&self) -> Result<(), String> {
-        let ways = self.ways();
+        let routing = self.routing.load_full();
         let is_blocked =
             |way: &Arc<Way>| way.smarthost().is_some_and(|smarthost| smarthost.blocked_until("").is_some());
-        if ways.iter().any(|way| !is_blocked(way)) {
+        if routing.ways.iter().any(|way| !is_blocked(way)) {
             return Ok(());
         }
-        let names: Vec<_> = ways.iter().map(|way| way.name.as_str()).collect();
+        let names: Vec<_> = routing.ways.iter().map(|way| way.name.as_str()).collect();
         Err(format!("no route can be used: every host of {} is left alone after failures", names.join(", ")))
     }
 }
@@ -158,9 +159,9 @@ impl queue::Routes for Relay {
         listener: &str,
     ) -> Option<Arc<str>> {
         let asked = route::Asked { recipient_domain, sender_domain, user, listener };
-        let routes = self.routes();
-        let number = route::first_for(routes, &asked)?;
-        routes.get(number).map(|route: &Route| route.name.as_str().into())
+        let routing = self.routing.load();
+        let number = route::first_for(&routing.routes, &asked)?;
+        routing.routes.get(number).map(|route: &Route| route.name.as_str().into())
     }
 }
 

@@ -61,6 +61,11 @@ impl List {
         }
     }
 
+    /// Remembers each for `ttl` from now on.
+    pub fn set_ttl(&mut self, ttl: Duration) {
+        self.ttl = ttl;
+    }
+
     /// How many there are; some may have expired.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -93,6 +93,12 @@ impl Suppressions {
         self.change(|list| list.add(&address.canonical(), reason, self.clock.now()));
     }
 
+    /// From now on each address is remembered for `ttl` from its last refusal on, those that are known too. What a shorter
+    /// time has made forgotten may come back with a longer one.
+    pub fn set_ttl(&self, ttl: Duration) {
+        self.list.write().unwrap_or_else(PoisonError::into_inner).set_ttl(ttl);
+    }
+
     /// Forgets an address; whether it was remembered.
     pub fn remove(&self, address: &Address) -> bool {
         self.change(|list| list.remove(&address.canonical(), self.clock.now()))
