@@ -29,6 +29,7 @@ use crate::intake::Intake;
 use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::store::files::RealFiles;
+use crate::store::history::{self, History};
 use crate::store::suppression::Suppressions;
 use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
 use crate::submission::{Recipients, Server};
@@ -51,9 +52,15 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     } else {
         tracing::error!("{recovery}");
     }
+    let history = open_history(&config.data_dir, config.history.clone(), clock.clone()).await?;
+    queue.remember_into(history.clone());
     queue.start(store.clone(), recovery.messages);
     let socket_gone = CancellationToken::new();
-    let served = serve(config, &store, queue, clock, &shutdown, &socket_gone).await;
+    let served = serve(config, &store, queue, &history, clock, &shutdown, &socket_gone).await;
+    // Before the store, which gives the directory free.
+    if let Err(error) = tokio::task::spawn_blocking(move || history.close()).await {
+        tracing::error!(%error, "closing the history ended by a panic");
+    }
     // Also when a part could not start: the next start is then quicker.
     let closed = store.close().await.context("the store made no clean end; the next start recovers");
     socket_gone.cancel();
@@ -70,6 +77,7 @@ async fn serve(
     mut config: Config,
     store: &Arc<dyn Store>,
     queue: Arc<Queue>,
+    history: &Arc<History>,
     clock: Clock,
     shutdown: &CancellationToken,
     gone: &CancellationToken,
@@ -84,6 +92,7 @@ async fn serve(
         queue.suppress_into(list.clone());
     }
     let intake = Arc::new(Intake::new(store.clone(), config.intake, clock.clone()));
+    intake.remember_into(history.clone());
     let recipients = Recipients { dns: dns.clone(), suppressions };
     let server = Server::bind(config.submission, intake, clock.clone(), recipients).await?;
     // Where the listeners really are is known only now; mail to them would come back.
@@ -147,6 +156,18 @@ async fn open_store(
     let (store, recovery) =
         opened.with_context(|| format!("cannot open the store in {}", data_dir.display()))?;
     Ok((Arc::new(store), recovery))
+}
+
+/// Opens what is remembered of earlier messages.
+async fn open_history(
+    data_dir: &Path,
+    options: history::Options,
+    clock: Clock,
+) -> anyhow::Result<Arc<History>> {
+    let dir = data_dir.to_owned();
+    let open = move || History::open(Arc::new(RealFiles), &dir, options, clock);
+    let opened = tokio::task::spawn_blocking(open).await.context("opening the history ended by a panic")?;
+    opened.with_context(|| format!("cannot open the history in {}", data_dir.display()))
 }
 
 /// Opens the list of addresses that refused mail for good.

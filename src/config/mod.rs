@@ -19,6 +19,7 @@ mod dns;
 mod environment;
 mod errors;
 mod files;
+mod history;
 mod keys;
 mod listeners;
 mod log;
@@ -39,7 +40,7 @@ use std::time::Duration;
 pub use errors::{Errors, Place, Problem};
 pub use log::{Log, LogFormat};
 
-use crate::{intake, queue, relay, submission};
+use crate::{intake, queue, relay, store, submission};
 use environment::Variables;
 use errors::Problems;
 use section::Section;
@@ -69,6 +70,8 @@ pub struct Config {
     pub dns: crate::dns::Options,
     /// `[suppression]`: how long an address that bounced is remembered; `None`: not at all.
     pub suppression: Option<Duration>,
+    /// `[history]`: for how long ends and replays are remembered.
+    pub history: store::history::Options,
     /// For the log.
     pub log: Log,
     /// How long a shutdown waits for transactions and in-doubt attempts.
@@ -160,6 +163,7 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         min_free: limits.min_free,
         intake: settings::intake(root, problems, hostname.clone()),
         queue: settings::queue(root, problems, hostname, limits.queue_memory),
+        history: history::read(root, problems, limits.min_free),
         log: log::read(root, problems),
         shutdown_grace: top.duration(
             "shutdown_grace",
