@@ -22,7 +22,7 @@ use super::recovery::{self, Opened, Recovery};
 use super::request::{Claimed, Outcome, Request};
 use super::shared::{Lookup, Shared};
 use super::upkeep::{Nudge, Upkeep};
-use super::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use super::{Acceptance, Arrivals, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::{Message, Progress, QueueId, ScopedKey};
 
@@ -291,6 +291,10 @@ impl Store for EmbeddedStore {
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
         let shared = self.shared.clone();
         Box::pin(blocking(move || load(&shared, id)))
+    }
+
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
+        Box::pin(self.ask(|reply| Request::Forget { hash: keys::hash(key), reply }))
     }
 
     fn status(&self) -> Status {

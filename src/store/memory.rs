@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use super::{Acceptance, Arrivals, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
 use crate::clock::Clock;
 use crate::mail::{Message, Progress, QueueId, ScopedKey};
 
@@ -96,6 +96,16 @@ impl MemoryStore {
         Ok(())
     }
 
+    fn forget_now(&self, key: &ScopedKey) -> Result<Forgotten, StoreError> {
+        let mut state = self.state();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        let living = self.living_key(&state, key);
+        state.keys.remove(key);
+        Ok(living.map_or(Forgotten::Unknown, Forgotten::Key))
+    }
+
     fn living_key(&self, state: &State, key: &ScopedKey) -> Option<KeyRecord> {
         let record = state.keys.get(key)?;
         let alive = self.clock.now() < record.expires_at || state.messages.contains_key(&record.id);
@@ -118,6 +128,10 @@ impl Store for MemoryStore {
 
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
         Box::pin(async move { Ok(self.state().messages.get(&id).cloned()) })
+    }
+
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
+        Box::pin(async move { self.forget_now(key) })
     }
 
     fn status(&self) -> Status {

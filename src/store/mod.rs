@@ -87,6 +87,14 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Read`] when its record cannot be read back whole.
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>>;
 
+    /// Forgets a key, durably, also while its message is in the queue: what is submitted under it from then on is a new
+    /// message. An operator's decision against I1 and I3 for this one key. A submission that is being decided about at
+    /// this moment comes before it or after it, as a whole.
+    ///
+    /// # Errors
+    /// After an error the key means what it meant before.
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten>;
+
     /// Whether new mail can be taken. Cheap; asked before a message is received and by readiness checks.
     fn status(&self) -> Status;
 
@@ -145,6 +153,17 @@ pub enum Acceptance {
     Queued,
     /// The key was there already, taken by another submission a moment ago (I2); nothing was queued.
     Existing(KeyRecord),
+}
+
+/// The answer to [`Store::forget_key`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Forgotten {
+    /// Durably; this is what it remembered.
+    Key(KeyRecord),
+    /// There was no such key.
+    Unknown,
+    /// So many keys were forgotten before their time that no more are taken note of, until some have expired (S2).
+    TooMany,
 }
 
 /// A message that a start found in the store.

@@ -129,6 +129,24 @@ pub fn decode_finished(r: &mut Reader<'_>) -> Result<(QueueId, u32), Malformed> 
     Ok((id, notices))
 }
 
+/// The body of a `Forgotten` record: whose key, and when that would have ended.
+pub fn encode_forgotten(out: Vec<u8>, id: QueueId, expires_at: Timestamp) -> Vec<u8> {
+    let mut w = Writer(out);
+    w.raw(&id.to_bytes());
+    w.u64(expires_at.as_millis());
+    w.0
+}
+
+/// What [`encode_forgotten`] wrote.
+///
+/// # Errors
+/// When it does not follow the layout.
+pub fn decode_forgotten(r: &mut Reader<'_>) -> Result<(QueueId, Timestamp), Malformed> {
+    let forgotten = (r.id()?, r.time()?);
+    r.end()?;
+    Ok(forgotten)
+}
+
 /// Reads an `Attempted` record's body.
 ///
 /// # Errors

@@ -13,8 +13,8 @@ pub use accepted::{
     encode_accepted, encode_notice, read_client, read_scoped_key, write_client, write_scoped_key,
 };
 pub use attempted::{
-    decode_attempted, decode_attempted_head, decode_finished, encode_attempted, encode_finished,
-    read_progress, without_notices, write_progress,
+    decode_attempted, decode_attempted_head, decode_finished, decode_forgotten, encode_attempted,
+    encode_finished, encode_forgotten, read_progress, without_notices, write_progress,
 };
 
 use super::KeyRecord;
