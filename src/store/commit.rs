@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::files::is_full;
 use super::journal::Journal;
@@ -104,7 +105,12 @@ impl Committer {
         let verdicts = self.judge(&batch);
         let mut records: Vec<&mut Encoded> =
             batch.iter_mut().zip(&verdicts).flat_map(|(r, v)| r.records_for(v)).collect();
-        match write(&self.shared, &mut self.journal, &mut records) {
+        let (begun, count) = (Instant::now(), records.len());
+        let written = write(&self.shared, &mut self.journal, &mut records);
+        if written.is_ok() && count > 0 {
+            self.shared.metrics.committed(begun.elapsed(), count);
+        }
+        match written {
             Ok(places) => self.publish(batch, verdicts, places),
             Err(error) if is_full(&error) => self.commit_without_room(batch),
             Err(error) => {

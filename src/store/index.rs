@@ -112,6 +112,16 @@ impl Index {
         }
     }
 
+    /// Bytes of all runs, how many there are, and how many keys they have by bucket: one that is in two runs counts
+    /// twice.
+    pub fn count_into(&self, counts: &mut BTreeMap<Bucket, u64>) -> (u64, u64) {
+        let runs = self.runs.load();
+        for run in runs.iter() {
+            *counts.entry(run.bucket).or_default() += run.entries;
+        }
+        (runs.iter().map(|run| run.bytes()).sum(), runs.len() as u64)
+    }
+
     /// Puts keys in; they are durable with the next checkpoint.
     ///
     /// # Errors

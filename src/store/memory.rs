@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Acceptance, Arrivals, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use super::{
+    Acceptance, Arrivals, Figures, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture,
+};
 use crate::clock::Clock;
 use crate::mail::{Message, Progress, QueueId, ScopedKey};
 
@@ -141,6 +143,12 @@ impl Store for MemoryStore {
             Some(StoreError::Closed) => Status::Closed,
             Some(error) => Status::Latched { reason: error.to_string() },
         }
+    }
+
+    fn figures(&self) -> Figures {
+        let state = self.state();
+        let (keys, messages) = (state.keys.len() as u64, state.messages.len() as u64);
+        Figures { keys, messages, ..Figures::default() }
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {
