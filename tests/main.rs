@@ -19,6 +19,7 @@ mod destinations;
 mod dialogs;
 mod dkim;
 mod forwarding;
+mod history;
 mod hostile_dns;
 mod hostile_far_sides;
 mod idempotency;

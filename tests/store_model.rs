@@ -21,6 +21,7 @@ enum Call {
     /// An outcome with so many notices; the message ends with it, or not.
     Tell(usize, bool, u8),
     Find(u8),
+    Forget(u8),
     Advance(u8),
     Settle,
     Restart,
@@ -34,6 +35,7 @@ fn call() -> impl Strategy<Value = Call> {
         4 => (0..40usize).prop_map(Call::Finish),
         3 => (0..40usize, any::<bool>(), 1..3u8).prop_map(|(n, ends, notices)| Call::Tell(n, ends, notices)),
         3 => (0..12u8).prop_map(Call::Find),
+        1 => (0..12u8).prop_map(Call::Forget),
         1 => (0..20u8).prop_map(Call::Advance),
         1 => Just(Call::Settle),
         1 => Just(Call::Restart),
@@ -97,6 +99,10 @@ async fn compare(calls: Vec<Call>) {
             Call::Find(n) => {
                 let key = key(&format!("key {n}"));
                 assert_eq!(real.find_key(&key).await, model.find_key(&key).await);
+            }
+            Call::Forget(n) => {
+                let key = key(&format!("key {n}"));
+                assert_eq!(real.forget_key(&key).await, model.forget_key(&key).await);
             }
             Call::Advance(hours) => clock.advance(Duration::from_secs(3600) * hours.into()),
             Call::Settle => real.settle().await.unwrap(),

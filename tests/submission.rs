@@ -9,7 +9,7 @@ use governor::Quota;
 use oncemail::clock::Clock;
 use oncemail::mail::{Body, Handling, Message, Notify, Progress, QueueId, Ret, ScopedKey};
 use oncemail::store::memory::MemoryStore;
-use oncemail::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use oncemail::store::{Acceptance, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
 use oncemail::submission::options::{AuthMode, TlsMode};
 use oncemail::submission::{BindError, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -275,6 +275,9 @@ impl Store for Panicking {
     }
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
         self.store.load(id)
+    }
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
+        self.store.forget_key(key)
     }
     fn status(&self) -> Status {
         assert!(!self.armed.swap(false, Ordering::SeqCst), "this panic belongs to the test");

@@ -33,6 +33,7 @@ use crate::intake::Intake;
 use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::store::files::RealFiles;
+use crate::store::history::{self, History};
 use crate::store::suppression::Suppressions;
 use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
 use crate::submission::{Recipients, Server};
@@ -58,10 +59,16 @@ pub async fn run(mut config: Config, source: Source) -> anyhow::Result<()> {
     } else {
         tracing::error!("{recovery}");
     }
+    let history = open_history(&config.data_dir, config.history.clone(), clock.clone()).await?;
+    queue.remember_into(history.clone());
     queue.start(store.clone(), recovery.messages);
     let socket_gone = CancellationToken::new();
-    let around = Around { queue, clock, source, hangups };
+    let around = Around { queue, history: history.clone(), clock, source, hangups };
     let served = serve(config, &store, around, &shutdown, &socket_gone).await;
+    // Before the store, which gives the directory free.
+    if let Err(error) = tokio::task::spawn_blocking(move || history.close()).await {
+        tracing::error!(%error, "closing the history ended by a panic");
+    }
     // Also when a part could not start: the next start is then quicker.
     let closed = store.close().await.context("the store made no clean end; the next start recovers");
     socket_gone.cancel();
@@ -75,6 +82,7 @@ pub async fn run(mut config: Config, source: Source) -> anyhow::Result<()> {
 /// What there is before the parts around the store are.
 struct Around {
     queue: Arc<Queue>,
+    history: Arc<History>,
     clock: Clock,
     source: Source,
     hangups: Hangups,
@@ -89,9 +97,9 @@ async fn serve(
     shutdown: &CancellationToken,
     gone: &CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let Around { queue, clock, source, hangups } = around;
+    let Around { queue, history, clock, source, hangups } = around;
     let socket_dir = config.data_dir.clone();
-    let (server, relay, reloader) = set_up(config, store, queue, clock, source).await?;
+    let (server, relay, reloader) = set_up(config, store, queue, history, clock, source).await?;
     let socket = HealthSocket::bind(&socket_dir).await?;
     for (listener, address) in server.addresses() {
         tracing::info!(listener, %address, "listening");
@@ -120,6 +128,7 @@ async fn set_up(
     mut config: Config,
     store: &Arc<EmbeddedStore>,
     queue: Arc<Queue>,
+    history: Arc<History>,
     clock: Clock,
     source: Source,
 ) -> anyhow::Result<(Server, Arc<Relay>, Reloader)> {
@@ -132,6 +141,7 @@ async fn set_up(
         queue.suppress_into(list.clone());
     }
     let intake = Arc::new(Intake::new(store.clone(), config.intake.clone(), clock.clone()));
+    intake.remember_into(history.clone());
     let recipients = Recipients { dns: dns.clone(), suppressions: suppressions.clone() };
     let server = Server::bind(config.submission.clone(), intake.clone(), clock.clone(), recipients).await?;
     // Where the listeners really are is known only now; mail to them would come back.
@@ -142,6 +152,7 @@ async fn set_up(
     let handles = Handles {
         queue,
         intake,
+        history,
         store: store.clone(),
         suppressions,
         relay: relay.clone(),
@@ -189,6 +200,18 @@ async fn open_store(
     let (store, recovery) =
         opened.with_context(|| format!("cannot open the store in {}", data_dir.display()))?;
     Ok((Arc::new(store), recovery))
+}
+
+/// Opens what is remembered of earlier messages.
+async fn open_history(
+    data_dir: &Path,
+    options: history::Options,
+    clock: Clock,
+) -> anyhow::Result<Arc<History>> {
+    let dir = data_dir.to_owned();
+    let open = move || History::open(Arc::new(RealFiles), &dir, options, clock);
+    let opened = tokio::task::spawn_blocking(open).await.context("opening the history ended by a panic")?;
+    opened.with_context(|| format!("cannot open the history in {}", data_dir.display()))
 }
 
 /// Opens the list of addresses that refused mail for good.

@@ -22,6 +22,7 @@ use crate::intake::Intake;
 use crate::queue::Queue;
 use crate::relay::{self, Relay};
 use crate::store::EmbeddedStore;
+use crate::store::history::History;
 use crate::store::suppression::Suppressions;
 use crate::submission::{self, Reception, Recipients};
 
@@ -41,6 +42,7 @@ pub struct Source {
 pub(super) struct Handles {
     pub(super) queue: Arc<Queue>,
     pub(super) intake: Arc<Intake>,
+    pub(super) history: Arc<History>,
     pub(super) store: Arc<EmbeddedStore>,
     pub(super) suppressions: Option<Arc<Suppressions>>,
     pub(super) relay: Arc<Relay>,
@@ -179,10 +181,12 @@ impl Inner {
     /// Cannot fail, and waits for nothing.
     fn commit(&self, prepared: Prepared) -> Reloaded {
         let Prepared { in_force, relay, submission, reloaded } = prepared;
-        let Handles { queue, intake, store, suppressions, relay: the_relay, reception, .. } = &self.handles;
+        let Handles { queue, intake, history, store, suppressions, relay: the_relay, reception, .. } =
+            &self.handles;
         let config = &in_force.config;
         queue.change(config.queue.clone());
         intake.change(config.intake.clone());
+        history.set_options(config.history.clone());
         store.set_min_free(config.min_free);
         if let (Some(list), Some(ttl)) = (suppressions, config.suppression) {
             list.set_ttl(ttl);

@@ -93,6 +93,7 @@ pub(super) const SECTIONS: &[Shape] = &[
     ),
     repeated("dkim", &["domain", "selector", "key_file"]),
     once("suppression", &["on_hard_bounce", "ttl"]),
+    once("history", &["retention", "size"]),
     once("verify", &["syntax", "mx", "disposable_file"]),
     once("dns", &["servers", "timeout", "dnssec", "trust_anchor_file"]),
     once("log", &["format", "level", "addresses"]),

@@ -19,6 +19,7 @@ mod dns;
 mod environment;
 mod errors;
 mod files;
+mod history;
 mod keys;
 mod listeners;
 mod log;
@@ -41,7 +42,7 @@ pub use errors::{Errors, Place, Problem};
 pub use log::{Log, LogFormat};
 pub use said::{Difference, Said};
 
-use crate::{intake, queue, relay, submission};
+use crate::{intake, queue, relay, store, submission};
 use environment::Variables;
 use errors::Problems;
 use section::Section;
@@ -71,6 +72,8 @@ pub struct Config {
     pub dns: crate::dns::Options,
     /// `[suppression]`: how long an address that bounced is remembered; `None`: not at all.
     pub suppression: Option<Duration>,
+    /// `[history]`: for how long ends and replays are remembered.
+    pub history: store::history::Options,
     /// For the log.
     pub log: Log,
     /// How long a shutdown waits for transactions and in-doubt attempts.
@@ -164,6 +167,7 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         min_free: limits.min_free,
         intake: settings::intake(root, problems, hostname.clone()),
         queue: settings::queue(root, problems, hostname, limits.queue_memory),
+        history: history::read(root, problems, limits.min_free),
         log: log::read(root, problems),
         shutdown_grace: top.duration(
             "shutdown_grace",

@@ -20,14 +20,15 @@ pub use fingerprint::VERSION as FINGERPRINT_VERSION;
 pub use options::{Fallback, Options};
 pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
 use crate::mail::{KeyKind, QueueId, Scope, ScopedKey};
 use crate::smtp::Reply;
+use crate::store::history::History;
 use crate::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreError};
 use arrival::Arrival;
 use claims::{Claim, Claims};
@@ -41,6 +42,8 @@ pub struct Intake {
     clock: Clock,
     claims: Arc<Claims>,
     observed: AtomicU64,
+    /// Where replays are remembered.
+    history: OnceLock<Arc<History>>,
 }
 
 /// What a key says about a submission.
@@ -62,12 +65,18 @@ impl Intake {
     /// An intake in front of `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: Clock) -> Self {
         let (claims, observed) = (Arc::default(), AtomicU64::new(0));
-        Self { store, options: ArcSwap::from_pointee(options), clock, claims, observed }
+        let history = OnceLock::new();
+        Self { store, options: ArcSwap::from_pointee(options), clock, claims, observed, history }
     }
 
     /// Has other options in force from the next submission on; each is decided by those that it began with.
     pub fn change(&self, options: Options) {
         self.options.store(Arc::new(options));
+    }
+
+    /// Remembers in `history` each retry that is answered with the first id. A second call does nothing.
+    pub fn remember_into(&self, history: Arc<History>) {
+        let _ = self.history.set(history);
     }
 
     /// Whether new mail can be taken; asked at MAIL, before anything is received.
@@ -91,12 +100,15 @@ impl Intake {
     /// A dropped future leaves the decision to go on by itself: the message is queued or not, and the claim on its
     /// key ends with it.
     pub async fn accept(&self, submission: Submission) -> Receipt {
-        let scope = submission.scope.clone();
+        let (scope, client) = (submission.scope.clone(), submission.origin.client);
         let mut arrival = Arrival::new(submission, self.clock.now(), self.options.load_full());
         let Some(examined) = arrival.examine().await else {
             return Receipt { decision: Decision::StoreFailed, key: None, message_id: String::new() };
         };
         let decision = self.decide(&mut arrival, &examined, scope).await;
+        if let (Decision::Replayed(first), Some(history)) = (&decision, self.history.get()) {
+            history.replayed(*first, client);
+        }
         let message_id = match &decision {
             Decision::Queued(_) => arrival.relayed_message_id(&examined),
             _ => examined.message_id.unwrap_or_default(),

@@ -4,13 +4,14 @@
 //! It must never save what a sender is told without the progress that says so, nor the other way round (D2). What cannot
 //! be told because the message cannot be read stays held (D6).
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::lease::{Current, Lease, Settled, numbers_queued};
 use super::notices::{self, Notices, Telling};
 use super::{Next, retry};
 use crate::clock::Timestamp;
-use crate::mail::{Address, HoldCause, Progress, RecipientState};
+use crate::mail::{Address, HoldCause, Message, Progress, RecipientState};
 
 impl Lease {
     /// The last leg has ended: tells the sender, saves, and schedules, holds or forgets the message.
@@ -39,11 +40,15 @@ impl Lease {
             self.queue.put_back(self.id, self.priority, wait);
             return None;
         }
+        let ending = self.ending(current).await;
         let mut settled = current.save(self, told, expired).await?;
         settled.ended = numbers_ended(&settled.progress);
         settled.ended.retain(|number| had_ended.binary_search(number).is_err());
         self.closed.store(true, Ordering::SeqCst);
         if !current.unsaved {
+            if let (Some(message), Some(past)) = (&ending, self.queue.past()) {
+                past.ended(message, &settled.progress);
+            }
             let next = match wait {
                 Some(wait) => Next::Again(wait),
                 None if settled.progress.is_held() => Next::Held,
@@ -52,6 +57,19 @@ impl Lease {
             self.queue.conclude(self.id, self.priority, next);
         }
         Some(settled)
+    }
+
+    /// The message, when it ends here and its end is remembered: after the save it is gone from the store.
+    async fn ending(&self, current: &Current) -> Option<Arc<Message>> {
+        self.queue.past()?;
+        current.progress.as_ref().filter(|progress| progress.is_finished())?;
+        let message = self.message().await;
+        message
+            .inspect_err(|error| {
+                tracing::warn!(target: "oncemail::queue", queue_id = %self.id, %error,
+                    "the message cannot be read to remember its end");
+            })
+            .ok()
     }
 
     /// Tells of failures and of a long wait; gives back whether that has changed the progress.
@@ -190,12 +208,9 @@ mod tests {
     use super::super::{Options, Queue};
     use super::*;
     use crate::clock::Clock;
-    use crate::mail::{
-        AttemptReply, Body, Envelope, Handling, Message, Origin, QueueId, Recipient, ReversePath,
-    };
+    use crate::mail::{AttemptReply, Body, Envelope, Handling, Origin, QueueId, Recipient, ReversePath};
     use crate::store::Store;
     use crate::store::memory::MemoryStore;
-    use std::sync::Arc;
 
     fn message(now: Timestamp) -> Message {
         let recipient = |address: &str| Recipient {

@@ -35,6 +35,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
 use crate::mail::{Message, Progress, QueueId};
+use crate::store::history::History;
 use crate::store::suppression::Suppressions;
 use crate::store::{Arrivals, Recovered, Status, Store, StoreError};
 use schedule::{Ready, Schedule};
@@ -59,6 +60,8 @@ pub struct Queue {
     unsaved: AtomicUsize,
     /// Where addresses are noted that were refused for good.
     suppressions: OnceLock<Arc<Suppressions>>,
+    /// Where messages are remembered that have ended.
+    history: OnceLock<Arc<History>>,
 }
 
 /// One outcome that waits for room on the disk.
@@ -104,6 +107,7 @@ impl Queue {
             wake: Notify::new(),
             unsaved: AtomicUsize::new(0),
             suppressions: OnceLock::new(),
+            history: OnceLock::new(),
         })
     }
 
@@ -120,6 +124,16 @@ impl Queue {
     /// Notes addresses that are refused for good in `list`, once the outcome is durable. A second call does nothing.
     pub fn suppress_into(&self, list: Arc<Suppressions>) {
         let _ = self.suppressions.set(list);
+    }
+
+    /// Remembers in `history` what became of each message, once that is durable. A second call does nothing.
+    pub fn remember_into(&self, history: Arc<History>) {
+        let _ = self.history.set(history);
+    }
+
+    /// Where ends are remembered, if they are.
+    fn past(&self) -> Option<&Arc<History>> {
+        self.history.get().filter(|history| history.is_on())
     }
 
     /// Schedules what a start has found in the store, and opens the queue. A second call does nothing.

@@ -14,7 +14,7 @@ use super::record::{Mark, Place};
 use crate::mail::QueueId;
 
 const MAGIC: &[u8; 8] = b"oncechkp";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const OTHER_VERSION: Malformed = Malformed("a checkpoint of another version");
 const NAME: &str = "checkpoint";
 const NEW_NAME: &str = "checkpoint.new";
@@ -116,6 +116,9 @@ impl Checkpoint {
             let (id, entry) = read_entry(&mut r)?;
             ledger.live.insert(id, entry);
         }
+        for _ in 0..r.u64()? {
+            ledger.forgotten.insert(r.id()?, r.time()?);
+        }
         r.end()?;
         Ok(Self { mark, runs, position, ledger })
     }
@@ -151,6 +154,11 @@ pub fn encode_ledger(ledger: &Ledger) -> Vec<u8> {
     w.u64(ledger.live.len() as u64);
     for (id, entry) in &ledger.live {
         write_entry(&mut w, *id, entry);
+    }
+    w.u64(ledger.forgotten.len() as u64);
+    for (id, expires_at) in &ledger.forgotten {
+        w.raw(&id.to_bytes());
+        w.u64(expires_at.as_millis());
     }
     w.0
 }

@@ -13,15 +13,18 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::files::is_full;
 use super::journal::Journal;
 use super::keys::KeyHash;
+use super::ledger::MOST_FORGOTTEN;
+use super::reclaim::encode_forgotten;
 use super::record::{Encoded, Place};
 use super::request::{Claimed, CopyItem, Outcome, Request, Verdict};
-use super::shared::{Shared, State};
+use super::shared::{Lookup, Shared, State};
 use super::upkeep::Nudge;
-use super::{Arrivals, KeyRecord, StoreError};
+use super::{Arrivals, Forgotten, KeyRecord, StoreError};
 use crate::mail::QueueId;
 
 /// Most requests in one commit.
@@ -61,6 +64,10 @@ impl Committer {
                     let result = self.copy(items);
                     let _ = reply.send(result);
                 }
+                Request::Forget { hash, reply } => {
+                    let result = self.forget(&hash);
+                    let _ = reply.send(result);
+                }
                 first => {
                     let (batch, left_over) = self.gather(first);
                     self.commit(batch);
@@ -98,7 +105,12 @@ impl Committer {
         let verdicts = self.judge(&batch);
         let mut records: Vec<&mut Encoded> =
             batch.iter_mut().zip(&verdicts).flat_map(|(r, v)| r.records_for(v)).collect();
-        match write(&self.shared, &mut self.journal, &mut records) {
+        let (begun, count) = (Instant::now(), records.len());
+        let written = write(&self.shared, &mut self.journal, &mut records);
+        if written.is_ok() && count > 0 {
+            self.shared.metrics.committed(begun.elapsed(), count);
+        }
+        match written {
             Ok(places) => self.publish(batch, verdicts, places),
             Err(error) if is_full(&error) => self.commit_without_room(batch),
             Err(error) => {
@@ -183,7 +195,7 @@ impl Committer {
                         Verdict::Nothing
                     }
                 }
-                Request::Copy { .. } | Request::Close => Verdict::Nothing,
+                Request::Copy { .. } | Request::Forget { .. } | Request::Close => Verdict::Nothing,
             });
         }
         drop(state);
@@ -252,6 +264,31 @@ impl Committer {
         }
         self.advance(&mut state);
         Ok(stale)
+    }
+
+    /// Forgets the key of whoever has it. It stands alone between two commits, so that a submission comes before or after.
+    fn forget(&mut self, hash: &KeyHash) -> Result<Forgotten, StoreError> {
+        if let Some(error) = self.shared.latched() {
+            return Err(error);
+        }
+        let found = match self.shared.look_up(hash).0 {
+            Lookup::Decided(found) => found,
+            Lookup::ReadIndex => self.shared.look_up_index(hash)?,
+        };
+        let Some(found) = found else { return Ok(Forgotten::Unknown) };
+        if self.shared.state().ledger.forgotten.len() >= MOST_FORGOTTEN {
+            return Ok(Forgotten::TooMany);
+        }
+        let mut record = encode_forgotten(found.id, found.expires_at);
+        match write(&self.shared, &mut self.journal, &mut [&mut record]) {
+            Ok(_) => {}
+            Err(error) if is_full(&error) => return Err(self.shared.low_disk_error()),
+            Err(error) => return Err(self.shared.latch(format!("journal: {error}"))),
+        }
+        let mut state = self.shared.state();
+        state.ledger.forgotten.insert(found.id, found.expires_at);
+        self.advance(&mut state);
+        Ok(Forgotten::Key(found))
     }
 
     fn advance(&self, state: &mut State) {

@@ -16,13 +16,16 @@ use super::codec;
 use super::commit::Committer;
 use super::files::Files;
 use super::keys;
+use super::metrics::StoreMetrics;
 use super::reclaim::encode_finished;
 use super::record::{Encoded, Kind, MAX_RECORD};
 use super::recovery::{self, Opened, Recovery};
 use super::request::{Claimed, Outcome, Request};
 use super::shared::{Lookup, Shared};
 use super::upkeep::{Nudge, Upkeep};
-use super::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use super::{
+    Acceptance, Arrivals, Figures, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture,
+};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::{Message, Progress, QueueId, ScopedKey};
 
@@ -157,6 +160,11 @@ impl EmbeddedStore {
             lock: Mutex::new(Some(lock)),
         };
         Ok((store, recovery))
+    }
+
+    /// What it measures of its commits; clones share it.
+    pub fn metrics(&self) -> StoreMetrics {
+        self.shared.metrics.clone()
     }
 
     /// Does at once what is done now and then in the background: moves keys into the index, makes a checkpoint, forgets
@@ -298,6 +306,10 @@ impl Store for EmbeddedStore {
         Box::pin(blocking(move || load(&shared, id)))
     }
 
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
+        Box::pin(self.ask(|reply| Request::Forget { hash: keys::hash(key), reply }))
+    }
+
     fn status(&self) -> Status {
         match self.shared.check_open() {
             Err(StoreError::Closed) => Status::Closed,
@@ -307,6 +319,10 @@ impl Store for EmbeddedStore {
                 None => Status::Ready,
             },
         }
+    }
+
+    fn figures(&self) -> Figures {
+        self.shared.figures()
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

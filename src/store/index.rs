@@ -112,6 +112,16 @@ impl Index {
         }
     }
 
+    /// Bytes of all runs, how many there are, and how many keys they have by bucket: one that is in two runs counts
+    /// twice.
+    pub fn count_into(&self, counts: &mut BTreeMap<Bucket, u64>) -> (u64, u64) {
+        let runs = self.runs.load();
+        for run in runs.iter() {
+            *counts.entry(run.bucket).or_default() += run.entries;
+        }
+        (runs.iter().map(|run| run.bytes()).sum(), runs.len() as u64)
+    }
+
     /// Puts keys in; they are durable with the next checkpoint.
     ///
     /// # Errors
@@ -242,11 +252,11 @@ impl Index {
     }
 
     /// Does some of what keeps the runs of the buckets from `now` on few: those of one size become one. Whether there
-    /// is more to do. It needs room on the disk for what it makes.
+    /// is more to do. It needs room on the disk for what it makes. `forgotten` says whose key means nothing any more.
     ///
     /// # Errors
     /// As [`Index::sweep`].
-    pub fn merge(&self, now: Bucket) -> io::Result<bool> {
+    pub fn merge(&self, now: Bucket, forgotten: impl Fn(QueueId) -> bool) -> io::Result<bool> {
         let work = &mut *self.work();
         let Some(mut merge) = work.merge.take() else {
             let Some(inputs) = self.to_merge(now) else { return Ok(false) };
@@ -259,7 +269,7 @@ impl Index {
             return Ok(true);
         }
         for _ in 0..STEP {
-            let entry = merge.next(|run, read| self.noticed(run, read));
+            let entry = merge.next(|run, read| self.noticed(run, read), &forgotten);
             let pushed = entry.and_then(|entry| match entry {
                 Some(entry) => merge.writer.push(&entry).map(|()| false),
                 None => Ok(true),
@@ -348,10 +358,11 @@ impl Work {
 
 impl Merge {
     /// The next key of all inputs. Of several records of one key the one that expires last is kept: a key is taken
-    /// again only after it expired.
+    /// again only after it expired, or after it was forgotten.
     fn next(
         &mut self,
         noticed: impl Fn(&Run, io::Result<Option<Entry>>) -> io::Result<Option<Entry>>,
+        forgotten: &impl Fn(QueueId) -> bool,
     ) -> io::Result<Option<Entry>> {
         let least = self.walks.iter().filter_map(|(_, entry)| entry.map(|e| e.hash)).min();
         let Some(hash) = least else { return Ok(None) };
@@ -359,7 +370,7 @@ impl Merge {
         for (walk, head) in &mut self.walks {
             let Some(entry) = head.filter(|entry| entry.hash == hash) else { continue };
             newest = Some(match newest {
-                Some(other) if rank(&other)? > rank(&entry)? => other,
+                Some(other) if rank(&other, forgotten)? > rank(&entry, forgotten)? => other,
                 _ => entry,
             });
             let next = walk.next();
@@ -369,6 +380,9 @@ impl Merge {
     }
 }
 
-fn rank(entry: &Entry) -> io::Result<(crate::clock::Timestamp, crate::clock::Timestamp)> {
-    entry.record().map(|record| (record.expires_at, record.accepted_at))
+fn rank(
+    entry: &Entry,
+    forgotten: &impl Fn(QueueId) -> bool,
+) -> io::Result<(bool, crate::clock::Timestamp, crate::clock::Timestamp)> {
+    entry.record().map(|record| (!forgotten(record.id), record.expires_at, record.accepted_at))
 }

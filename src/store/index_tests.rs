@@ -51,7 +51,7 @@ fn i1_no_key_is_missed_while_runs_are_merged_and_swept() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while index.sweep(NOW, |_| true).unwrap() || index.merge(NOW).unwrap() {
+            while index.sweep(NOW, |_| true).unwrap() || index.merge(NOW, |_| false).unwrap() {
                 index.remove_obsolete().unwrap();
             }
             done.store(true, Ordering::SeqCst);
@@ -96,7 +96,7 @@ fn i1_of_two_records_of_a_key_the_one_that_expires_later_outlives_a_merge() {
             let expires_at = if n == turn { 70 } else { 60 };
             index.insert([(NOW, &hash(1), &record(n, expires_at))].into_iter()).unwrap();
         }
-        while index.merge(NOW).unwrap() {}
+        while index.merge(NOW, |_| false).unwrap() {}
         assert_eq!(index.read(&hash(1)).unwrap(), [record(turn, 70)]);
     }
 }
@@ -118,7 +118,7 @@ fn a_run_that_a_checkpoint_may_name_stays_until_the_next_one() {
     let index = index(dir.path());
     (0..8).for_each(|n| insert(&index, NOW, n * 10..n * 10 + 10));
     let named = index.checkpoint().unwrap();
-    while index.merge(NOW).unwrap() {}
+    while index.merge(NOW, |_| false).unwrap() {}
     insert(&index, NOW, 80..90);
     drop(index);
     let index = Index::open(Arc::new(RealFiles), dir.path(), &named, 8).unwrap();

@@ -1,6 +1,6 @@
 //! What the store knows a key by, and the commits that its index has not got yet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,12 @@ impl Bucket {
     pub fn of(expires_at: Timestamp) -> Self {
         let width = u64::try_from(BUCKET.as_millis()).unwrap_or(u64::MAX);
         Self(u32::try_from(expires_at.as_millis() / width).unwrap_or(u32::MAX))
+    }
+
+    /// When the last key of it has expired.
+    pub fn end(self) -> Timestamp {
+        let width = u64::try_from(BUCKET.as_millis()).unwrap_or(u64::MAX);
+        Timestamp::from_millis((u64::from(self.0) + 1).saturating_mul(width))
     }
 }
 
@@ -50,6 +56,9 @@ pub fn hash(key: &ScopedKey) -> KeyHash {
 pub struct Overlay {
     active: HashMap<KeyHash, KeyRecord>,
     flushing: Arc<HashMap<KeyHash, KeyRecord>>,
+    /// How many of `active` and of `flushing` expire when.
+    active_counts: BTreeMap<Bucket, u64>,
+    flushing_counts: BTreeMap<Bucket, u64>,
     moved: u64,
 }
 
@@ -61,7 +70,20 @@ impl Overlay {
 
     /// Remembers a key.
     pub fn insert(&mut self, hash: KeyHash, record: KeyRecord) {
-        self.active.insert(hash, record);
+        let bucket = Bucket::of(record.expires_at);
+        if let Some(before) = self.active.insert(hash, record)
+            && let Some(count) = self.active_counts.get_mut(&Bucket::of(before.expires_at))
+        {
+            *count = count.saturating_sub(1);
+        }
+        *self.active_counts.entry(bucket).or_default() += 1;
+    }
+
+    /// Adds how many keys expire when.
+    pub fn count_into(&self, counts: &mut BTreeMap<Bucket, u64>) {
+        for (bucket, count) in self.active_counts.iter().chain(&self.flushing_counts) {
+            *counts.entry(*bucket).or_default() += count;
+        }
     }
 
     /// How many keys wait for the index, but for those on their way.
@@ -78,6 +100,7 @@ impl Overlay {
     /// Takes what waits, to be put into the index; it stays visible until [`Overlay::finish_move`].
     pub fn begin_move(&mut self) -> Arc<HashMap<KeyHash, KeyRecord>> {
         self.flushing = Arc::new(std::mem::take(&mut self.active));
+        self.flushing_counts = std::mem::take(&mut self.active_counts);
         self.flushing.clone()
     }
 
@@ -86,11 +109,17 @@ impl Overlay {
         let mut waiting = Arc::unwrap_or_clone(std::mem::take(&mut self.flushing));
         waiting.extend(self.active.drain());
         self.active = waiting;
+        self.flushing_counts.clear();
+        self.active_counts.clear();
+        for record in self.active.values() {
+            *self.active_counts.entry(Bucket::of(record.expires_at)).or_default() += 1;
+        }
     }
 
     /// The index has them.
     pub fn finish_move(&mut self) {
         self.flushing = Arc::default();
+        self.flushing_counts.clear();
         self.moved += 1;
     }
 }

@@ -67,7 +67,13 @@ pub struct Ledger {
     /// The copy of a message with progress counts only once the copy of its progress, which follows it, is there too:
     /// a torn copy must not leave the message without its progress when the original's segment goes.
     pub half_copied: Option<(QueueId, Place)>,
+    /// Messages whose keys were forgotten, and when those would have ended. By message and not by key: a record of the
+    /// key that a later submission made counts.
+    pub forgotten: HashMap<QueueId, Timestamp>,
 }
+
+/// Keys that may be forgotten before their time, at one time (S2).
+pub const MOST_FORGOTTEN: usize = 100_000;
 
 impl SegmentUse {
     /// Bytes needed at `now`.
@@ -124,6 +130,14 @@ impl Ledger {
     pub fn keys(&mut self, segment: u32, bucket: Bucket, count: usize) {
         let segment = self.segments.entry(segment).or_default();
         *segment.keys.entry(bucket).or_default() += KEY_RECORD * count as u64;
+    }
+
+    /// Drops what need not be known any more: a key that has expired means nothing, unless its message lives (I3). The
+    /// whole bucket must be over, as for the index.
+    pub fn drop_forgotten(&mut self, now: Timestamp) {
+        let live = &self.live;
+        self.forgotten
+            .retain(|id, expires_at| Bucket::of(*expires_at) >= Bucket::of(now) || live.contains_key(id));
     }
 
     /// Bytes needed of all segments, and bytes written to them.

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use super::{
+    Acceptance, Arrivals, Figures, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture,
+};
 use crate::clock::Clock;
 use crate::mail::{Message, Progress, QueueId, ScopedKey};
 
@@ -96,6 +98,16 @@ impl MemoryStore {
         Ok(())
     }
 
+    fn forget_now(&self, key: &ScopedKey) -> Result<Forgotten, StoreError> {
+        let mut state = self.state();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        let living = self.living_key(&state, key);
+        state.keys.remove(key);
+        Ok(living.map_or(Forgotten::Unknown, Forgotten::Key))
+    }
+
     fn living_key(&self, state: &State, key: &ScopedKey) -> Option<KeyRecord> {
         let record = state.keys.get(key)?;
         let alive = self.clock.now() < record.expires_at || state.messages.contains_key(&record.id);
@@ -120,6 +132,10 @@ impl Store for MemoryStore {
         Box::pin(async move { Ok(self.state().messages.get(&id).cloned()) })
     }
 
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
+        Box::pin(async move { self.forget_now(key) })
+    }
+
     fn status(&self) -> Status {
         match &self.state().failure {
             None => Status::Ready,
@@ -127,6 +143,12 @@ impl Store for MemoryStore {
             Some(StoreError::Closed) => Status::Closed,
             Some(error) => Status::Latched { reason: error.to_string() },
         }
+    }
+
+    fn figures(&self) -> Figures {
+        let state = self.state();
+        let (keys, messages) = (state.keys.len() as u64, state.messages.len() as u64);
+        Figures { keys, messages, ..Figures::default() }
     }
 
     fn close(&self) -> StoreFuture<'_, ()> {

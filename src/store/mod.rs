@@ -19,6 +19,7 @@ mod journal;
 mod keys;
 mod ledger;
 pub mod memory;
+pub mod metrics;
 mod reclaim;
 mod record;
 mod recovery;
@@ -87,8 +88,21 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Read`] when its record cannot be read back whole.
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>>;
 
+    /// Forgets a key, durably, also while its message is in the queue: what is submitted under it from then on is a new
+    /// message. An operator's decision against I1 and I3 for this one key. A submission that is being decided about at
+    /// this moment comes before it or after it, as a whole.
+    ///
+    /// # Errors
+    /// After an error the key means what it meant before.
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten>;
+
     /// Whether new mail can be taken. Cheap; asked before a message is received and by readiness checks.
     fn status(&self) -> Status;
+
+    /// Figures about the store. Cheap: under a millisecond, from memory. A store that has none says nothing.
+    fn figures(&self) -> Figures {
+        Figures::default()
+    }
 
     /// Waits for everything that was handed over, makes a clean end, and refuses what comes after.
     ///
@@ -145,6 +159,42 @@ pub enum Acceptance {
     Queued,
     /// The key was there already, taken by another submission a moment ago (I2); nothing was queued.
     Existing(KeyRecord),
+}
+
+/// The answer to [`Store::forget_key`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Forgotten {
+    /// Durably; this is what it remembered.
+    Key(KeyRecord),
+    /// There was no such key.
+    Unknown,
+    /// So many keys were forgotten before their time that no more are taken note of, until some have expired (S2).
+    TooMany,
+}
+
+/// See [`Store::figures`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Figures {
+    /// Bytes written to the journal's segments.
+    pub journal_bytes: u64,
+    /// Bytes of them that are still needed.
+    pub needed_bytes: u64,
+    /// Segments of the journal.
+    pub segments: u64,
+    /// Bytes of the index.
+    pub index_bytes: u64,
+    /// Files of the index.
+    pub index_runs: u64,
+    /// Keys, approximately: one that was taken again counts twice for a while, and so do those that have just expired.
+    pub keys: u64,
+    /// The same keys by the end of the four hours in which they expire, earliest first.
+    pub keys_by_expiry: Vec<(Timestamp, u64)>,
+    /// Keys that were forgotten before their time, until that has come.
+    pub forgotten_keys: u64,
+    /// Free bytes on the disk when last looked; `None`: unknown.
+    pub free_bytes: Option<u64>,
+    /// Messages that are not finished.
+    pub messages: u64,
 }
 
 /// A message that a start found in the store.

@@ -19,6 +19,7 @@ use super::record::{Encoded, Found, Kind, Place, SEGMENT_HEADER, Scan};
 use super::request::{CopyItem, MessageCopy, Outcome, Request};
 use super::shared::Shared;
 use super::{KeyRecord, StoreError};
+use crate::clock::Timestamp;
 use crate::mail::QueueId;
 
 /// Copies are committed in parts of about this many bytes: small, since clients wait behind them.
@@ -149,6 +150,7 @@ impl Copier<'_> {
         let mut keys = keys_of(kind, body).unwrap_or_default();
         // The copy of a living message brings its key along; the message of a `Key` has ended.
         keys.retain(|(_, record)| now < record.expires_at && (kind == Kind::Key || !self.lives(record.id)));
+        // One that was forgotten is sorted out when it is committed, with the rest that has changed since.
         keys
     }
 
@@ -195,7 +197,8 @@ impl Copier<'_> {
         match read {
             Ok((body, attempted)) => {
                 let attempted = attempted.map(|(place, body)| (place, encode(Kind::Attempted, body)));
-                Ok(Some(MessageCopy { id, accepted: (accepted, encode(Kind::Accepted, body)), attempted }))
+                let accepted = (accepted, encode(Kind::Accepted, body));
+                Ok(Some(MessageCopy { id, forgotten: None, accepted, attempted }))
             }
             Err(error) if is_damage(&error) => {
                 tracing::error!(queue_id = %id, %error, "a message cannot be read; its bytes are in damaged/");
@@ -272,7 +275,7 @@ pub fn keys_of(kind: Kind, body: &[u8]) -> Option<Vec<(KeyHash, KeyRecord)>> {
             }
             Some(keys)
         }
-        Kind::Attempted | Kind::Finished | Kind::Notice => Some(Vec::new()),
+        Kind::Attempted | Kind::Finished | Kind::Notice | Kind::Forgotten => Some(Vec::new()),
     }
 }
 
@@ -293,6 +296,12 @@ pub fn encode_keys(keys: &[(KeyHash, KeyRecord)]) -> Encoded {
         w.key_record(record);
     }
     Encoded::new(w.0, Bytes::new())
+}
+
+/// The record that forgets a message's key, which would have ended then.
+pub fn encode_forgotten(id: QueueId, expires_at: Timestamp) -> Encoded {
+    let body = codec::encode_forgotten(Encoded::start(Kind::Forgotten, 24), id, expires_at);
+    Encoded::new(body, Bytes::new())
 }
 
 /// The record that forgets a message, with so many notices in front of it.

@@ -42,11 +42,13 @@ pub enum Kind {
     Key = 4,
     /// A message about another one, which counts only with the outcome behind it (D2).
     Notice = 5,
+    /// A message's key means nothing any more; in front of every copy of such a message, too.
+    Forgotten = 6,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Accepted, Self::Attempted, Self::Finished, Self::Key, Self::Notice]
+        [Self::Accepted, Self::Attempted, Self::Finished, Self::Key, Self::Notice, Self::Forgotten]
             .into_iter()
             .find(|k| *k as u8 == byte)
     }

@@ -354,15 +354,22 @@ impl<'a> Replay<'a> {
             Kind::Accepted => {
                 let (head, entry) = message_of(&mut r, place)?;
                 self.state.ledger.accepted(head.id, entry);
-                self.remember(head.key.map(|(key, record)| (keys::hash(&key), record)));
+                // The copy of a living message may stand behind another one that has its forgotten key.
+                let key = head.key.filter(|_| !self.state.ledger.forgotten.contains_key(&head.id));
+                self.remember(key.map(|(key, record)| (keys::hash(&key), record)));
             }
             Kind::Attempted | Kind::Finished => return None,
+            Kind::Forgotten => {
+                let (id, expires_at) = codec::decode_forgotten(&mut r).ok()?;
+                self.state.ledger.forgotten.insert(id, expires_at);
+            }
             Kind::Key => {
                 for (hash, record) in reclaim::keys_of(kind, body)? {
                     self.state.ledger.keys(place.segment, Bucket::of(record.expires_at), 1);
                     // A copy stands behind records that may be newer than what it is a copy of.
                     let newest = self.state.overlay.get(&hash);
-                    if newest.is_none_or(|newest| newest.accepted_at <= record.accepted_at) {
+                    let is_forgotten = self.state.ledger.forgotten.contains_key(&record.id);
+                    if !is_forgotten && newest.is_none_or(|newest| newest.accepted_at <= record.accepted_at) {
                         self.remember(Some((hash, record)));
                     }
                 }
@@ -385,7 +392,10 @@ impl<'a> Replay<'a> {
         index.insert(records).map_err(OpenError::at(&dir))?;
         self.state.overlay.finish_move();
         // A complete replay of millions of keys must not leave hundreds of small runs.
-        while self.recovery.index_rebuilt && index.merge(Bucket(0)).map_err(OpenError::at(&dir))? {}
+        let ledger = &self.state.ledger;
+        let forgotten = |id| ledger.forgotten.contains_key(&id);
+        while self.recovery.index_rebuilt && index.merge(Bucket(0), forgotten).map_err(OpenError::at(&dir))? {
+        }
         Ok(())
     }
 }
@@ -409,7 +419,7 @@ fn outcome_of(kind: Kind, body: &[u8]) -> Option<(Outcome, u32)> {
             let (id, notices) = codec::decode_finished(&mut r).ok()?;
             Some((Outcome { id, stays: None }, notices))
         }
-        Kind::Accepted | Kind::Key | Kind::Notice => None,
+        Kind::Accepted | Kind::Key | Kind::Notice | Kind::Forgotten => None,
     }
 }
 

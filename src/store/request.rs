@@ -6,10 +6,10 @@ use tokio::sync::oneshot;
 
 use super::keys::{Bucket, KeyHash};
 use super::ledger::Entry;
-use super::reclaim::encode_keys;
+use super::reclaim::{encode_forgotten, encode_keys};
 use super::record::{Encoded, Place};
 use super::shared::{Shared, State};
-use super::{Acceptance, KeyRecord, StoreError};
+use super::{Acceptance, Forgotten, KeyRecord, StoreError};
 use crate::clock::Timestamp;
 use crate::mail::{Message, QueueId};
 
@@ -29,6 +29,8 @@ pub enum Request {
     },
     /// Records from a segment that is to go; answered with those whose progress was not the latest any more.
     Copy { items: Vec<CopyItem>, reply: Reply<Vec<QueueId>> },
+    /// A key is to be forgotten, whoever has it when its turn comes.
+    Forget { hash: KeyHash, reply: Reply<Forgotten> },
     /// Nothing comes after this.
     Close,
 }
@@ -61,6 +63,8 @@ pub enum CopyItem {
 /// A message with its progress, and where they were read.
 pub struct MessageCopy {
     pub id: QueueId,
+    /// Stands in front when its key was forgotten: what forgets a key must not go before what brings it back.
+    pub forgotten: Option<Encoded>,
     pub accepted: (Place, Encoded),
     pub attempted: Option<(Place, Encoded)>,
 }
@@ -85,7 +89,7 @@ impl Request {
             Self::Save { notices, record, .. } => {
                 record.len() + notices.iter().map(|(_, notice)| notice.len()).sum::<usize>()
             }
-            Self::Copy { .. } | Self::Close => 0,
+            Self::Copy { .. } | Self::Forget { .. } | Self::Close => 0,
         }
     }
 
@@ -135,7 +139,7 @@ impl Request {
                     (Outcome::Open { .. }, None) => {}
                 }
             }
-            Self::Copy { .. } | Self::Close => {}
+            Self::Copy { .. } | Self::Forget { .. } | Self::Close => {}
         }
     }
 
@@ -152,7 +156,7 @@ impl Request {
             Self::Save { reply, .. } => {
                 let _ = reply.send(Ok(()));
             }
-            Self::Copy { .. } | Self::Close => {}
+            Self::Copy { .. } | Self::Forget { .. } | Self::Close => {}
         }
     }
 
@@ -165,6 +169,9 @@ impl Request {
                 let _ = reply.send(Err(error.clone()));
             }
             Self::Copy { reply, .. } => {
+                let _ = reply.send(Err(error.clone()));
+            }
+            Self::Forget { reply, .. } => {
                 let _ = reply.send(Err(error.clone()));
             }
             Self::Close => {}
@@ -180,6 +187,8 @@ impl CopyItem {
                 let read_at = copy.attempted.as_ref().map_or(Place::default(), |(place, _)| *place);
                 let Some(entry) = state.ledger.live.get(&copy.id) else { return false };
                 let current = entry.accepted == copy.accepted.0 && entry.attempted == read_at;
+                let forgotten = state.ledger.forgotten.get(&copy.id);
+                copy.forgotten = forgotten.map(|expires_at| encode_forgotten(copy.id, *expires_at));
                 if !current {
                     stale.push(copy.id);
                 }
@@ -190,7 +199,9 @@ impl CopyItem {
                 let (now, before) = (shared.clock.now(), keys.len());
                 keys.retain(|(hash, record)| {
                     let newest = state.overlay.get(hash);
-                    now < record.expires_at && newest.is_none_or(|newest| newest.id == record.id)
+                    now < record.expires_at
+                        && !state.ledger.forgotten.contains_key(&record.id)
+                        && newest.is_none_or(|newest| newest.id == record.id)
                 });
                 if keys.len() < before {
                     *encoded = encode_keys(keys);
@@ -201,14 +212,20 @@ impl CopyItem {
     }
 
     pub fn records(&mut self) -> impl Iterator<Item = &mut Encoded> {
-        let (first, second) = match self {
-            Self::Message(copy) => (&mut copy.accepted.1, copy.attempted.as_mut().map(|(_, record)| record)),
-            Self::Keys { encoded, .. } => (encoded, None),
+        let (before, first, second) = match self {
+            Self::Message(copy) => {
+                let attempted = copy.attempted.as_mut().map(|(_, record)| record);
+                (copy.forgotten.as_mut(), &mut copy.accepted.1, attempted)
+            }
+            Self::Keys { encoded, .. } => (None, encoded, None),
         };
-        std::iter::once(first).chain(second)
+        before.into_iter().chain([first]).chain(second)
     }
 
     pub fn publish(&self, state: &mut State, places: &mut impl Iterator<Item = Place>) {
+        if matches!(self, Self::Message(copy) if copy.forgotten.is_some()) {
+            places.next();
+        }
         let Some(place) = places.next() else { return };
         match self {
             Self::Message(copy) => {

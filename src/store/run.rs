@@ -86,6 +86,12 @@ impl Run {
         Ok(Self { number, bucket: footer.bucket, entries: footer.entries, fences, filter })
     }
 
+    /// Bytes of its file.
+    pub fn bytes(&self) -> u64 {
+        let memory = self.fences.len() * 8 + self.filter.blocks() * BLOCK + FOOTER;
+        self.entries.saturating_mul(ENTRY as u64) + memory as u64
+    }
+
     /// Whether it may have a key. Reads memory only.
     pub fn may_contain(&self, hash: &KeyHash) -> bool {
         self.filter.may_contain(hash)

@@ -1,5 +1,6 @@
 //! What the store's callers and its two threads share.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,8 +12,9 @@ use super::index::{Index, is_damage};
 use super::journal::segment_name;
 use super::keys::{KeyHash, Overlay};
 use super::ledger::Ledger;
+use super::metrics::StoreMetrics;
 use super::record::{Kind, Mark, Place, read_record};
-use super::{KeyRecord, StoreError};
+use super::{Figures, KeyRecord, StoreError};
 use crate::clock::Clock;
 use crate::mail::QueueId;
 
@@ -29,6 +31,7 @@ pub struct Shared {
     pub state: Mutex<State>,
     /// The commit thread need not wait for the index thread any more.
     pub room: Condvar,
+    pub metrics: StoreMetrics,
     /// The index found the disk full: keys would pile up in memory, so new mail is refused.
     pub index_is_full: AtomicBool,
     pub closed: AtomicBool,
@@ -50,9 +53,10 @@ pub struct State {
 }
 
 impl State {
-    /// Whether a key counts: until its expiry, and as long as its message lives (I3).
+    /// Whether a key counts: until its expiry, and as long as its message lives (I3), unless it was forgotten.
     pub fn is_alive(&self, record: &KeyRecord, clock: &Clock) -> bool {
-        clock.now() < record.expires_at || self.ledger.live.contains_key(&record.id)
+        (clock.now() < record.expires_at || self.ledger.live.contains_key(&record.id))
+            && !self.ledger.forgotten.contains_key(&record.id)
     }
 }
 
@@ -82,6 +86,7 @@ impl Shared {
             index,
             state: Mutex::new(state),
             room: Condvar::new(),
+            metrics: StoreMetrics::default(),
             index_is_full: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             latch: OnceLock::new(),
@@ -160,6 +165,29 @@ impl Shared {
     pub fn low_disk_error(&self) -> StoreError {
         self.ask_free_space();
         StoreError::LowDisk { free_bytes: self.free.load(Ordering::Relaxed) }
+    }
+
+    /// Figures, without a look at the disk.
+    pub fn figures(&self) -> Figures {
+        let now = self.clock.now();
+        let mut keys = BTreeMap::new();
+        let (index_bytes, index_runs) = self.index.count_into(&mut keys);
+        let state = self.state();
+        state.overlay.count_into(&mut keys);
+        let (needed_bytes, journal_bytes) = state.ledger.totals(now);
+        let free = self.free.load(Ordering::Relaxed);
+        Figures {
+            journal_bytes,
+            needed_bytes,
+            segments: state.ledger.segments.len() as u64,
+            index_bytes,
+            index_runs,
+            keys: keys.values().sum(),
+            keys_by_expiry: keys.into_iter().map(|(bucket, count)| (bucket.end(), count)).collect(),
+            forgotten_keys: state.ledger.forgotten.len() as u64,
+            free_bytes: (free != u64::MAX).then_some(free),
+            messages: state.ledger.live.len() as u64,
+        }
     }
 
     /// Who has a key, as far as memory tells, and the overlay's number of moves before it was asked.

@@ -100,6 +100,7 @@ impl Upkeep {
         if self.is_checkpoint_due() {
             self.checkpoint()?;
         }
+        self.shared.state().ledger.drop_forgotten(self.shared.clock.now());
         let more_to_tidy = self.tidy_index()?;
         let more_to_reclaim = self.reclaim()?;
         Ok(more_to_tidy || more_to_reclaim)
@@ -172,11 +173,15 @@ impl Upkeep {
     /// Keeps the index small; whether there is more to do. A key whose message still lives is not forgotten (I3).
     fn tidy_index(&self) -> Result<bool, StoreError> {
         let now = Bucket::of(self.shared.clock.now());
-        let lives = |id| self.shared.state().ledger.live.contains_key(&id);
+        let lives = |id| {
+            let state = self.shared.state();
+            state.ledger.live.contains_key(&id) && !state.ledger.forgotten.contains_key(&id)
+        };
+        let forgotten = |id| self.shared.state().ledger.forgotten.contains_key(&id);
         let index = &self.shared.index;
         let more = index.sweep(now, lives).and_then(|more| {
             // Merging needs room, and can wait for it.
-            Ok(more || (self.shared.low_disk().is_none() && index.merge(now)?))
+            Ok(more || (self.shared.low_disk().is_none() && index.merge(now, forgotten)?))
         });
         more.map_err(|error| self.shared.full_or_latched("index", &error))
     }

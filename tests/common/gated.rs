@@ -8,7 +8,7 @@ use oncemail::clock::Clock;
 use oncemail::intake::Options;
 use oncemail::mail::{Message, Progress, QueueId, ScopedKey};
 use oncemail::store::memory::MemoryStore;
-use oncemail::store::{Acceptance, KeyClaim, KeyRecord, Status, Store, StoreFuture};
+use oncemail::store::{Acceptance, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreFuture};
 use tokio::sync::Semaphore;
 
 use super::intake::{Bench, START};
@@ -83,6 +83,10 @@ impl Store for Gated {
 
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
         self.inner.load(id)
+    }
+
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
+        self.inner.forget_key(key)
     }
 
     fn status(&self) -> Status {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use oncemail::clock::Clock;
 use oncemail::mail::{Message, Progress, QueueId, ScopedKey};
 use oncemail::store::memory::MemoryStore;
-use oncemail::store::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use oncemail::store::{
+    Acceptance, Arrivals, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture,
+};
 use tokio::sync::{Semaphore, watch};
 
 use super::far_side::PATIENCE;
@@ -106,6 +108,10 @@ impl Store for WatchedStore {
             self.reads.acquire().await.expect("the gate is never taken away").forget();
             self.inner.load(id).await
         })
+    }
+
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
+        self.inner.forget_key(key)
     }
 
     fn status(&self) -> Status {

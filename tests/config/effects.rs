@@ -93,6 +93,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("dkim.key_file", "{other_signing_key}"),
     ("suppression.on_hard_bounce", "false"),
     ("suppression.ttl", "7d"),
+    ("history.retention", "off"),
+    ("history.size", "64MB"),
     ("verify.syntax", "true"),
     ("verify.mx", "true"),
     ("verify.disposable_file", "{other}"),

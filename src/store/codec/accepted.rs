@@ -24,13 +24,7 @@ pub fn encode_accepted(out: Vec<u8>, message: &Message, claim: Option<&KeyClaim>
     match (&message.key, claim) {
         (Some(key), Some(claim)) => {
             w.u8(1);
-            w.optional_text(key.scope.name());
-            w.u8(match key.kind {
-                KeyKind::Header => 0,
-                KeyKind::MessageId => 1,
-                KeyKind::Content => 2,
-            });
-            w.text(&key.key);
+            write_scoped_key(&mut w, key);
             w.fingerprint(&claim.fingerprint);
             w.u64(claim.expires_at.as_millis());
         }
@@ -64,6 +58,27 @@ pub fn decode_accepted_head(r: &mut Reader<'_>) -> Result<AcceptedHead, Malforme
     if !r.flag()? {
         return Ok(AcceptedHead { id, accepted_at, key: None });
     }
+    let key = read_scoped_key(r)?;
+    let record = KeyRecord { id, fingerprint: r.fingerprint()?, accepted_at, expires_at: r.time()? };
+    Ok(AcceptedHead { id, accepted_at, key: Some((key, record)) })
+}
+
+/// A key within its scope.
+pub fn write_scoped_key(w: &mut Writer, key: &ScopedKey) {
+    w.optional_text(key.scope.name());
+    w.u8(match key.kind {
+        KeyKind::Header => 0,
+        KeyKind::MessageId => 1,
+        KeyKind::Content => 2,
+    });
+    w.text(&key.key);
+}
+
+/// What [`write_scoped_key`] wrote.
+///
+/// # Errors
+/// When it is none.
+pub fn read_scoped_key(r: &mut Reader<'_>) -> Result<ScopedKey, Malformed> {
     let scope = r.optional_text()?.map_or(Scope::anonymous(), Scope::named);
     let kind = match r.u8()? {
         0 => KeyKind::Header,
@@ -71,9 +86,7 @@ pub fn decode_accepted_head(r: &mut Reader<'_>) -> Result<AcceptedHead, Malforme
         2 => KeyKind::Content,
         _ => return Err(Malformed("a key's kind")),
     };
-    let key = ScopedKey { scope, kind, key: r.text()?.to_owned() };
-    let record = KeyRecord { id, fingerprint: r.fingerprint()?, accepted_at, expires_at: r.time()? };
-    Ok(AcceptedHead { id, accepted_at, key: Some((key, record)) })
+    Ok(ScopedKey { scope, kind, key: r.text()?.to_owned() })
 }
 
 /// Reads on behind [`decode_accepted_head`], as far as the handling: when the message is due, and before which others.
@@ -139,7 +152,12 @@ pub fn decode_accepted(body: &Bytes) -> Result<(Message, Option<KeyClaim>), Malf
 fn write_origin(w: &mut Writer, origin: &Origin) {
     w.text(&origin.listener);
     w.optional_text(origin.user.as_deref());
-    match origin.client {
+    write_client(w, origin.client);
+}
+
+/// A client's address, if there is one.
+pub fn write_client(w: &mut Writer, client: Option<IpAddr>) {
+    match client {
         None => w.u8(0),
         Some(IpAddr::V4(ip)) => {
             w.u8(4);
@@ -159,13 +177,20 @@ fn read_origin(r: &mut Reader<'_>) -> Result<Origin, Malformed> {
 
 fn origin_parts<'a>(r: &mut Reader<'a>) -> Result<(&'a str, Option<&'a str>, Option<IpAddr>), Malformed> {
     let (listener, user) = (r.text()?, r.optional_text()?);
-    let client = match r.u8()? {
+    Ok((listener, user, read_client(r)?))
+}
+
+/// What [`write_client`] wrote.
+///
+/// # Errors
+/// When it is none.
+pub fn read_client(r: &mut Reader<'_>) -> Result<Option<IpAddr>, Malformed> {
+    Ok(match r.u8()? {
         0 => None,
         4 => Some(IpAddr::from(r.array::<4>()?)),
         6 => Some(IpAddr::from(r.array::<16>()?)),
         _ => return Err(Malformed("a client's address")),
-    };
-    Ok((listener, user, client))
+    })
 }
 
 /// Bits of the octet that says what follows in an envelope. A bit that stands for a field comes with it, in this order.

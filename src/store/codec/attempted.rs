@@ -30,32 +30,37 @@ pub fn encode_attempted(out: Vec<u8>, id: QueueId, progress: &Progress, notices:
     w.u32(progress.attempts);
     w.count(progress.recipients.len());
     for recipient in &progress.recipients {
-        w.u8(match recipient.state {
-            RecipientState::Queued => 0,
-            RecipientState::Delivered => 1,
-            RecipientState::Bounced => 2,
-            RecipientState::Held(HoldCause::Failed) => 3,
-            RecipientState::Held(HoldCause::Expired) => 4,
-            RecipientState::Held(HoldCause::InDoubt) => 5,
-            RecipientState::Discarded => 6,
-            RecipientState::Held(HoldCause::Operator) => 7,
-        });
-        w.u32(recipient.attempts);
-        w.count(recipient.replies.len());
-        for reply in &recipient.replies {
-            w.u64(reply.at.as_millis());
-            w.raw(&reply.code.to_be_bytes());
-            let over_tls = if reply.tls.is_empty() { 0 } else { OVER_TLS };
-            w.u32(reply.times.min(OVER_TLS - 1) | over_tls);
-            w.text(&reply.route);
-            w.text(&reply.host);
-            w.text(&reply.text);
-            if over_tls != 0 {
-                w.text(&reply.tls);
-            }
-        }
+        write_progress(&mut w, recipient);
     }
     w.0
+}
+
+/// One recipient's progress.
+pub fn write_progress(w: &mut Writer, recipient: &RecipientProgress) {
+    w.u8(match recipient.state {
+        RecipientState::Queued => 0,
+        RecipientState::Delivered => 1,
+        RecipientState::Bounced => 2,
+        RecipientState::Held(HoldCause::Failed) => 3,
+        RecipientState::Held(HoldCause::Expired) => 4,
+        RecipientState::Held(HoldCause::InDoubt) => 5,
+        RecipientState::Discarded => 6,
+        RecipientState::Held(HoldCause::Operator) => 7,
+    });
+    w.u32(recipient.attempts);
+    w.count(recipient.replies.len());
+    for reply in &recipient.replies {
+        w.u64(reply.at.as_millis());
+        w.raw(&reply.code.to_be_bytes());
+        let over_tls = if reply.tls.is_empty() { 0 } else { OVER_TLS };
+        w.u32(reply.times.min(OVER_TLS - 1) | over_tls);
+        w.text(&reply.route);
+        w.text(&reply.host);
+        w.text(&reply.text);
+        if over_tls != 0 {
+            w.text(&reply.tls);
+        }
+    }
 }
 
 /// What replay needs of an `Attempted` record.
@@ -124,6 +129,24 @@ pub fn decode_finished(r: &mut Reader<'_>) -> Result<(QueueId, u32), Malformed> 
     Ok((id, notices))
 }
 
+/// The body of a `Forgotten` record: whose key, and when that would have ended.
+pub fn encode_forgotten(out: Vec<u8>, id: QueueId, expires_at: Timestamp) -> Vec<u8> {
+    let mut w = Writer(out);
+    w.raw(&id.to_bytes());
+    w.u64(expires_at.as_millis());
+    w.0
+}
+
+/// What [`encode_forgotten`] wrote.
+///
+/// # Errors
+/// When it does not follow the layout.
+pub fn decode_forgotten(r: &mut Reader<'_>) -> Result<(QueueId, Timestamp), Malformed> {
+    let forgotten = (r.id()?, r.time()?);
+    r.end()?;
+    Ok(forgotten)
+}
+
 /// Reads an `Attempted` record's body.
 ///
 /// # Errors
@@ -137,7 +160,11 @@ pub fn decode_attempted(body: &[u8]) -> Result<(QueueId, Progress), Malformed> {
     Ok((id, Progress { attempts, next_attempt, warned: marks & WARNED != 0, recipients }))
 }
 
-fn read_progress(r: &mut Reader<'_>) -> Result<RecipientProgress, Malformed> {
+/// What [`write_progress`] wrote.
+///
+/// # Errors
+/// When it is none.
+pub fn read_progress(r: &mut Reader<'_>) -> Result<RecipientProgress, Malformed> {
     let state = match r.u8()? {
         0 => RecipientState::Queued,
         1 => RecipientState::Delivered,

@@ -10,11 +10,11 @@ mod tests;
 
 pub use accepted::{
     AcceptedHead, accepted_body, decode_accepted, decode_accepted_head, decode_handling, decode_notice_head,
-    encode_accepted, encode_notice,
+    encode_accepted, encode_notice, read_client, read_scoped_key, write_client, write_scoped_key,
 };
 pub use attempted::{
-    decode_attempted, decode_attempted_head, decode_finished, encode_attempted, encode_finished,
-    without_notices,
+    decode_attempted, decode_attempted_head, decode_finished, decode_forgotten, encode_attempted,
+    encode_finished, encode_forgotten, read_progress, without_notices, write_progress,
 };
 
 use super::KeyRecord;
@@ -51,16 +51,18 @@ impl Writer {
     }
 
     /// A count or a length. Nothing that the relay takes comes near 4 GiB; what does is caught by the record's bound.
-    fn count(&mut self, count: usize) {
+    pub fn count(&mut self, count: usize) {
         self.u32(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    fn text(&mut self, text: &str) {
+    /// A text with its length.
+    pub fn text(&mut self, text: &str) {
         self.count(text.len());
         self.raw(text.as_bytes());
     }
 
-    fn optional_text(&mut self, text: Option<&str>) {
+    /// A text, or that there is none.
+    pub fn optional_text(&mut self, text: Option<&str>) {
         self.u8(text.is_some().into());
         if let Some(text) = text {
             self.text(text);
@@ -155,12 +157,20 @@ impl<'a> Reader<'a> {
         Ok(Timestamp::from_millis(self.u64()?))
     }
 
-    fn text(&mut self) -> Result<&'a str, Malformed> {
+    /// A text with its length.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn text(&mut self) -> Result<&'a str, Malformed> {
         let len = self.u32()? as usize;
         str::from_utf8(self.take(len)?).map_err(|_| Malformed("a text"))
     }
 
-    fn flag(&mut self) -> Result<bool, Malformed> {
+    /// Yes or no.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn flag(&mut self) -> Result<bool, Malformed> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -168,12 +178,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn optional_text(&mut self) -> Result<Option<&'a str>, Malformed> {
+    /// A text, or that there is none.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn optional_text(&mut self) -> Result<Option<&'a str>, Malformed> {
         Ok(if self.flag()? { Some(self.text()?) } else { None })
     }
 
     /// A count of things that take at least `least` bytes each.
-    fn count(&mut self, least: usize) -> Result<usize, Malformed> {
+    ///
+    /// # Errors
+    /// When fewer bytes are left.
+    pub fn count(&mut self, least: usize) -> Result<usize, Malformed> {
         let count = self.u32()? as usize;
         if count > self.0.len() / least {
             return Err(Malformed("a count"));

@@ -2,22 +2,76 @@
 //! that "what happened to order 123?" has an answer.
 //!
 //! Like the suppression list it is a memory aid and not a promise: nobody waits for it, and a power cut may take the
-//! last second of it. It must never hold up mail: when its thread does not keep up, records are dropped and counted.
+//! last seconds of it. It must never hold up mail: when its thread does not keep up, records are dropped and counted.
 
+//!
+//! Records stand in segments in the directory `history`, written by a thread of its own about every second; whole
+//! segments go when their time is up or too many are there. A damaged record costs itself, a torn end is cut off. When
+//! the disk is full or fails, nothing is remembered for a minute, and the log says so.
+
+mod log;
+mod record;
+mod search;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use self::log::{Counts, Log};
+use super::OpenError;
+use super::files::Files;
+use crate::clock::{Clock, Timestamp};
 use crate::mail::{Message, Progress, QueueId, RecipientProgress, ReversePath, ScopedKey};
+
+/// Records are written out at least this often …
+const TICK: Duration = Duration::from_secs(1);
+/// … and once this many bytes wait.
+const MANY_BYTES: usize = 512 << 10;
+/// No more bytes wait; what comes then is dropped and counted (S2).
+const MOST_BYTES: usize = 8 << 20;
+/// What was dropped is said at most this often.
+const SAID: Duration = Duration::from_secs(60);
+/// What comes from here is an event about mail, not mail.
+const EVENTS: &str = "oncemail:events";
 
 /// `[history]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Records are kept for this long …
+    /// Records are kept for this long; zero: nothing is, and what was goes …
     pub retention: Duration,
     /// … and the oldest go earlier when all take more than this, in bytes.
     pub max_bytes: u64,
+    /// Nothing is written while fewer bytes than this are free on the disk.
+    pub min_free: u64,
+}
+
+impl Options {
+    /// Whether anything is remembered.
+    pub fn is_on(&self) -> bool {
+        !self.retention.is_zero()
+    }
+}
+
+/// Figures of the history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Figures {
+    /// Records written since the start.
+    pub records: u64,
+    /// Records that were not written, since the start.
+    pub dropped: u64,
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Segments on the disk.
+    pub segments: u64,
+    /// When the oldest record was made.
+    pub oldest: Option<Timestamp>,
 }
 
 /// A message that is gone from the queue, or what is remembered of one that is still there.
@@ -27,7 +81,7 @@ pub struct Past {
     pub id: QueueId,
     /// Its end, if it is over.
     pub ended: Option<Ended>,
-    /// Retries that were answered with its id, oldest first, at most 100.
+    /// Retries that were answered with its id, oldest first, the last 100.
     pub replays: Vec<(Timestamp, Option<IpAddr>)>,
     /// How many there were in all.
     pub replay_count: u64,
@@ -97,34 +151,186 @@ pub struct PastPage {
 }
 
 /// See the module.
-pub struct History {}
+pub struct History {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Inner {
+    files: Arc<dyn Files>,
+    dir: PathBuf,
+    clock: Clock,
+    is_on: AtomicBool,
+    counts: Arc<Counts>,
+    /// Locked before `waiting`, and never by those who only add.
+    log: Mutex<Log>,
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+}
+
+/// What the thread has not written yet.
+#[derive(Default)]
+struct Waiting {
+    records: Vec<u8>,
+    is_closed: bool,
+}
 
 impl History {
-    /// Remembers the end of a message. Never waits.
+    /// Opens the history of a data directory that is there already, and locked. Blocks while it reads: not for a tokio
+    /// worker.
+    ///
+    /// # Errors
+    /// When a file cannot be read, repaired or made.
+    pub fn open(
+        files: Arc<dyn Files>,
+        data_dir: &Path,
+        options: Options,
+        clock: Clock,
+    ) -> Result<Arc<Self>, OpenError> {
+        let dir = data_dir.join("history");
+        let counts = Arc::new(Counts::default());
+        let is_on = AtomicBool::new(options.is_on());
+        let log = Log::open(files.clone(), dir.clone(), options, clock.clone(), counts.clone())?;
+        let (log, waiting) = (Mutex::new(log), Mutex::default());
+        let inner = Arc::new(Inner { files, dir, clock, is_on, counts, log, waiting, wake: Condvar::new() });
+        let worker = inner.clone();
+        let thread = std::thread::Builder::new().name("oncemail-past".into()).spawn(move || worker.run());
+        let thread = thread.map_err(OpenError::at(Path::new("oncemail-past")))?;
+        Ok(Arc::new(Self { inner, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Whether anything is remembered.
+    pub fn is_on(&self) -> bool {
+        self.inner.is_on.load(Ordering::Relaxed)
+    }
+
+    /// Changes how much is kept, and for how long. Removes files: not for a tokio worker.
+    pub fn set_options(&self, options: Options) {
+        let mut log = self.inner.catch_up();
+        self.inner.is_on.store(options.is_on(), Ordering::Relaxed);
+        log.set_options(options);
+    }
+
+    /// Remembers the end of a message; that of an event is not. Never waits.
     pub fn ended(&self, message: &Arc<Message>, progress: &Progress) {
-        let _ = (message, progress);
+        if !self.is_on() || message.origin.listener == EVENTS {
+            return;
+        }
+        match record::encode_ended(message, progress, self.inner.clock.now()) {
+            Some(record) => self.inner.add(&record),
+            None => self.inner.drop_one(),
+        }
     }
 
     /// Remembers that a retry was answered with `first`. Never waits.
     pub fn replayed(&self, first: QueueId, client: Option<IpAddr>) {
-        let _ = (first, client);
+        if self.is_on() {
+            self.inner.add(&record::encode_replayed(first, client, self.inner.clock.now()));
+        }
     }
 
     /// What is remembered of a message. Reads files: not for a tokio worker.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn find(&self, id: QueueId) -> std::io::Result<Option<Past>> {
-        let _ = id;
-        Ok(None)
+    pub fn find(&self, id: QueueId) -> io::Result<Option<Past>> {
+        let view = self.inner.catch_up().view_of(id);
+        search::find(&*self.inner.files, &self.inner.dir, view, id)
     }
 
-    /// Looks through what has ended, from `after` on backwards in time, for at most `most`. Reads files.
+    /// Looks through what has ended, from `after` on backwards in time, for at most `most`. What is asked about a
+    /// recipient has to hold for one and the same. Reads files, up to 32 MiB: not for a tokio worker.
     ///
     /// # Errors
-    /// When a file cannot be read, or `after` is nothing that a page has said.
-    pub fn search(&self, wanted: &PastWanted, after: Option<&str>, most: usize) -> std::io::Result<PastPage> {
-        let _ = (wanted, after, most);
-        Ok(PastPage::default())
+    /// When a file cannot be read, or (`InvalidInput`) `after` is nothing that a page has said.
+    pub fn search(&self, wanted: &PastWanted, after: Option<&str>, most: usize) -> io::Result<PastPage> {
+        let view = self.inner.catch_up().view(|entry| entry.is_end());
+        search::search(&*self.inner.files, &self.inner.dir, &view, wanted, after, most)
+    }
+
+    /// Figures, as they were when something was written last. Cheap.
+    pub fn figures(&self) -> Figures {
+        let counts = &self.inner.counts;
+        let oldest = counts.oldest.load(Ordering::Relaxed);
+        Figures {
+            records: counts.records.load(Ordering::Relaxed),
+            dropped: counts.dropped.load(Ordering::Relaxed),
+            bytes: counts.bytes.load(Ordering::Relaxed),
+            segments: counts.segments.load(Ordering::Relaxed),
+            oldest: (oldest != u64::MAX).then(|| Timestamp::from_millis(oldest)),
+        }
+    }
+
+    /// Writes what waits, durably, and ends; what comes later is dropped. Blocks: not for a tokio worker. A second call
+    /// does nothing.
+    pub fn close(&self) {
+        self.inner.is_on.store(false, Ordering::Relaxed);
+        self.inner.waiting().is_closed = true;
+        self.inner.wake.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for History {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inner {
+    fn run(&self) {
+        let (mut dropped, mut said_at) = (0, None::<Timestamp>);
+        loop {
+            let waiting = self.waiting();
+            let is_quiet = |w: &mut Waiting| !w.is_closed && w.records.len() < MANY_BYTES;
+            let waited = self.wake.wait_timeout_while(waiting, TICK, is_quiet);
+            let is_closed = waited.unwrap_or_else(PoisonError::into_inner).0.is_closed;
+            let mut log = self.catch_up();
+            if is_closed {
+                return log.close();
+            }
+            log.go_on();
+            drop(log);
+            let (all, now) = (self.counts.dropped.load(Ordering::Relaxed), self.clock.now());
+            if all > dropped && said_at.is_none_or(|at| now.since(at) >= SAID) {
+                tracing::warn!(records = all - dropped, "the history has not taken everything");
+                (dropped, said_at) = (all, Some(now));
+            }
+        }
+    }
+
+    /// Writes what waits.
+    fn catch_up(&self) -> MutexGuard<'_, Log> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let records = std::mem::take(&mut self.waiting().records);
+        log.append(&records);
+        log
+    }
+
+    fn add(&self, record: &[u8]) {
+        let mut waiting = self.waiting();
+        let before = waiting.records.len();
+        if waiting.is_closed || before + record.len() > MOST_BYTES {
+            drop(waiting);
+            return self.drop_one();
+        }
+        waiting.records.extend_from_slice(record);
+        let after = waiting.records.len();
+        drop(waiting);
+        // Once is enough, and a wake costs more than all the rest.
+        if before < MANY_BYTES && after >= MANY_BYTES {
+            self.wake.notify_one();
+        }
+    }
+
+    fn drop_one(&self) {
+        self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
