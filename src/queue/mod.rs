@@ -10,6 +10,7 @@
 mod closing;
 mod doubt;
 mod lease;
+mod metrics;
 mod notices;
 pub mod options;
 mod orders;
@@ -34,6 +35,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
 use crate::mail::{Message, Progress, QueueId};
+use crate::metrics::Count;
 use crate::store::suppression::Suppressions;
 use crate::store::{Arrivals, Recovered, Status, Store, StoreError};
 use schedule::{Ready, Schedule};
@@ -56,6 +58,8 @@ pub struct Queue {
     wake: Notify,
     /// Outcomes that wait until the disk has room for them.
     unsaved: AtomicUsize,
+    /// Messages that are leased.
+    leased: Count,
     /// Where addresses are noted that were refused for good.
     suppressions: OnceLock<Arc<Suppressions>>,
 }
@@ -102,6 +106,7 @@ impl Queue {
             state: Mutex::default(),
             wake: Notify::new(),
             unsaved: AtomicUsize::new(0),
+            leased: Count::default(),
             suppressions: OnceLock::new(),
         })
     }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::counters::RouteCounters;
 use super::directory::Directory;
 use super::dkim::Signers;
 use super::fields::Fields;
@@ -30,6 +31,7 @@ pub(super) struct Way {
     pub(super) fields: Fields,
     pub(super) in_doubt: InDoubt,
     pub(super) surroundings: Surroundings,
+    pub(super) counters: Arc<RouteCounters>,
     /// By destination: a domain, or the empty text.
     lanes: Mutex<HashMap<Arc<str>, Arc<Lane>>>,
 }
@@ -46,6 +48,7 @@ impl Way {
             transport,
             fields: Fields::new(route, signers.clone()),
             in_doubt: route.in_doubt,
+            counters: surroundings.counters.route(&route.name),
             surroundings,
             lanes: Mutex::default(),
         })

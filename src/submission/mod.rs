@@ -12,6 +12,7 @@ mod connection;
 mod domain_list;
 mod door;
 mod failures;
+pub mod metrics;
 mod passwords;
 mod recipients;
 mod record;
@@ -19,6 +20,7 @@ mod server;
 mod tls;
 mod visit;
 
+pub use metrics::SubmissionMetrics;
 pub use options::Options;
 pub use recipients::Recipients;
 pub use server::{BindError, Server};

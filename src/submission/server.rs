@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::accounts::Accounts;
 use super::connection::{Connection, End};
 use super::door::{Door, Full};
+use super::metrics::{Refusal, SubmissionMetrics};
 use super::options::{Options, TlsMode};
 use super::passwords::BadHash;
 use super::recipients::{Checks, Recipients};
@@ -22,6 +23,7 @@ use super::tls::{Certificate, TlsError, describe};
 use super::visit::{Entrance, Shared, Visit};
 use crate::clock::Clock;
 use crate::intake::Intake;
+use crate::metrics::Present;
 use crate::smtp::content::Budget;
 use crate::smtp::session::{Input, Session};
 
@@ -100,6 +102,7 @@ impl Server {
             let file = options.verify.disposable_file.clone().unwrap_or_default();
             BindError::DisposableFile { file, source }
         })?;
+        let metrics = Arc::<SubmissionMetrics>::default();
         let mut listeners = Vec::new();
         for listener in &options.listeners {
             if listener.tls != TlsMode::None && certificate.is_none() {
@@ -112,12 +115,13 @@ impl Server {
             };
             let socket = TcpListener::bind(listener.address).await.map_err(bind_error)?;
             let address = socket.local_addr().map_err(bind_error)?;
-            let entrance = Entrance::new(&options, listener.clone(), certificate.clone(), checks.any());
+            let entrance =
+                Entrance::new(&options, listener.clone(), certificate.clone(), checks.any(), &metrics);
             listeners.push((socket, address, Arc::new(entrance)));
         }
         let budget = Budget::new(limits.receive_memory);
         let door = Door::new(limits.connections, limits.connections_per_ip);
-        let shared = Arc::new(Shared { intake, limits, accounts, checks, budget, door, clock });
+        let shared = Arc::new(Shared { intake, limits, accounts, checks, budget, door, clock, metrics });
         Ok(Self { listeners, shared })
     }
 
@@ -127,6 +131,11 @@ impl Server {
             .iter()
             .map(|(_, address, entrance)| (entrance.listener.name.clone(), *address))
             .collect()
+    }
+
+    /// What is counted while the server runs.
+    pub fn metrics(&self) -> Arc<SubmissionMetrics> {
+        self.shared.metrics.clone()
     }
 
     /// Serves until `shutdown`, then lets messages that are being received come to their end, no longer than `grace`.
@@ -221,10 +230,12 @@ impl Port {
         sessions: &mut JoinSet<()>,
     ) {
         let client = canonical(peer);
-        let refusal = match self.shared.door.enter(client) {
-            _ if !self.is_allowed(client) => "554 This client may not connect here\r\n",
-            Err(Full::Total) => "421 4.3.2 Too many connections; retry later\r\n",
-            Err(Full::Client) => "421 4.7.0 Too many connections from this address; retry later\r\n",
+        let (why, refusal) = match self.shared.door.enter(client) {
+            _ if !self.is_allowed(client) => (Refusal::Network, "554 This client may not connect here\r\n"),
+            Err(full @ Full::Total) => (full.into(), "421 4.3.2 Too many connections; retry later\r\n"),
+            Err(full @ Full::Client) => {
+                (full.into(), "421 4.7.0 Too many connections from this address; retry later\r\n")
+            }
             Ok(pass) => {
                 let visit = Visit {
                     shared: self.shared.clone(),
@@ -233,8 +244,10 @@ impl Port {
                     // A token of its own, so that sessions do not meet at one lock.
                     shutdown: shutdown.child_token(),
                 };
+                self.entrance.metrics.connected();
+                let open = Present::new(self.entrance.metrics.clone());
                 sessions.spawn(async move {
-                    let _pass = pass;
+                    let _open = (pass, open);
                     if let Err(error) = attend(stream, visit).await {
                         tracing::debug!(%client, %error, "connection ended");
                     }
@@ -242,6 +255,7 @@ impl Port {
                 return;
             }
         };
+        self.shared.metrics.turned_away(why);
         tracing::debug!(%client, listener = self.entrance.listener.name, refusal, "connection refused");
         self.turn_away(stream, refusal);
     }
@@ -295,12 +309,14 @@ async fn attend_encrypted(
 async fn handshake(stream: TcpStream, visit: &Visit) -> io::Result<TlsStream<TcpStream>> {
     let certificate = visit.entrance.certificate.as_ref().ok_or(io::ErrorKind::Unsupported)?;
     let acceptor = certificate.acceptor().await;
-    tokio::select! {
+    let shaken = tokio::select! {
         shaken = timeout(HANDSHAKE, acceptor.accept(stream)) => {
-            shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+            shaken.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
         }
-        () = visit.shutdown.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
-    }
+        () = visit.shutdown.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    visit.shared.metrics.handshake(shaken.as_ref().ok().map(describe).as_deref());
+    shaken
 }
 
 /// `allow`, the limits of an address and the question whether it is loopback all mean the IPv4 address of a client that

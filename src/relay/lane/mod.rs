@@ -148,13 +148,13 @@ impl Lane {
     fn turn_away(&self, leg: Leg, until: Instant) {
         let wait = until.saturating_duration_since(Instant::now());
         let surroundings = self.way.surroundings.clone();
-        let destination = self.destination.clone();
+        let (route, destination) = (self.way.counters.clone(), self.destination.clone());
         self.way.surroundings.tasks.spawn(async move {
             if let Some(settled) = leg.lease.settle(&[], Some(wait)).await
                 && !(settled.expired.is_empty() && settled.ended.is_empty())
                 && let Ok(message) = leg.lease.open().await
             {
-                surroundings.tell(&destination, &message, &[], &settled);
+                surroundings.tell(&route, &destination, &message, &[], &settled);
             }
         });
     }
@@ -316,7 +316,7 @@ impl Lane {
             Err(error) => return leg.unreadable(&error).await,
         };
         if let Some(settled) = leg.lease.expire().await {
-            self.way.surroundings.tell(&self.destination, &message, &[], &settled);
+            self.way.surroundings.tell(&self.way.counters, &self.destination, &message, &[], &settled);
         }
     }
 
