@@ -9,8 +9,10 @@
 //! A part that ends while it should run takes the others with it (`parts.rs`): nothing here runs half.
 
 pub mod health;
+pub mod metrics;
 mod open_files;
 mod parts;
+mod process;
 pub mod signals;
 
 use std::fs::DirBuilder;
