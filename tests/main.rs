@@ -27,6 +27,7 @@ mod kill;
 mod lanes;
 mod layers;
 mod mail_hosts;
+mod metrics;
 mod mx;
 mod oauth;
 mod outbound;
