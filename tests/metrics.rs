@@ -1,8 +1,9 @@
 //! What is promised about metrics: each counts what it says, exactly; the text is one that Prometheus reads; names and
 //! labels follow its rules; and to look at them holds up nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -125,6 +126,7 @@ async fn connections_handshakes_and_logins_are_counted() {
     options.limits.auth_failures = Quota::per_hour(NonZeroU32::MIN);
     let whole = plan.start().await;
     let before = whole.scrape();
+    assert!(before.value("oncemail_tls_certificate_not_after_seconds") > 1.8e9);
     let mut client = Client::greeted(whole.addresses[0]).await.0;
     assert!(client.ask("STARTTLS").await.starts_with("220"));
     let mut client = client.encrypt(&root).await.unwrap();
@@ -376,9 +378,33 @@ async fn the_state_of_store_disk_and_process_is_shown() {
     }
 }
 
-/// The families of a relay that has a listener and a route.
+#[tokio::test]
+async fn a_full_house_and_an_outcome_that_cannot_be_saved_are_shown() {
+    let mut plan = discarding();
+    plan.submission.limits.connections = 1;
+    let whole = plan.start().await;
+    let mut client = Client::greeted(whole.addresses[0]).await.0;
+    let mut second = Client::connect(whole.addresses[0]).await;
+    assert!(second.reply().await.starts_with("421"));
+    assert_eq!(whole.scrape().value("oncemail_connections_refused_total{reason=\"full\"}"), 1.0);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    whole.store.gate_saves(gate.clone());
+    assert!(submit(&mut client, "b@x.example", "", "text").await.starts_with("250"));
+    whole.store.wait(|seen| seen.begun_saves == 1).await;
+    whole.store.fail_with(Some(StoreError::LowDisk { free_bytes: 0 }));
+    gate.add_permits(100);
+    whole.until(|now| now.value("oncemail_queue_unsaved_outcomes") == 1.0).await;
+    whole.store.fail_with(None);
+    whole.until(|now| now.value("oncemail_queue_unsaved_outcomes") == 0.0).await;
+}
+
+/// All families: of a relay that has a listener with TLS and a route.
 async fn families() -> (Whole, Scrape) {
-    let whole = discarding().start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut plan = discarding();
+    plan.submission.listeners[0].tls = TlsMode::StartTls;
+    plan.submission.tls = Some(write_certificate(directory.path()).0);
+    let whole = plan.start().await;
     let now = whole.scrape();
     (whole, now)
 }
@@ -406,6 +432,53 @@ async fn names_and_labels_follow_the_rules() {
             assert!(known.contains(&label.as_str()), "{name}: {label}");
         }
     }
+}
+
+/// The words of `text` that look like metrics.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|w| w.starts_with("oncemail_") || w.starts_with("process_")).map(str::to_owned).collect()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+#[tokio::test]
+async fn the_dashboard_and_the_alerts_ask_only_for_what_there_is() {
+    let known = families().await.1.names();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("docker/grafana/dashboards/oncemail.json")).unwrap();
+    let mut asked = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            asked.extend(named(target["expr"].as_str().unwrap()));
+        }
+    }
+    assert!(asked.len() > 30, "{asked:?}");
+    asked.extend(named(&read("docker/grafana/alerts.yml")));
+    let missing: Vec<_> = asked.difference(&known).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[tokio::test]
+async fn every_metric_is_described_with_its_type_and_labels_and_no_other() {
+    let now = families().await.1;
+    let mut described = BTreeMap::new();
+    for line in read("docs/metrics.md").lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        if let [_, name, kind, labels, ..] = cells.as_slice()
+            && (name.starts_with("`oncemail_") || name.starts_with("`process_"))
+        {
+            let labels: BTreeSet<_> = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+            described.insert(name.trim_matches('`').to_owned(), ((*kind).to_owned(), labels));
+        }
+    }
+    let shown = now.families.into_iter().map(|(name, family)| {
+        let name = if family.kind == "counter" { format!("{name}_total") } else { name };
+        (name, (family.kind, family.labels))
+    });
+    assert_eq!(described, shown.collect());
 }
 
 #[tokio::test]

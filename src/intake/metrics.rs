@@ -114,3 +114,37 @@ fn outcome(decision: &Decision) -> Outcome {
         Decision::StoreFailed => Outcome::StoreFailed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::intake::KeyFault;
+    use crate::mail::QueueId;
+
+    #[test]
+    fn every_decision_is_counted_and_all_but_two_are_not_taken() {
+        let metrics = IntakeMetrics::default();
+        let id = QueueId::from_bytes([0; 16]);
+        for (decision, result) in [
+            (Decision::Queued(id), "accepted"),
+            (Decision::Replayed(id), "replayed"),
+            (Decision::DifferentBody, "mismatch"),
+            (Decision::DifferentEnvelope, "mismatch"),
+            (Decision::InFlight, "in_flight"),
+            (Decision::InvalidKey(KeyFault::Length), "invalid_key"),
+            (Decision::TooManyHops, "loop"),
+            (Decision::LowDisk, "low_disk"),
+            (Decision::StoreFailed, "store_failed"),
+        ] {
+            let count =
+                || metrics.submissions.each().find(|(known, _)| *known == result).map(|(_, n)| n.get());
+            let before = count();
+            metrics.decided(&decision, Duration::from_millis(1));
+            assert_eq!(count(), before.map(|before| before + 1), "{decision:?}");
+        }
+        metrics.refused();
+        assert_eq!((metrics.submissions.sum(), metrics.not_taken(), metrics.took.count()), (10, 8, 9));
+    }
+}

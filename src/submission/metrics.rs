@@ -2,11 +2,12 @@
 //! here.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::door::Full;
+use super::tls::Certificate;
 use crate::metrics::{
-    Collector, Count, DescriptorEncoder, Named, Registry, Tally, counters, gauges, one_counter,
+    Collector, Count, DescriptorEncoder, Named, Registry, Tally, counters, gauges, one_counter, one_gauge,
 };
 use crate::smtp::Reply;
 use crate::smtp::session::Verdict;
@@ -106,6 +107,8 @@ pub struct SubmissionMetrics {
     rejections: Tally<Code>,
     objections: Tally<Objection>,
     unverified: Count,
+    /// Asked for its end when somebody wants to know.
+    certificate: Mutex<Option<Arc<Certificate>>>,
 }
 
 /// What one listener counts.
@@ -128,6 +131,22 @@ impl SubmissionMetrics {
 
     pub(super) fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.listeners.of(name)
+    }
+
+    /// Has the end of this certificate shown.
+    pub(super) fn watch(&self, certificate: Arc<Certificate>) {
+        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = Some(certificate);
+    }
+
+    /// Nothing is shown where there is no certificate: a zero would look like one that has ended.
+    fn encode_certificate(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let certificate = self.certificate.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(end) = certificate.and_then(|certificate| certificate.not_after()) else { return Ok(()) };
+        let about = (
+            "tls_certificate_not_after_seconds",
+            "Until when the listeners' certificate is valid, since 1970.",
+        );
+        one_gauge(encoder, about, end.as_secs() as f64)
     }
 
     pub(super) fn turned_away(&self, refusal: Refusal) {
@@ -212,7 +231,8 @@ impl Collector for SubmissionMetrics {
         let objections = ("recipients_refused", "Recipients that a check has refused.");
         counters(encoder, objections, self.objections.samples())?;
         let unverified = ("recipients_unverified", "Recipients accepted because a check was not possible.");
-        one_counter(encoder, unverified, self.unverified.get())
+        one_counter(encoder, unverified, self.unverified.get())?;
+        self.encode_certificate(encoder)
     }
 }
 

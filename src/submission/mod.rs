@@ -18,6 +18,7 @@ mod recipients;
 mod record;
 mod server;
 mod tls;
+mod validity;
 mod visit;
 
 pub use metrics::SubmissionMetrics;

@@ -103,6 +103,9 @@ impl Server {
             BindError::DisposableFile { file, source }
         })?;
         let metrics = Arc::<SubmissionMetrics>::default();
+        if let Some(certificate) = &certificate {
+            metrics.watch(certificate.clone());
+        }
         let mut listeners = Vec::new();
         for listener in &options.listeners {
             if listener.tls != TlsMode::None && certificate.is_none() {

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug)]
 pub struct Family {
     pub kind: String,
-    pub help: String,
     /// Names of labels, `le` of a histogram left out.
     pub labels: BTreeSet<String>,
 }
@@ -23,18 +22,18 @@ impl Scrape {
     pub fn read(text: &str) -> Self {
         let body = text.strip_suffix("# EOF\n").expect("the text ends with # EOF");
         let mut scrape = Self { families: BTreeMap::new(), samples: BTreeMap::new() };
-        let (mut current, mut help) = (None::<String>, None);
+        let (mut current, mut help) = (None::<String>, None::<String>);
         for line in body.lines() {
             if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, text) = rest.split_once(' ').expect("a sentence");
                 assert!(text.ends_with('.') && text.len() > 10, "{line}");
-                help = Some((name.to_owned(), text.to_owned()));
+                help = Some(name.to_owned());
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').expect("a type");
-                let (about, text) = help.take().expect("HELP comes before TYPE");
+                let about = help.take().expect("HELP comes before TYPE");
                 assert_eq!(about, name);
                 assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
-                let family = Family { kind: kind.to_owned(), help: text, labels: BTreeSet::new() };
+                let family = Family { kind: kind.to_owned(), labels: BTreeSet::new() };
                 assert!(scrape.families.insert(name.to_owned(), family).is_none(), "{name} is there twice");
                 current = Some(name.to_owned());
             } else {
