@@ -172,7 +172,6 @@ impl<T> Named<T> {
 }
 
 /// Writes the lines of a [`Label`]: its values, and which of them each variant is.
-#[macro_export]
 macro_rules! label {
     ($(#[$meta:meta])* $visible:vis $name:ident as $label:literal { $($(#[$doc:meta])* $variant:ident = $value:literal,)+ }) => {
         $(#[$meta])*
@@ -192,11 +191,13 @@ macro_rules! label {
     };
 }
 
+pub(crate) use label;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    crate::label! {
+    label! {
         /// For the test.
         Colour as "colour" {
             /// One.

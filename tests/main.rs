@@ -28,6 +28,7 @@ mod lanes;
 mod layers;
 mod mail_hosts;
 mod metrics;
+mod metrics_text;
 mod mx;
 mod oauth;
 mod outbound;

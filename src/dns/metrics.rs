@@ -7,10 +7,10 @@ use hickory_resolver::proto::rr::RecordType;
 
 use super::Dns;
 use crate::metrics::{
-    Collector, Count, DescriptorEncoder, Latency, Registry, Tally, counters, latencies, one_counter,
+    Collector, Count, DescriptorEncoder, Latency, Registry, Tally, counters, label, latencies, one_counter,
 };
 
-crate::label! {
+label! {
     /// What is asked for.
     Kind as "type" {
         A = "A",

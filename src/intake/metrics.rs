@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::submission::Decision;
 use crate::metrics::{
-    Collector, Count, DescriptorEncoder, Latency, Registry, Tally, counters, one_counter, one_latency,
+    Collector, Count, DescriptorEncoder, Latency, Registry, Tally, counters, label, one_counter, one_latency,
 };
 
-crate::label! {
+label! {
     /// What became of a submission.
     pub Outcome as "result" {
         /// Queued, for the first time.

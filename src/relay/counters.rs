@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use super::breaker::Transition;
 use super::breakers::Breakers;
 use crate::mail::Message;
-use crate::metrics::{Count, Label, Latency, Named, Tally};
+use crate::metrics::{Count, Label, Latency, Named, Tally, label};
 use crate::queue::{End, Outcome, Settled};
 
 /// Stands for a route where none matches; a route of the same name would be counted with it.
 pub(super) const NO_ROUTE: &str = "none";
 
-crate::label! {
+label! {
     /// What came of a recipient.
     pub(super) Fate as "outcome" {
         /// The next hop has taken it.
@@ -29,7 +29,7 @@ crate::label! {
     }
 }
 
-crate::label! {
+label! {
     /// How a connection is encrypted.
     pub(super) Encryption as "tls" {
         /// Not at all.

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::door::Full;
 use super::tls::Certificate;
 use crate::metrics::{
-    Collector, Count, DescriptorEncoder, Named, Registry, Tally, counters, gauges, one_counter, one_gauge,
+    Collector, Count, DescriptorEncoder, Named, Registry, Tally, counters, gauges, label, one_counter,
+    one_gauge,
 };
 use crate::smtp::Reply;
 use crate::smtp::session::Verdict;
 
-crate::label! {
+label! {
     /// Why a client was turned away before it could say anything.
     pub(super) Refusal as "reason" {
         /// `limits.connections`.
@@ -24,7 +25,7 @@ crate::label! {
     }
 }
 
-crate::label! {
+label! {
     /// How a TLS handshake ended.
     pub(super) Handshake as "version" {
         /// RFC 5246.
@@ -38,7 +39,7 @@ crate::label! {
     }
 }
 
-crate::label! {
+label! {
     /// What came of AUTH.
     pub(super) Login as "result" {
         /// The password was right.
@@ -52,7 +53,7 @@ crate::label! {
     }
 }
 
-crate::label! {
+label! {
     /// Why a recipient was refused by a check.
     pub(super) Objection as "reason" {
         /// It refused mail for good before.
@@ -70,7 +71,7 @@ crate::label! {
     }
 }
 
-crate::label! {
+label! {
     /// The codes of replies that refuse something: those that we say, and one for what may be added.
     Code as "code" {
         C421 = "421",
