@@ -28,6 +28,8 @@ mod kill;
 mod lanes;
 mod layers;
 mod mail_hosts;
+mod metrics;
+mod metrics_text;
 mod mx;
 mod oauth;
 mod outbound;

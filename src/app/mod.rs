@@ -11,9 +11,11 @@
 //! A part that ends while it should run takes the others with it (`parts.rs`): nothing here runs half.
 
 pub mod health;
+pub mod metrics;
 mod open_files;
 mod outward;
 mod parts;
+mod process;
 pub mod reload;
 pub mod signals;
 

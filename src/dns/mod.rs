@@ -6,6 +6,7 @@
 
 mod cache;
 mod flights;
+mod metrics;
 mod name;
 mod question;
 mod resolver;
@@ -13,6 +14,7 @@ mod search;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::RecordType;
@@ -22,6 +24,7 @@ use tokio::time::{Instant, timeout};
 
 use cache::Cache;
 use flights::Flights;
+use metrics::DnsMetrics;
 use question::{ENDLESS, Found, MAX_RECORDS, Meaning, Missing, Rr};
 use resolver::{Resolver, Resolvers};
 
@@ -86,6 +89,7 @@ pub struct Dns {
     flights: Flights<Result<Asked, Miss>>,
     /// Bounds the questions that are out at a time.
     asking: Semaphore,
+    metrics: Arc<DnsMetrics>,
 }
 
 /// An answer, and whether DNSSEC vouches for it.
@@ -174,6 +178,7 @@ impl Dns {
             cache: Cache::default(),
             flights: Flights::default(),
             asking,
+            metrics: Arc::default(),
         }
     }
 
@@ -377,6 +382,7 @@ impl Dns {
     async fn ask_once(&self, name: &str, kind: RecordType) -> Result<Asked, Miss> {
         let resolver = self.resolver().map_err(|reason| Miss::Trouble(sentence(name, kind, &reason)))?;
         if let Some(kept) = self.cache.get(name, kind, Instant::now()) {
+            self.metrics.known();
             return Ok(Asked::Kept(kept));
         }
         // Most are answered from the cache; a client's connection has room for one of these all the time.
@@ -389,11 +395,14 @@ impl Dns {
         let servers = &resolver.servers;
         // Never closed. The wait ends: every question before this one has its time-out. It is no trouble with the name.
         let _place = self.asking.acquire().await;
+        let began = Instant::now();
         let answer = timeout(LOOKUP_TIMEOUT, resolver.hickory.lookup(asked.clone(), kind)).await;
-        let answer = answer.map_err(|_| {
-            trouble(&format!("no answer within {} s (asked {servers})", LOOKUP_TIMEOUT.as_secs()))
-        })?;
-        match question::meaning(&asked, kind, answer) {
+        let meaning = answer.map_or_else(
+            |_| Meaning::Trouble(format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs())),
+            |answer| question::meaning(&asked, kind, answer),
+        );
+        self.metrics.asked(kind, began.elapsed(), !matches!(meaning, Meaning::Trouble(_)));
+        match meaning {
             Meaning::Found(found, ttl) => Ok(Asked::New(Ok(found), ttl)),
             Meaning::Missing(missing, ttl) => Ok(Asked::New(Err(missing), ttl)),
             Meaning::Trouble(reason) => Err(trouble(&format!("{reason} (asked {servers})"))),

@@ -13,6 +13,7 @@ mod examine;
 mod fingerprint;
 mod fixup;
 mod key;
+pub mod metrics;
 pub mod options;
 pub mod submission;
 
@@ -20,10 +21,10 @@ pub use fingerprint::VERSION as FINGERPRINT_VERSION;
 pub use options::{Fallback, Options};
 pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::mail::{KeyKind, QueueId, Scope, ScopedKey};
@@ -34,6 +35,7 @@ use arrival::Arrival;
 use claims::{Claim, Claims};
 use examine::{Examined, Fault, Keyed};
 use fingerprint::Comparison;
+use metrics::IntakeMetrics;
 
 /// Decides about submissions.
 pub struct Intake {
@@ -41,7 +43,7 @@ pub struct Intake {
     options: ArcSwap<Options>,
     clock: Clock,
     claims: Arc<Claims>,
-    observed: AtomicU64,
+    metrics: Arc<IntakeMetrics>,
     /// Where replays are remembered.
     history: OnceLock<Arc<History>>,
 }
@@ -64,9 +66,9 @@ struct Under {
 impl Intake {
     /// An intake in front of `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: Clock) -> Self {
-        let (claims, observed) = (Arc::default(), AtomicU64::new(0));
+        let (claims, metrics) = (Arc::default(), Arc::default());
         let history = OnceLock::new();
-        Self { store, options: ArcSwap::from_pointee(options), clock, claims, observed, history }
+        Self { store, options: ArcSwap::from_pointee(options), clock, claims, metrics, history }
     }
 
     /// Has other options in force from the next submission on; each is decided by those that it began with.
@@ -86,7 +88,12 @@ impl Intake {
 
     /// How many submissions `observe` has let through, since the start, that would have been suppressed.
     pub fn observed(&self) -> u64 {
-        self.observed.load(Ordering::Relaxed)
+        self.metrics.observed().get()
+    }
+
+    /// What is counted here.
+    pub fn metrics(&self) -> &Arc<IntakeMetrics> {
+        &self.metrics
     }
 
     /// What the client hears of a decision.
@@ -100,21 +107,25 @@ impl Intake {
     /// A dropped future leaves the decision to go on by itself: the message is queued or not, and the claim on its
     /// key ends with it.
     pub async fn accept(&self, submission: Submission) -> Receipt {
+        let began = Instant::now();
+        let (bytes, recipients) = (submission.content.len(), submission.envelope.recipients.len());
         let (scope, client) = (submission.scope.clone(), submission.origin.client);
         let mut arrival = Arrival::new(submission, self.clock.now(), self.options.load_full());
-        let Some(examined) = arrival.examine().await else {
-            return Receipt { decision: Decision::StoreFailed, key: None, message_id: String::new() };
+        let receipt = match arrival.examine().await {
+            Some(examined) => {
+                let decision = self.decide(&mut arrival, &examined, scope).await;
+                receipt(&arrival, examined, decision)
+            }
+            None => Receipt { decision: Decision::StoreFailed, key: None, message_id: String::new() },
         };
-        let decision = self.decide(&mut arrival, &examined, scope).await;
-        if let (Decision::Replayed(first), Some(history)) = (&decision, self.history.get()) {
+        if matches!(receipt.decision, Decision::Queued(_)) {
+            self.metrics.accepted(bytes, recipients);
+        }
+        if let (Decision::Replayed(first), Some(history)) = (&receipt.decision, self.history.get()) {
             history.replayed(*first, client);
         }
-        let message_id = match &decision {
-            Decision::Queued(_) => arrival.relayed_message_id(&examined),
-            _ => examined.message_id.unwrap_or_default(),
-        };
-        let keyed = examined.verdict.ok().flatten().filter(|keyed| keyed.kind == KeyKind::Header);
-        Receipt { decision, key: keyed.map(|keyed| keyed.key), message_id }
+        self.metrics.decided(&receipt.decision, began.elapsed());
+        receipt
     }
 
     async fn decide(&self, arrival: &mut Arrival, examined: &Examined, scope: Scope) -> Decision {
@@ -239,10 +250,19 @@ impl Intake {
 
     /// `observe`: says what would have been suppressed, and does not.
     fn let_through(&self, id: QueueId, first: QueueId) -> Ruling {
-        self.observed.fetch_add(1, Ordering::Relaxed);
+        self.metrics.observed().add_one();
         tracing::info!(%id, %first, "would have been suppressed: the same message as the first");
         Ruling::NotItsKey
     }
+}
+
+fn receipt(arrival: &Arrival, examined: Examined, decision: Decision) -> Receipt {
+    let message_id = match &decision {
+        Decision::Queued(_) => arrival.relayed_message_id(&examined),
+        _ => examined.message_id.unwrap_or_default(),
+    };
+    let keyed = examined.verdict.ok().flatten().filter(|keyed| keyed.kind == KeyKind::Header);
+    Receipt { decision, key: keyed.map(|keyed| keyed.key), message_id }
 }
 
 /// I4: the client is told to come again, and nothing is remembered.

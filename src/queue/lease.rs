@@ -110,6 +110,7 @@ impl Lease {
             }
             Ready::Stored(id) => (id, id.accepted_at(), None),
         };
+        queue.leased.add_one();
         Self {
             queue,
             id,
@@ -410,6 +411,7 @@ pub(super) fn numbers_queued(progress: &Progress) -> Vec<usize> {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.queue.leased.take(1);
         if let Some(message) = self.fresh().take() {
             self.queue.release(message.footprint());
         }

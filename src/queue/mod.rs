@@ -10,6 +10,7 @@
 mod closing;
 mod doubt;
 mod lease;
+mod metrics;
 mod notices;
 pub mod options;
 mod orders;
@@ -35,6 +36,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
 use crate::mail::{Message, Progress, QueueId};
+use crate::metrics::Count;
 use crate::store::history::History;
 use crate::store::suppression::Suppressions;
 use crate::store::{Arrivals, Recovered, Status, Store, StoreError};
@@ -58,6 +60,8 @@ pub struct Queue {
     wake: Notify,
     /// Outcomes that wait until the disk has room for them.
     unsaved: AtomicUsize,
+    /// Messages that are leased.
+    leased: Count,
     /// Where addresses are noted that were refused for good.
     suppressions: OnceLock<Arc<Suppressions>>,
     /// Where messages are remembered that have ended.
@@ -106,6 +110,7 @@ impl Queue {
             state: Mutex::default(),
             wake: Notify::new(),
             unsaved: AtomicUsize::new(0),
+            leased: Count::default(),
             suppressions: OnceLock::new(),
             history: OnceLock::new(),
         })

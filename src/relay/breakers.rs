@@ -100,6 +100,18 @@ impl Breakers {
         opened.len()
     }
 
+    /// How many hosts are left alone now, and how many are probed or wait for a message to be probed with.
+    pub(super) fn open(&self) -> (usize, usize) {
+        let now = Instant::now();
+        let known = self.known();
+        let states = known.values().map(|breaker| match breaker.peek(now) {
+            Admission::Pass => (0, 0),
+            Admission::Refused(Some(_)) => (1, 0),
+            Admission::Probe | Admission::Refused(None) => (0, 1),
+        });
+        states.fold((0, 0), |(open, half), (more, more_half)| (open + more, half + more_half))
+    }
+
     /// Forgets the hosts of which nothing bad is known any more.
     pub(super) fn sweep(&self) {
         self.sweep_at(Instant::now());

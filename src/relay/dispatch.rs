@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use super::counters::NO_ROUTE;
 use super::lane::{Leg, Share};
 use super::routing::Routing;
 use super::waiting::Waiting;
@@ -127,7 +128,8 @@ impl Relay {
             },
         };
         let outcomes = lost.into_iter().map(outcome).collect();
-        self.surroundings.settle(Arc::default(), lease, message, outcomes, None).await;
+        let route = self.surroundings.counters.route(NO_ROUTE);
+        self.surroundings.settle(route, Arc::default(), lease, message, outcomes, None).await;
     }
 
     fn unread(&self) -> MutexGuard<'_, Unread> {

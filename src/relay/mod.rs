@@ -19,6 +19,7 @@ mod dkim;
 mod fields;
 mod https;
 mod lane;
+mod metrics;
 mod mx;
 mod oauth;
 mod opening;

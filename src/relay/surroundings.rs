@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::counters::Counters;
+use super::counters::{Counters, RouteCounters};
 use super::options::MX_CONNECTIONS;
 use super::places::Places;
 use super::report;
@@ -59,6 +59,7 @@ impl Surroundings {
     /// outcomes nor the contents they hold pile up before a slow store (S2).
     pub(super) async fn settle(
         &self,
+        route: Arc<RouteCounters>,
         destination: Arc<str>,
         lease: Arc<Lease>,
         message: Arc<Message>,
@@ -73,7 +74,7 @@ impl Surroundings {
         let surroundings = self.clone();
         self.tasks.spawn(async move {
             if let Some(settled) = lease.settle(&outcomes, untried).await {
-                surroundings.tell(&destination, &message, &outcomes, &settled);
+                surroundings.tell(&route, &destination, &message, &outcomes, &settled);
             }
             drop(permit);
         });
@@ -84,8 +85,15 @@ impl Surroundings {
     }
 
     /// Logs and counts outcomes that are saved, and recipients that have expired with them.
-    pub(super) fn tell(&self, destination: &str, message: &Message, outcomes: &[Outcome], settled: &Settled) {
-        outcomes.iter().for_each(|outcome| self.counters.outcome(outcome));
+    pub(super) fn tell(
+        &self,
+        route: &RouteCounters,
+        destination: &str,
+        message: &Message,
+        outcomes: &[Outcome],
+        settled: &Settled,
+    ) {
+        self.counters.told(route, message, outcomes, settled);
         report::outcomes(destination, message, outcomes, settled, self.clock.now());
     }
 }
@@ -139,8 +147,9 @@ mod tests {
         let second = Arc::new(leases.pop().unwrap());
         let first = Arc::new(leases.pop().unwrap());
         let (one, two) = (first.open().await.unwrap(), second.open().await.unwrap());
-        surroundings.settle(destination.clone(), first, one, Vec::new(), None).await;
-        let settling = surroundings.settle(destination, second, two, Vec::new(), None);
+        let route = surroundings.counters.route("r");
+        surroundings.settle(route.clone(), destination.clone(), first, one, Vec::new(), None).await;
+        let settling = surroundings.settle(route, destination, second, two, Vec::new(), None);
         tokio::pin!(settling);
         assert!(tokio::time::timeout(Duration::from_millis(50), &mut settling).await.is_err());
         store.fail_with(None);

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::counters::RouteCounters;
 use super::directory::Directory;
 use super::dkim::Signers;
 use super::fields::Fields;
@@ -41,6 +42,7 @@ pub(super) struct Way {
     pub(super) makeup: Makeup,
     /// Set under the lock of the lanes.
     is_over: AtomicBool,
+    pub(super) counters: Arc<RouteCounters>,
     /// By destination: a domain, or the empty text.
     lanes: Mutex<HashMap<Arc<str>, Arc<Lane>>>,
 }
@@ -58,6 +60,7 @@ impl Way {
             transport,
             fields: Fields::new(route, signers.clone()),
             in_doubt: route.in_doubt,
+            counters: surroundings.counters.route(&route.name),
             surroundings,
             makeup,
             is_over: AtomicBool::new(false),
@@ -82,7 +85,12 @@ impl Way {
         if self.is_over() {
             drop(lanes);
             // Routed before the end and pushed after it: it is routed again.
-            return lane::give_back(&self.surroundings, destination.into(), std::iter::once(leg));
+            return lane::give_back(
+                &self.surroundings,
+                self.counters.clone(),
+                destination.into(),
+                std::iter::once(leg),
+            );
         }
         let lane = match lanes.get(destination) {
             Some(lane) => lane,

@@ -164,6 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 // Those of now: a changed password counts in a connection that is open, too.
                 let accounts = self.visit.shared.accounts.load_full();
                 let verdict = accounts.verify(self.visit.client, credentials).await;
+                self.visit.shared.metrics.login(verdict);
                 Ok(Next::Answer(Input::Verified(verdict)))
             }
             // Clients may send message after message without waiting for replies (BDAT), so that no wait for input
@@ -269,13 +270,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Replies that are held meanwhile are not kept back longer than the checks of one message may take.
     async fn check(&mut self, address: &Address, session: &Session) -> RecipientCheck {
         let check = self.visit.shared.checks.check(address, &mut self.patience).await;
-        if let RecipientCheck::Refuse(reply) = &check {
-            Record::recipient_refused(&self.visit, session.user().map(AsRef::as_ref), address, reply);
+        let metrics = &self.visit.shared.metrics;
+        match &check {
+            RecipientCheck::Accept => {}
+            RecipientCheck::Unverified => metrics.recipient_unverified(),
+            RecipientCheck::Refuse(reply) => {
+                metrics.recipient_refused(reply);
+                Record::recipient_refused(&self.visit, session.user().map(AsRef::as_ref), address, reply);
+            }
         }
         check
     }
 
     fn refuse(&mut self, refusal: &Refusal, session: &Session) {
+        self.visit.shared.intake.metrics().refused();
         let mut record = Record::new(session.user().map(AsRef::as_ref), &refusal.envelope, refusal.size);
         record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
         record.refused(&self.visit, &refusal.reply);
@@ -294,6 +302,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn say(&mut self, reply: &Reply) -> io::Result<()> {
+        self.visit.shared.metrics.said(reply);
         reply.write_to(&mut self.replies);
         if self.replies.len() >= REPLIES_HELD { self.flush().await } else { Ok(()) }
     }
@@ -319,6 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Says the last words, and for as long as `linger` drops what the client still sends.
     async fn close(&mut self, reply: &Reply, linger: Duration) -> io::Result<Next> {
+        self.visit.shared.metrics.said(reply);
         reply.write_to(&mut self.replies);
         self.flush().await?;
         let farewell = async {

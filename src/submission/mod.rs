@@ -12,6 +12,7 @@ mod connection;
 mod domain_list;
 mod door;
 mod failures;
+pub mod metrics;
 mod passwords;
 mod proxy;
 mod reception;
@@ -19,8 +20,10 @@ mod recipients;
 mod record;
 mod server;
 mod tls;
+mod validity;
 mod visit;
 
+pub use metrics::SubmissionMetrics;
 pub use options::Options;
 pub use reception::{Prepared, Reception};
 pub use recipients::Recipients;

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::accounts::Accounts;
 use super::door::Door;
+use super::metrics::SubmissionMetrics;
 use super::options::{Limits, Listener, Options, TlsMode};
 use super::recipients::{Checks, Recipients};
 use super::server::BindError;
@@ -45,6 +46,7 @@ struct Inner {
     budget: Budget,
     door: Door,
     clock: Clock,
+    metrics: Arc<SubmissionMetrics>,
 }
 
 /// Settings that are ready to be brought into force.
@@ -52,6 +54,7 @@ pub struct Prepared {
     places: Vec<Place>,
     accounts: Accounts,
     limits: Limits,
+    certificate: Option<Arc<Certificate>>,
 }
 
 impl Furnishing {
@@ -71,9 +74,14 @@ impl Furnishing {
         Ok(Self { options, certificate, checks: Arc::new(checks) })
     }
 
-    fn entrance(&self, listener: Listener, certificate: Option<Arc<Certificate>>) -> Entrance {
+    fn entrance(
+        &self,
+        listener: Listener,
+        certificate: Option<Arc<Certificate>>,
+        metrics: &SubmissionMetrics,
+    ) -> Entrance {
         let Options { hostname, limits, .. } = &self.options;
-        Entrance::new(hostname, limits, listener, certificate, self.checks.any())
+        Entrance::new(hostname, limits, listener, certificate, self.checks.any(), metrics)
     }
 }
 
@@ -93,16 +101,23 @@ impl Reception {
             budget: Budget::new(limits.receive_memory),
             door: Door::new(limits.connections, limits.connections_per_ip),
             clock,
+            metrics: Arc::default(),
         };
+        inner.watch(furnishing.certificate.as_ref());
         let shared = inner.shared(&furnishing);
         inner.places = listeners
             .iter()
             .map(|listener| {
-                let entrance = furnishing.entrance(listener.clone(), furnishing.certificate.clone());
+                let entrance =
+                    furnishing.entrance(listener.clone(), furnishing.certificate.clone(), &inner.metrics);
                 Arc::new(ArcSwap::from_pointee(Place { shared: shared.clone(), entrance: entrance.into() }))
             })
             .collect();
         Ok(Self(Arc::new(inner)))
+    }
+
+    pub(super) fn metrics(&self) -> Arc<SubmissionMetrics> {
+        self.0.metrics.clone()
     }
 
     pub(super) fn places(&self) -> Vec<Arc<ArcSwap<Place>>> {
@@ -126,17 +141,23 @@ impl Reception {
         let shared = inner.shared(&furnishing);
         let place = |place: &Arc<ArcSwap<Place>>| {
             let before = place.load();
-            let entrance = Arc::new(entrance(&before.entrance, &furnishing)?);
+            let entrance = Arc::new(entrance(&before.entrance, &furnishing, &inner.metrics)?);
             Ok(Place { shared: shared.clone(), entrance })
         };
         let places = inner.places.iter().map(place).collect::<Result<_, BindError>>()?;
-        Ok(Prepared { places, accounts, limits: furnishing.options.limits })
+        Ok(Prepared {
+            places,
+            accounts,
+            limits: furnishing.options.limits,
+            certificate: furnishing.certificate,
+        })
     }
 
     /// Brings into force what was prepared, for connections that begin from now on.
     pub fn commit(&self, prepared: Prepared) {
-        let Prepared { places, accounts, limits } = prepared;
+        let Prepared { places, accounts, limits, certificate } = prepared;
         let inner = &self.0;
+        inner.watch(certificate.as_ref());
         let memory = |place: &Arc<ArcSwap<Place>>| place.load().shared.limits.receive_memory;
         let before = inner.places.first().map_or(limits.receive_memory, memory);
         inner.budget.resize(before, limits.receive_memory);
@@ -150,16 +171,20 @@ impl Reception {
 }
 
 /// What a listener tells from now on: the new settings, or, where they are not for its address, its own.
-fn entrance(before: &Entrance, furnishing: &Furnishing) -> Result<Entrance, BindError> {
+fn entrance(
+    before: &Entrance,
+    furnishing: &Furnishing,
+    metrics: &SubmissionMetrics,
+) -> Result<Entrance, BindError> {
     let Listener { name, address, .. } = &before.listener;
     let same = |listener: &&Listener| listener.name == *name && listener.address == *address;
     let Some(listener) = furnishing.options.listeners.iter().find(same) else {
-        return Ok(furnishing.entrance(before.listener.clone(), before.certificate.clone()));
+        return Ok(furnishing.entrance(before.listener.clone(), before.certificate.clone(), metrics));
     };
     if listener.tls != TlsMode::None && furnishing.certificate.is_none() {
         return Err(BindError::TlsMissing { listener: name.clone() });
     }
-    Ok(furnishing.entrance(listener.clone(), furnishing.certificate.clone()))
+    Ok(furnishing.entrance(listener.clone(), furnishing.certificate.clone(), metrics))
 }
 
 impl Inner {
@@ -172,6 +197,14 @@ impl Inner {
             budget: self.budget.clone(),
             door: self.door.clone(),
             clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
         })
+    }
+
+    /// Has the end of the certificate in force shown.
+    fn watch(&self, certificate: Option<&Arc<Certificate>>) {
+        if let Some(certificate) = certificate {
+            self.metrics.watch(certificate.clone());
+        }
     }
 }

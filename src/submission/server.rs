@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, End};
 use super::door::Full;
+use super::metrics::{Refusal, SubmissionMetrics};
 use super::options::{Options, TlsMode};
 use super::passwords::BadHash;
 use super::reception::{Furnishing, Place, Reception};
@@ -23,6 +24,7 @@ use super::tls::{TlsError, describe};
 use super::visit::{Entrance, Visit};
 use crate::clock::Clock;
 use crate::intake::Intake;
+use crate::metrics::Present;
 use crate::smtp::session::{Input, Session};
 
 /// A TLS handshake takes no longer than this.
@@ -124,6 +126,11 @@ impl Server {
             .collect()
     }
 
+    /// What is counted while the server runs.
+    pub fn metrics(&self) -> Arc<SubmissionMetrics> {
+        self.reception.metrics()
+    }
+
     /// Serves until `shutdown`, then lets messages that are being received come to their end, no longer than `grace`.
     /// Gives back when every session has ended; earlier only when a listener has broken down.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
@@ -223,10 +230,14 @@ impl Port {
         let client = canonical(peer);
         // As it is now; the connection keeps it to its end.
         let Place { shared, entrance } = &**self.place.load();
-        let refusal = match shared.door.enter(client) {
-            _ if !is_allowed(entrance, client) => "554 This client may not connect here\r\n",
-            Err(Full::Total) => "421 4.3.2 Too many connections; retry later\r\n",
-            Err(Full::Client) => "421 4.7.0 Too many connections from this address; retry later\r\n",
+        let (why, refusal) = match shared.door.enter(client) {
+            _ if !is_allowed(entrance, client) => {
+                (Refusal::Network, "554 This client may not connect here\r\n")
+            }
+            Err(full @ Full::Total) => (full.into(), "421 4.3.2 Too many connections; retry later\r\n"),
+            Err(full @ Full::Client) => {
+                (full.into(), "421 4.7.0 Too many connections from this address; retry later\r\n")
+            }
             Ok(pass) => {
                 let visit = Visit {
                     shared: shared.clone(),
@@ -235,8 +246,10 @@ impl Port {
                     // A token of its own, so that sessions do not meet at one lock.
                     shutdown: shutdown.child_token(),
                 };
+                entrance.metrics.connected();
+                let open = Present::new(entrance.metrics.clone());
                 sessions.spawn(async move {
-                    let _pass = pass;
+                    let _open = (pass, open);
                     if let Err(error) = attend(stream, visit).await {
                         tracing::debug!(%client, %error, "connection ended");
                     }
@@ -244,6 +257,7 @@ impl Port {
                 return;
             }
         };
+        shared.metrics.turned_away(why);
         tracing::debug!(%client, listener = entrance.listener.name, refusal, "connection refused");
         turn_away(entrance, stream, refusal);
     }
@@ -297,12 +311,14 @@ async fn attend_encrypted(
 async fn handshake(stream: TcpStream, visit: &Visit) -> io::Result<TlsStream<TcpStream>> {
     let certificate = visit.entrance.certificate.as_ref().ok_or(io::ErrorKind::Unsupported)?;
     let acceptor = certificate.acceptor().await;
-    tokio::select! {
+    let shaken = tokio::select! {
         shaken = timeout(HANDSHAKE, acceptor.accept(stream)) => {
-            shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+            shaken.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
         }
-        () = visit.shutdown.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
-    }
+        () = visit.shutdown.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    visit.shared.metrics.handshake(shaken.as_ref().ok().map(describe).as_deref());
+    shaken
 }
 
 /// `allow`, the limits of an address and the question whether it is loopback all mean the IPv4 address of a client that

@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::options::Tls;
+use super::validity::not_after;
 use crate::clock::{Clock, Timestamp};
 
 /// The files are looked at no more often than this.
@@ -47,8 +48,14 @@ pub enum TlsError {
 pub(super) struct Certificate {
     options: Tls,
     clock: Clock,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<InUse>,
     watch: Mutex<Watch>,
+}
+
+#[derive(Debug)]
+struct InUse {
+    config: Arc<ServerConfig>,
+    not_after: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -83,7 +90,12 @@ impl Certificate {
                 tracing::error!(%error, "the certificate files could not be looked at");
             }
         }
-        TlsAcceptor::from(self.current.load_full())
+        TlsAcceptor::from(self.current.load().config.clone())
+    }
+
+    /// Until when the certificate in use is valid, as far as that can be read from it.
+    pub(super) fn not_after(&self) -> Option<Timestamp> {
+        self.current.load().not_after
     }
 
     fn is_time_to_look(&self) -> bool {
@@ -145,9 +157,10 @@ fn stamps(options: &Tls) -> [Option<Stamp>; 2] {
     })
 }
 
-fn config(options: &Tls) -> Result<ServerConfig, TlsError> {
+fn config(options: &Tls) -> Result<InUse, TlsError> {
     let Tls { certificate_file, key_file, only_tls13 } = options;
     let certificates = certificates(certificate_file)?;
+    let not_after = certificates.first().and_then(|leaf| not_after(leaf));
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| file_error(key_file, &error))?;
     let versions: &[_] = match only_tls13 {
         true => &[&rustls::version::TLS13],
@@ -158,10 +171,11 @@ fn config(options: &Tls) -> Result<ServerConfig, TlsError> {
         key_file: key_file.display().to_string(),
         problem: error.to_string(),
     };
-    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(versions)
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
-        .map_err(pair_error)
+        .map_err(pair_error)?;
+    Ok(InUse { config: Arc::new(config), not_after })
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

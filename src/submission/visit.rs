@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accounts::Accounts;
 use super::door::Door;
+use super::metrics::{ListenerMetrics, SubmissionMetrics};
 use super::options::{AuthMode, Limits, Listener, TlsMode};
 use super::recipients::Checks;
 use super::tls::Certificate;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) budget: Budget,
     pub(super) door: Door,
     pub(super) clock: Clock,
+    pub(super) metrics: Arc<SubmissionMetrics>,
 }
 
 /// What the connections of one listener share.
@@ -38,6 +40,7 @@ pub(super) struct Entrance {
     pub(super) settings: Arc<Settings>,
     /// Present when the listener offers TLS.
     pub(super) certificate: Option<Arc<Certificate>>,
+    pub(super) metrics: Arc<ListenerMetrics>,
 }
 
 /// One connection's surroundings.
@@ -57,7 +60,9 @@ impl Entrance {
         listener: Listener,
         certificate: Option<Arc<Certificate>>,
         checks_recipients: bool,
+        metrics: &SubmissionMetrics,
     ) -> Self {
+        let metrics = metrics.listener(&listener.name);
         let settings = Settings {
             hostname: hostname.to_owned(),
             message_size: limits.message_size,
@@ -71,7 +76,7 @@ impl Entrance {
             },
             checks_recipients,
         };
-        Self { listener, settings: Arc::new(settings), certificate }
+        Self { listener, settings: Arc::new(settings), certificate, metrics }
     }
 }
 

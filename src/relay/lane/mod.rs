@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, Epoch, Load};
+use super::counters::RouteCounters;
 use super::places::Ticket;
 use super::surroundings::Surroundings;
 use super::waiting::Waiting;
@@ -187,8 +188,9 @@ impl Lane {
     fn turn_away(&self, leg: Leg, until: Instant) {
         let wait = until.saturating_duration_since(Instant::now());
         let (surroundings, destination) = (self.way.surroundings.clone(), self.destination.clone());
+        let route = self.way.counters.clone();
         self.way.surroundings.tasks.spawn(async move {
-            end_untried(&surroundings, &destination, leg, wait).await;
+            end_untried(&surroundings, &route, &destination, leg, wait).await;
         });
     }
 
@@ -199,7 +201,7 @@ impl Lane {
         let legs = traffic.legs.take(|_| true);
         drop(traffic);
         let legs = legs.into_iter().filter_map(Stowed::take_up);
-        give_back(&self.way.surroundings, self.destination.clone(), legs);
+        give_back(&self.way.surroundings, self.way.counters.clone(), self.destination.clone(), legs);
         self.way.retire(self);
     }
 
@@ -341,7 +343,12 @@ impl Lane {
         }
         if self.way.is_over() {
             let rest: Vec<_> = waited.filter_map(|(leg, _)| leg.take_up()).collect();
-            give_back(&self.way.surroundings, self.destination.clone(), rest.into_iter());
+            give_back(
+                &self.way.surroundings,
+                self.way.counters.clone(),
+                self.destination.clone(),
+                rest.into_iter(),
+            );
         }
         self.leave();
     }
@@ -374,7 +381,7 @@ impl Lane {
             Err(error) => return leg.unreadable(&error).await,
         };
         if let Some(settled) = leg.lease.expire().await {
-            self.way.surroundings.tell(&self.destination, &message, &[], &settled);
+            self.way.surroundings.tell(&self.way.counters, &self.destination, &message, &[], &settled);
         }
     }
 
@@ -386,24 +393,31 @@ impl Lane {
 /// Hands legs back to the queue, to be routed again at once: nobody was asked, so it costs no attempt.
 pub(super) fn give_back(
     surroundings: &Surroundings,
+    route: Arc<RouteCounters>,
     destination: Arc<str>,
     legs: impl Iterator<Item = Leg> + Send + 'static,
 ) {
     let own = surroundings.clone();
     surroundings.tasks.spawn(async move {
         for leg in legs {
-            end_untried(&own, &destination, leg, Duration::ZERO).await;
+            end_untried(&own, &route, &destination, leg, Duration::ZERO).await;
         }
     });
 }
 
 /// Ends a leg whose recipients were not tried, and wait for so long.
-async fn end_untried(surroundings: &Surroundings, destination: &str, leg: Leg, wait: Duration) {
+async fn end_untried(
+    surroundings: &Surroundings,
+    route: &RouteCounters,
+    destination: &str,
+    leg: Leg,
+    wait: Duration,
+) {
     if let Some(settled) = leg.lease.settle(&[], Some(wait)).await
         && !(settled.expired.is_empty() && settled.ended.is_empty())
         && let Ok(message) = leg.lease.open().await
     {
-        surroundings.tell(destination, &message, &[], &settled);
+        surroundings.tell(route, destination, &message, &[], &settled);
     }
 }
 

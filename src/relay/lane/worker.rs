@@ -153,8 +153,8 @@ impl Worker {
             }
             Some(Halt::Stopped) => Some(Duration::ZERO),
         };
-        let destination = self.lane.destination.clone();
-        self.surroundings().settle(destination, leg.lease, message, outcomes, untried).await;
+        let (route, destination) = (self.way().counters.clone(), self.lane.destination.clone());
+        self.surroundings().settle(route, destination, leg.lease, message, outcomes, untried).await;
         // Only now: nobody's outcome waits for a goodbye.
         if let Transport::Smarthost(smarthost) = &self.way().transport {
             smarthost.retire(link).await;
@@ -179,8 +179,10 @@ impl Worker {
             }
             let doubt = (self.way().in_doubt == InDoubt::Hold).then_some(&*leg.lease);
             let parcel = Parcel { message, fields: &fields, recipients: group, doubt };
+            let began = Instant::now();
             match self.attempt(link, message, &parcel).await {
                 Attempt::Answered { by, answers, load } => {
+                    self.way().counters.attempted(began);
                     self.lane.note(load, begun);
                     let of_group = self.outcomes(group, &by, answers);
                     self.lane.traffic().figures.note(&of_group);
@@ -229,7 +231,7 @@ impl Worker {
     async fn record(&self, leg: &Leg, message: &Message, outcomes: &mut Vec<Outcome>) -> bool {
         let done = std::mem::take(outcomes);
         let Some(settled) = leg.lease.record(&done).await else { return false };
-        self.surroundings().tell(&self.lane.destination, message, &done, &settled);
+        self.surroundings().tell(&self.way().counters, &self.lane.destination, message, &done, &settled);
         settled.saved.is_ok()
     }
 

@@ -20,6 +20,7 @@ use super::auth::Authenticator;
 use super::breakers::{Breakers, Permit};
 use super::classify::{is_about_account, is_crowded};
 use super::concurrency::Load;
+use super::counters::Counters;
 use super::mx::{Own, Refusal};
 use super::opening::Trouble;
 use super::options::{self, Host, Hosts, Timeouts};
@@ -29,6 +30,7 @@ use super::surroundings::Surroundings;
 use super::tls::Trust;
 use super::transaction::{Answer, By, Ended, Parcel, Session};
 use crate::dns::Dns;
+use crate::metrics::Present;
 use crate::queue::End;
 pub(in crate::relay) use reach::lookup;
 
@@ -48,7 +50,8 @@ pub(super) struct Smarthost {
     dns: Arc<Dns>,
     security: Security,
     auth: Option<Authenticator>,
-    breakers: Breakers,
+    breakers: Arc<Breakers>,
+    counters: Arc<Counters>,
     /// By destination.
     limiter: Option<DefaultKeyedRateLimiter<Arc<str>>>,
     /// Source addresses take turns.
@@ -63,6 +66,8 @@ pub(super) struct Link {
     opened_at: Instant,
     /// Good enough for REQUIRETLS (RFC 8689 §4.2.1), as far as host and certificate are concerned.
     is_verified: bool,
+    /// Counts it.
+    _open: Present<Counters>,
 }
 
 /// The end of an attempt.
@@ -111,8 +116,11 @@ impl Smarthost {
         let security = Security::new(&options, &trust, &dns, &surroundings.tls_report);
         let auth = options.auth.clone().map(|auth| Authenticator::new(auth, &trust, &dns));
         let (clock, counters) = (surroundings.clock.clone(), surroundings.counters.clone());
+        let breakers = Arc::new(Breakers::new(route.clone(), relay.breaker, clock, counters.clone()));
+        counters.watch(&breakers);
         Self {
-            breakers: Breakers::new(route.clone(), relay.breaker, clock, counters),
+            breakers,
+            counters,
             limiter: options.rate.map(governor::RateLimiter::keyed),
             options,
             route,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::{Link, NoLink, Smarthost, blame};
+use crate::metrics::Present;
 use crate::queue::End;
 use crate::relay::breakers::Permit;
 use crate::relay::mx::{self, Refusal};
@@ -139,12 +140,16 @@ impl Smarthost {
             };
             match opening.run(address).await {
                 Ok(ready) => {
+                    self.counters.connected(&ready.tls);
+                    let _open = Present::new(self.counters.clone());
                     let is_verified = ready.is_verified && demand.is_known;
                     let (session, opened_at) =
                         (Session::new(ready).named(&self.route, &host.to_string()), Instant::now());
-                    return Ok(Link { session, host: host.clone(), transactions: 0, opened_at, is_verified });
+                    let host = host.clone();
+                    return Ok(Link { session, host, transactions: 0, opened_at, is_verified, _open });
                 }
                 Err(trouble) => {
+                    self.counters.not_connected.add_one();
                     tracing::debug!(target: "oncemail::relay", route = %self.route, host = %host, %address,
                         error = %trouble.text, "connection not opened");
                     let is_final = trouble.is_about_password;
