@@ -39,6 +39,7 @@ mod relay;
 mod reports;
 mod routing;
 mod shutdown;
+mod steering;
 mod store;
 mod store_damage;
 mod store_model;

@@ -30,7 +30,7 @@ pub(super) fn start(log: &Log) {
 }
 
 /// The `NO_COLOR` convention: set to anything but nothing.
-fn no_colour() -> bool {
+pub(super) fn no_colour() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
