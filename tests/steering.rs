@@ -215,7 +215,7 @@ fn a_destination_is_reset_by_its_name() {
         false => ok(&ResetResult { breakers: 2, destinations: 1 }),
     });
     let output = run(&setup, &["destinations", "reset", "world", "example.com"]);
-    assert_eq!(stdout(&output), "2 breakers closed, 1 destination go on.\n");
+    assert_eq!(stdout(&output), "2 breakers closed; 1 destination no longer paused.\n");
     assert_eq!(server.asked()[0].body, r#"{"route":"world","destination":"example.com"}"#);
     assert_eq!(run(&setup, &["destinations", "reset", "nowhere"]).status.code(), Some(3));
     assert_eq!(server.lines()[1], "POST /api/v1/destinations/reset");

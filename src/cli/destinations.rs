@@ -106,7 +106,7 @@ fn was_reset(result: &ResetResult) -> String {
         return "All breakers were closed, and nothing was paused.\n".to_owned();
     }
     format!(
-        "{} closed, {} go on.\n",
+        "{} closed; {} no longer paused.\n",
         counted(result.breakers, "breaker"),
         counted(result.destinations, "destination")
     )
@@ -208,6 +208,6 @@ world  (mx)          closed     1,234   2/20  -         -
         assert!(is_open(&paused));
         assert!(was_reset(&ResetResult { breakers: 0, destinations: 0 }).contains("nothing was paused"));
         let reset = was_reset(&ResetResult { breakers: 1, destinations: 2 });
-        assert_eq!(reset, "1 breaker closed, 2 destinations go on.\n");
+        assert_eq!(reset, "1 breaker closed; 2 destinations no longer paused.\n");
     }
 }

@@ -68,7 +68,7 @@ fn told(explanation: &Explanation, now: Timestamp, paper: Paper) -> String {
     fact("Transport", e.transport.as_deref().unwrap_or_default());
     fact("TLS", e.tls.as_deref().unwrap_or_default());
     fact("Trouble", e.trouble.as_deref().unwrap_or_default());
-    let hosts: Vec<_> = e.hosts.iter().map(|host| host_line(host)).collect();
+    let hosts: Vec<_> = e.hosts.iter().map(host_line).collect();
     list("Hosts", &hosts, &mut fact);
     list("Limits", &e.limits, &mut fact);
     list("DKIM", &e.dkim, &mut fact);

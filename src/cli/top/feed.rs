@@ -88,7 +88,7 @@ async fn done(client: &mut Client, wish: Wish, tell: &mpsc::Sender<News>) -> Res
     let request = ResetRequest { route, destination };
     let result = client.post::<ResetResult>("/api/v1/destinations/reset", &request).await?.document;
     let what = format!(
-        "{name}: {} closed, {} go on",
+        "{name}: {} closed; {} no longer paused",
         counted(result.breakers, "breaker"),
         counted(result.destinations, "destination")
     );

@@ -29,7 +29,7 @@ Keys:
   ↑ ↓, j k      select a line; PgUp PgDn, Home End go further
   Tab           the other table
   p             pause, and go on
-  r             reset the selected destination: its breakers are closed, and what waits is tried now
+  r             reset the selected destination: close its breakers, try what waits
   ?             help
 
 In a script use: oncemail status --json";

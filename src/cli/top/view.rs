@@ -101,7 +101,7 @@ fn heading(top: &Top, room: u16) -> Vec<Line<'static>> {
     ]);
     let plain = |text: String| Line::raw(cut(&text, room));
     let incoming = format!(
-        "in   {:>7.1}/s queued     {:>6.1}/s replayed  {:>6.1}/s refused   {} median, {} 99 %",
+        "in  {:>6.1}/s queued    {:>5.1}/s replayed {:>5.1}/s refused  {}, 99 % {}",
         rates.accepted,
         rates.replayed,
         rates.refused,
@@ -109,7 +109,7 @@ fn heading(top: &Top, room: u16) -> Vec<Line<'static>> {
         latency(o.accept_p99_seconds)
     );
     let outgoing = format!(
-        "out  {:>7.1}/s delivered  {:>6.1}/s deferred  {:>6.1}/s failed    {} median, {} 99 %",
+        "out {:>6.1}/s delivered {:>5.1}/s deferred {:>5.1}/s failed   {}, 99 % {}",
         rates.delivered,
         rates.deferred,
         rates.failed,

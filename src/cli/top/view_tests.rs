@@ -57,7 +57,7 @@ fn everything_that_matters_is_on_a_small_terminal() {
     let text = lines.join("\n");
     for expected in [
         "oncemail 0.1.0  relay.example  up 2 days 5 h                           NOT READY",
-        "in      25.0/s queued        0.0/s replayed     0.0/s refused   0.8 ms median, …",
+        "in    25.0/s queued      0.0/s replayed   0.0/s refused  0.8 ms, 99 % 12 ms",
         "queue 1,890, oldest 2h  held 3  events 0  clients 0  conns 0  breakers 1 open",
         "route \"provider\": \\u{1b}]0;owned\\u{7} all breakers are open",
         "Queue depth, 1 min, at most 1,890",
