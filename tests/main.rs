@@ -45,6 +45,7 @@ mod reports;
 mod rerouting;
 mod routing;
 mod shutdown;
+mod steering;
 mod store;
 mod store_damage;
 mod store_model;

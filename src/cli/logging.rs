@@ -33,7 +33,7 @@ pub(super) fn start(log: &Log) -> impl Fn(&str) + Send + Sync + 'static {
 }
 
 /// The `NO_COLOR` convention: set to anything but nothing.
-fn no_colour() -> bool {
+pub(super) fn no_colour() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 

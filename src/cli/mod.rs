@@ -1,15 +1,32 @@
 //! The command line: one file per subcommand.
 //!
-//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration. Results go to standard output, problems
+//! Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 no such message, key or route. Results go to standard output, problems
 //! to standard error; a closed output never makes a panic.
 
 mod check_config;
+mod client;
 mod completions;
+mod confirm;
+mod destinations;
+mod explain;
+mod failure;
 mod hash_password;
 mod health;
+mod key;
 mod logging;
+mod man;
+mod paper;
+mod queue;
+mod reload;
 mod serve;
+mod status;
+mod story;
+mod suppressions;
+mod table;
+mod text;
 mod text_log;
+mod top;
+mod words;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +35,8 @@ use std::process::ExitCode;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
+use self::client::{Client, Remote};
+use self::failure::Failure;
 use crate::config::Errors;
 
 /// Wrong usage or configuration; clap uses the same.
@@ -55,7 +74,7 @@ Examples:
   Change one key for one start
     ONCEMAIL__LOG__LEVEL=debug oncemail serve --config config/local.toml
 
-Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration";
+Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 not found";
 
 #[derive(Subcommand, Debug)]
 enum Command {
@@ -68,11 +87,42 @@ enum Command {
     HashPassword,
     /// Ask the running server whether it is ready: exit code 0 when it is, 1 when it is not
     Health,
+    /// Say in ten lines how the server is: readiness, queue, counts, latencies
+    #[command(after_help = status::EXAMPLES)]
+    Status(Remote),
+    /// Watch the server live, on the whole terminal
+    #[command(after_help = top::EXAMPLES)]
+    Top(Remote),
+    /// List, show and steer messages
+    #[command(after_help = queue::EXAMPLES)]
+    Queue(queue::Arguments),
+    /// Tell what became of an idempotency key, or forget it
+    #[command(after_help = key::EXAMPLES)]
+    Key(key::Arguments),
+    /// List where mail waits, with breakers and rates; close breakers
+    #[command(after_help = destinations::EXAMPLES)]
+    Destinations(destinations::Arguments),
+    /// List, add or remove addresses that no mail is taken for
+    #[command(after_help = suppressions::EXAMPLES)]
+    Suppressions(suppressions::Arguments),
+    /// Say what would happen to a message for an address now: route, hosts, TLS, limits, retries
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::Arguments),
+    /// Have the running server read its configuration again: all of it is taken, or nothing
+    #[command(after_help = reload::EXAMPLES)]
+    Reload(Remote),
     /// Print shell completions
     #[command(after_help = completions::EXAMPLES)]
     Completions {
         /// The shell to print them for
         shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for each subcommand
+    #[command(after_help = man::EXAMPLES)]
+    Man {
+        /// Write all pages into this directory
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
     },
 }
 
@@ -86,8 +136,47 @@ pub fn run() -> ExitCode {
         Command::CheckConfig => check_config::run(config),
         Command::HashPassword => hash_password::run(),
         Command::Health => health::run(config),
+        Command::Status(remote) => {
+            ask(&remote, config, async |client| status::run(client, remote.json).await)
+        }
+        Command::Top(remote) => ask(&remote, config, async |client| top::run(client, remote.json).await),
+        Command::Queue(arguments) => {
+            ask(&arguments.remote.clone(), config, async |client| queue::run(client, arguments).await)
+        }
+        Command::Key(arguments) => {
+            ask(&arguments.remote.clone(), config, async |client| key::run(client, arguments).await)
+        }
+        Command::Destinations(arguments) => {
+            ask(&arguments.remote.clone(), config, async |client| destinations::run(client, arguments).await)
+        }
+        Command::Suppressions(arguments) => {
+            ask(&arguments.remote.clone(), config, async |client| suppressions::run(client, arguments).await)
+        }
+        Command::Explain(arguments) => {
+            ask(&arguments.remote.clone(), config, async |client| explain::run(client, arguments).await)
+        }
+        Command::Reload(remote) => {
+            ask(&remote, config, async |client| reload::run(client, remote.json).await)
+        }
+        Command::Man { out } => man::run(out.as_deref()),
         Command::Completions { shell } => completions::run(shell),
     }
+}
+
+/// Runs a command that talks to a server.
+fn ask(
+    remote: &Remote,
+    config: Option<&Path>,
+    command: impl AsyncFnOnce(&mut Client) -> Result<(), Failure>,
+) -> ExitCode {
+    let result = Client::new(remote, config).and_then(|mut client| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
+        let result = runtime.block_on(command(&mut client));
+        runtime.shutdown_background();
+        result
+    });
+    result.map_or_else(|failure| failure.tell(), |()| ExitCode::SUCCESS)
 }
 
 /// The environment as the configuration reads it. What is not UTF-8 is not hidden: its broken text is refused there.

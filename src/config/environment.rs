@@ -12,6 +12,9 @@ use super::tree::{Node, Table, Value};
 const OVERRIDE: &str = "ONCEMAIL__";
 /// What every variable of ours starts with.
 const PREFIX: &str = "ONCEMAIL_";
+/// Variables that say how a command finds its configuration or its server.
+const COMMAND_LINE: [&str; 4] =
+    ["ONCEMAIL_CONFIG", "ONCEMAIL_SERVER", "ONCEMAIL_ADMIN_TOKEN", "ONCEMAIL_ADMIN_TOKEN_FILE"];
 
 /// The variables that concern the configuration, empty ones left out.
 pub(super) struct Variables(Vec<(String, String)>);
@@ -41,11 +44,12 @@ impl Variables {
 }
 
 /// A service that is named "oncemail" makes Kubernetes set `ONCEMAIL_PORT`, `ONCEMAIL_SERVICE_HOST` and more: those are
-/// not ours. `ONCEMAIL_CONFIG` is the command line's.
+/// not ours. The command line
+/// has variables of its own.
 fn is_ours(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
     let is_service_link = !rest.starts_with('_') && (rest.contains("SERVICE_") || rest.contains("PORT"));
-    !is_service_link && name != "ONCEMAIL_CONFIG"
+    !is_service_link && !COMMAND_LINE.contains(&name)
 }
 
 fn index_of(name: &str) -> usize {

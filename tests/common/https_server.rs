@@ -78,7 +78,8 @@ pub fn http(status: &str, kind: &str, body: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+/// One request and its answer.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     answer: &(impl Fn(&Asked, usize) -> Vec<u8> + Send + Sync),
     log: &watch::Sender<Vec<Asked>>,

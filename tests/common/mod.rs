@@ -1,5 +1,6 @@
 //! Parts that several promises share.
 
+pub mod admin_server;
 pub mod binary;
 pub mod certificates;
 pub mod child;
@@ -14,6 +15,7 @@ pub mod intake;
 pub mod listener;
 pub mod log;
 pub mod openmetrics;
+pub mod pseudo_terminal;
 pub mod recording_files;
 pub mod relay_rig;
 pub mod store_bed;
