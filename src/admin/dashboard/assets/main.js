@@ -1,0 +1,34 @@
+// Begins the page's parts, once it is known who looks at it.
+import * as charts from './charts.js';
+import * as configuration from './configuration.js';
+import * as destinations from './destinations.js';
+import * as keys from './keys.js';
+import { follow } from './live.js';
+import * as overview from './overview.js';
+import * as queue from './queue.js';
+import * as session from './session.js';
+import * as story from './story.js';
+import * as suppressions from './suppressions.js';
+
+const AGAIN = 3000; // milliseconds
+
+async function begin() {
+  try {
+    if (!await session.begin()) return;
+  } catch {
+    // Nobody is there yet: the page waits for the relay as it does later.
+    overview.connection('lost');
+    setTimeout(() => location.reload(), AGAIN);
+    return;
+  }
+  follow((news) => charts.append(news, overview.show(news)), overview.connection);
+  charts.begin();
+  destinations.begin();
+  queue.begin();
+  keys.begin();
+  suppressions.begin();
+  configuration.begin();
+  story.begin();
+}
+
+begin();
