@@ -6,8 +6,7 @@ import { asked, says, stage } from './stage.mjs';
 const yes = (page) => page.locator('#ask-yes').click();
 const notice = (page, text) => says(page.locator('.notice'), text);
 
-async function openStory(page, mock, n) {
-  const { id } = mock.state.stories[n];
+async function openStory(page, mock, { id }) {
   await page.goto(`${mock.url}/#message=${id}`);
   await page.locator('.timeline li').first().waitFor();
   return id;
@@ -16,8 +15,7 @@ async function openStory(page, mock, n) {
 async function oneAction(action, label, state, effect) {
   await stage({}, async ({ page, mock, visit }) => {
     await visit();
-    const n = mock.state.stories.findIndex((message) => message.state === state);
-    const id = await openStory(page, mock, n);
+    const id = await openStory(page, mock, mock.state.stories.find((message) => message.state === state));
     await page.locator('.actions').getByRole('button', { name: label, exact: true }).click();
     await page.locator('#ask-reason input').fill(`because ${HOSTILE}`);
     await yes(page);
@@ -135,14 +133,14 @@ export const acts = {
 
   a_message_leads_to_its_key: () => stage({}, async ({ page, mock, visit }) => {
     await visit();
-    await openStory(page, mock, 2);
+    await openStory(page, mock, mock.known());
     await page.locator('#story .facts a').click();
     await says(page.locator('#key-answer'), 'order-123 was accepted');
   }),
 
   a_message_is_downloaded: () => stage({ acceptDownloads: true }, async ({ page, mock, visit }) => {
     await visit();
-    const id = await openStory(page, mock, 2);
+    const id = await openStory(page, mock, mock.known());
     const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('link', { name: 'Download' }).click()]);
     assert.equal(download.suggestedFilename(), `${id}.eml`);
   }),

@@ -22,7 +22,7 @@ const FINISHED = ['delivered', 'bounced', 'discarded'];
 export async function start(port = 0) {
   const now = Date.now();
   const state = {
-    ready: true, reasons: [], role: 'operate', contents: true, askToken: false, stream: true, limited: false, reload: 'changed', log: [], sessions: new Set(), streams: new Set(),
+    ready: true, reasons: [], role: 'operate', contents: true, askToken: false, stream: true, limited: false, reload: 'changed', young: false, log: [], sessions: new Set(), streams: new Set(),
     stories: stories(160, now), destinations: destinations(now), forgotten: new Set(), replays: 3,
     suppressions: [{ address: 'gone@kunde.example', since: iso(now - 86_400_000), reason: '550 5.1.1 No such user here' }, { address: `"${HOSTILE}"@evil.example`, since: iso(now - 3_600_000), reason: HOSTILE }],
     started: now - 277_000_000,
@@ -43,7 +43,9 @@ export async function start(port = 0) {
     server.closeAllConnections();
     return new Promise((resolve) => { server.close(resolve); });
   };
-  return { url: `http://127.0.0.1:${server.address().port}`, port: server.address().port, state, drop, close, token: TOKEN };
+  const known = () => state.stories.find(({ key }) => key === 'order-123');
+  const hostile = () => state.stories.find(({ key }) => key === HOSTILE);
+  return { known, hostile, url: `http://127.0.0.1:${server.address().port}`, port: server.address().port, state, drop, close, token: TOKEN };
 }
 
 function send(response, status, document, headers = {}) {
@@ -130,9 +132,9 @@ function overview(state) {
   return {
     at: new Date().toISOString(), hostname: 'relay.shop.example', version: '0.1.0', uptime_seconds: Math.floor(seconds), ready: state.ready, reasons: state.reasons,
     queued: waits.length, held: state.stories.filter(({ state: at }) => at === 'held').length, events: 0, oldest_seconds: Math.max(0, ...waits.map((message) => message.age_seconds)),
-    accepted: Math.floor(seconds * 63.4 + 20 * Math.sin(seconds / 3)), replayed: Math.floor(seconds * 1.9), refused: Math.floor(seconds * 0.2), delivered: Math.floor(seconds * 62.8),
+    accepted: Math.floor(seconds * 63.4 + 2 * Math.sin(seconds / 3)), replayed: Math.floor(seconds * 1.9), refused: Math.floor(seconds * 0.2), delivered: Math.floor(seconds * 62.8),
     deferred: Math.floor(seconds * 0.7), failed: Math.floor(seconds * 0.06), clients: 38, connections: 17,
-    open_breakers: state.destinations.filter(({ breaker }) => breaker !== 'closed').length, accept_p50_seconds: 0.0031, accept_p99_seconds: 0.0084, deliver_p50_seconds: 0.118, deliver_p99_seconds: 0.61,
+    open_breakers: state.destinations.filter(({ breaker }) => breaker !== 'closed').length, accept_p50_seconds: 0.0031, accept_p99_seconds: 0.0061, deliver_p50_seconds: 0.118, deliver_p99_seconds: 0.43,
   };
 }
 
@@ -172,7 +174,7 @@ const find = (state, id) => state.stories.find((message) => message.id === id);
 
 const ROUTES = {
   'GET overview': ({ state, response }) => send(response, 200, overview(state)),
-  'GET series': ({ response, ask }) => send(response, 200, series(ask.range, Date.now())),
+  'GET series': ({ state, response, ask }) => send(response, 200, series(ask.range, Date.now(), state.young ? 0 : 720)),
   'GET stream': ({ state, response }) => {
     if (!state.stream) return problem(response, 503, 'Too many streams.', {}, { 'retry-after': '5' });
     response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store' });

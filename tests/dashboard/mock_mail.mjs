@@ -31,7 +31,7 @@ export function stories(total, now) {
   for (let n = 0; n < total; n += 1) all.push(story(n, now, random, pick));
   hostile(all[1], now);
   known(all[2], now);
-  return all;
+  return all.sort((a, b) => a.age_seconds - b.age_seconds);
 }
 
 function story(n, now, random, pick) {
@@ -79,7 +79,7 @@ function hostile(message, now) {
   message.subject = `${HOSTILE}<script>alert(2)</script>`;
   message.message_id = `<${HOSTILE}@evil.example>`;
   message.key = HOSTILE;
-  message.user = 'news';
+  message.user = 'attacker';
   message.last_reply = `450 4.0.0 ${HOSTILE}`;
   message.recipients = 1;
   message.attempts = 1;
@@ -97,17 +97,17 @@ function known(message, now) {
   const at = (seconds) => iso(now - seconds * 1000);
   Object.assign(message, {
     from: 'orders@shop.example', to: ['greta@kunde.example'], recipients: 1, key: 'order-123', key_scope: undefined, user: undefined, listener: 'local', client: '127.0.0.1',
-    kind: 'mail', accepted_at: at(1500), age_seconds: 1500, attempts: 3, route: 'direct', subject: 'Your order 123 is on its way', message_id: '<123.a7c3@shop.example>',
+    kind: 'mail', accepted_at: at(640), age_seconds: 640, attempts: 3, route: 'direct', subject: 'Your order 123 is on its way', message_id: '<123.a7c3@shop.example>',
     last_reply: '451 4.7.1 Greylisted, please try again later', next_attempt: iso(now + 240_000), expires_at: iso(now + 4.9 * 86_400_000),
-    replays: [{ at: at(1490), client: '127.0.0.1' }, { at: at(1460), client: '127.0.0.1' }, { at: at(1200), client: '127.0.0.1' }], replay_count: 3,
+    replays: [{ at: at(630), client: '127.0.0.1' }, { at: at(600), client: '127.0.0.1' }, { at: at(450), client: '127.0.0.1' }], replay_count: 3,
   });
   const host = 'mx1.kunde.example:25';
   message.recipient_stories = [{
     address: 'greta@kunde.example', state: 'queued', attempts: 3, route: 'direct',
     replies: [
-      { at: at(1498), times: 1, route: 'direct', host, code: 0, text: 'connection refused', tls: '' },
-      { at: at(900), times: 2, route: 'direct', host, code: 451, text: '4.7.1 Greylisted, please try again later', tls: 'TLSv1.3 dane' },
-      { at: at(300), times: 1, route: '', host: '', code: 0, text: 'retried by anna: customer is on the phone', tls: '' },
+      { at: at(638), times: 1, route: 'direct', host, code: 0, text: 'connection refused', tls: '' },
+      { at: at(300), times: 2, route: 'direct', host, code: 451, text: '4.7.1 Greylisted, please try again later', tls: 'TLSv1.3 dane' },
+      { at: at(120), times: 1, route: '', host: '', code: 0, text: 'retried by anna: customer is on the phone', tls: '' },
     ],
   }];
 }
@@ -132,8 +132,8 @@ export function destinations(now) {
 const wave = (at, period, low, high) => low + ((high - low) * (1 + Math.sin((at / period) * 2 * Math.PI))) / 2;
 
 /** The columns of `GET /api/v1/series`. */
-export function series(range, now) {
-  const [step, points] = range === '24h' ? [120, 720] : [5, 720];
+export function series(range, now, points = 720) {
+  const step = range === '24h' ? 120 : 5;
   const random = numbers(3);
   const end = Math.floor(now / 1000 / step) * step;
   const at = Array.from({ length: points }, (_, n) => end - (points - 1 - n) * step);
@@ -142,14 +142,14 @@ export function series(range, now) {
   const column = (value) => at.map((time, n) => Math.max(0, value(time, n)));
   return {
     step_seconds: step, at,
-    accepted: column((time) => wave(time, 2700, 44, 84) * noise(0.1)),
+    accepted: column((time) => wave(time - end, 2700, 44, 84) * noise(0.1)),
     replayed: column((_, n) => (storm(n) * 26 + 0.6) * noise(0.6)),
     refused: column((_, n) => (n % 97 < 3 ? 2 : 0.15) * noise(0.8)),
-    delivered: column((time, n) => wave(time, 2700, 43, 83) * noise(0.08) * (1 - 0.55 * storm(n))),
+    delivered: column((time, n) => wave(time - end, 2700, 43, 83) * noise(0.08) * (1 - 0.55 * storm(n))),
     deferred: column((_, n) => (storm(n) * 11 + 0.4) * noise(0.5)),
     failed: column(() => (random() < 0.05 ? 0.8 : 0.05)),
-    queued: column((_, n) => Math.round(90 + 2600 * (n > 430 ? Math.min(1, (n - 430) / 90) * Math.exp(-Math.max(0, n - 520) / 90) : 0) * noise(0.04) + 30 * noise(1))),
-    held: column((_, n) => (n > 300 ? 14 : 9)),
+    queued: column((_, n) => Math.round(60 + 2600 * (n > 430 ? Math.min(1, (n - 430) / 90) * Math.exp(-Math.max(0, n - 520) / 40) : 0) * noise(0.04) + 12 * noise(1))),
+    held: column((_, n) => (n > 300 ? 17 : 9)),
     accept_p99: column((_, n) => (0.006 + 0.004 * storm(n)) * noise(0.5)),
     deliver_p99: column((_, n) => (0.42 + 1.6 * storm(n)) * noise(0.4)),
   };

@@ -15,7 +15,7 @@ export const rare = {
     await harmless(page, '#messages tbody');
     await harmless(page, '#destination-table tbody');
     await harmless(page, '#suppression-table tbody');
-    await page.goto(`${mock.url}/#message=${mock.state.stories[1].id}`);
+    await page.goto(`${mock.url}/#message=${mock.hostile().id}`);
     for (const place of ['.lead', '.subject', '.facts', '.timeline', '.timeline .said']) await harmless(page, `#story ${place}`);
     await page.locator('.actions').getByRole('button', { name: 'Hold' }).click();
     await harmless(page, '#ask-body');
@@ -28,7 +28,7 @@ export const rare = {
   }),
 
   a_hostile_key_stays_text: () => stage({}, async ({ page, mock, visit }) => {
-    mock.state.stories[1].key_scope = undefined;
+    mock.hostile().key_scope = undefined;
     await visit();
     await page.locator('#key-form [name=key]').fill(HOSTILE);
     await page.locator('#key-form button').click();
@@ -77,7 +77,7 @@ export const rare = {
     await page.locator('#key-form [name=key]').fill('order-123');
     await page.locator('#key-form button').click();
     await page.locator('#key-answer .timeline').waitFor();
-    await page.goto(`${mock.url}/#message=${mock.state.stories[2].id}`);
+    await page.goto(`${mock.url}/#message=${mock.known().id}`);
     await page.locator('#story .timeline').waitFor();
     const words = /^(Retry|Hold|Release|Bounce|Discard|Reset|Suppress|Allow again|Forget this key|Reload from the file)$/;
     assert.deepEqual((await page.getByRole('button').allTextContents()).filter((text) => words.test(text)), []);
@@ -111,6 +111,17 @@ export const rare = {
     await page.context().setOffline(false);
     await says(page.locator('#connection'), 'live');
     await page.locator('#banners .banner').waitFor({ state: 'detached' });
+  }),
+
+  a_relay_that_has_just_started_shows_empty_charts: () => stage({ prepare: (state) => { state.young = true; } }, async ({ page, visit }) => {
+    await visit();
+    await page.locator('.chart .u-wrap').nth(3).waitFor();
+    assert.equal(await page.locator('#charts-trouble').textContent(), '');
+  }),
+
+  a_relay_that_lets_nobody_in_says_so: () => stage({ refusals: [429], prepare: (state) => { state.limited = true; } }, async ({ page, mock }) => {
+    await page.goto(mock.url);
+    await says(page.locator('#banners'), 'Too many wrong tokens from this address.');
   }),
 
   a_refused_action_is_said_and_changes_nothing: () => stage({ refusals: [403] }, async ({ page, mock, visit }) => {

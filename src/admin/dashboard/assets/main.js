@@ -10,14 +10,15 @@ import * as session from './session.js';
 import * as story from './story.js';
 import * as suppressions from './suppressions.js';
 
-const AGAIN = 3000; // milliseconds
+const AGAIN = 10_000; // milliseconds
 
 async function begin() {
   try {
     if (!await session.begin()) return;
-  } catch {
-    // Nobody is there yet: the page waits for the relay as it does later.
-    overview.connection('lost');
+  } catch (problem) {
+    // Nobody is there yet, or nobody who wants to talk to us: the page tries again.
+    if (problem.status === 0) overview.connection('lost');
+    else overview.banner('session', ['The relay does not let this page in', [problem.message]], 'bad');
     setTimeout(() => location.reload(), AGAIN);
     return;
   }

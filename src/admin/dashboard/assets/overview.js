@@ -69,15 +69,17 @@ function readiness({ ready, reasons }) {
 export function banner(name, says, tone) {
   const banners = byId('banners');
   const old = banners.querySelector(`[data-name="${name}"]`);
-  if (!says) return old?.remove();
+  if (!says) {
+    old?.remove();
+    return;
+  }
   const [headline, reasons] = says;
   const whole = JSON.stringify([headline, reasons, tone]);
-  if (old?.dataset.whole === whole) return undefined;
+  if (old?.dataset.whole === whole) return;
   const entry = h('div', { class: 'banner', 'data-name': name, 'data-whole': whole, 'data-tone': tone },
     h('strong', {}, headline), reasons.length > 0 && h('ul', {}, reasons.map((reason) => h('li', {}, reason))));
   if (old) old.replaceWith(entry);
   else banners.append(entry);
-  return undefined;
 }
 
 const STATES = {

@@ -135,5 +135,6 @@ function display(page) {
   update(shown);
   byId('more').hidden = next === undefined;
   const unread = page.unread ? `; ${count(page.unread)} more are not read yet after the start` : '';
-  setText(byId('queue-count'), `${plural(page.matched, 'message')} of the queue ${page.matched === 1 ? 'matches' : 'match'}${unread}`);
+  const over = /delivered|bounced|discarded/.test(wanted.state ?? '') ? '; those that are over are not counted' : '';
+  setText(byId('queue-count'), `${plural(page.matched, 'message')} of the queue ${page.matched === 1 ? 'matches' : 'match'}${over}${unread}`);
 }
