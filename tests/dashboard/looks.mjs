@@ -60,6 +60,7 @@ function looksIn(colorScheme, name) {
     Object.assign(mock.state, { ready: false, reasons: ['the store is latched: the last write did not reach the disk; restart once it is well'] });
     await says(page.locator('#banners'), 'This relay is not ready');
     await judge(page);
+    await page.evaluate(() => scrollTo(0, 0));
     await picture(page, light, 'dashboard-not-ready', { clip: { x: 0, y: 0, width: 1360, height: 420 } });
   });
 }
