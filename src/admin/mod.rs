@@ -7,5 +7,6 @@
 //!
 //! What it knows of the ways in and out it is told through [`ports`], which `app` connects.
 
+pub mod dashboard;
 pub mod model;
 pub mod ports;

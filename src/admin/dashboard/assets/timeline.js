@@ -1,0 +1,73 @@
+// One message's story in the order in which it happened.
+import { h } from './dom.js';
+import { plural, relative, size, time } from './format.js';
+
+/** An ordered list of everything that is known to have happened to a message, and of what comes next. */
+export function timeline(story) {
+  const past = [accepted(story), ...replies(story), ...story.replays.map(replayed)];
+  past.sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
+  const forgotten = story.replay_count - story.replays.length;
+  if (forgotten > 0) past.push({ tone: 'replayed', title: `${plural(forgotten, 'more replay')}, of which the times are not remembered` });
+  return h('ol', { class: 'timeline' }, [...past, ...coming(story)].map(entry));
+}
+
+const entry = ({ at, tone, title, by, lines = [], note }) => h('li', { 'data-tone': tone },
+  h('p', { class: 'what' }, at && [time(at), ' '], h('strong', {}, title), by && h('span', { class: 'quiet' }, ` ${by}`)),
+  lines.map((line) => h('p', { class: 'said' }, line)),
+  note && h('p', { class: 'quiet' }, note));
+
+function accepted(story) {
+  const from = [
+    story.user && `from ${story.user}`, story.client && `at ${story.client}`, story.listener && `by listener ${story.listener}`,
+  ].filter(Boolean).join(' ');
+  return {
+    at: story.accepted_at, tone: 'accepted', title: story.listener ? 'Accepted' : 'Made here', by: from,
+    note: `${size(story.size)}, ${plural(story.recipients, 'recipient')}${story.key ? `, key ${story.key}` : ', without a key'}`,
+  };
+}
+
+const replayed = ({ at, client }) => ({
+  at, tone: 'replayed', title: 'Retry answered with this id', by: client && `to ${client}`, note: 'Nothing was queued a second time.',
+});
+
+/** What was said of several recipients in one breath is one entry. */
+function replies(story) {
+  const entries = new Map();
+  for (const { address, replies: said } of story.recipient_stories) {
+    for (const reply of said) {
+      const key = JSON.stringify([reply.at, reply.route, reply.host, reply.code, reply.text, reply.times]);
+      if (entries.has(key)) entries.get(key).addresses.push(address);
+      else entries.set(key, { reply, addresses: [address] });
+    }
+  }
+  return [...entries.values()].map(({ reply, addresses }) => said(reply, addresses, story.recipients));
+}
+
+function said({ at, times, route, host, code, text, tls }, addresses, recipients) {
+  const whom = recipients > 1 ? `for ${addresses.slice(0, 3).join(', ')}${addresses.length > 3 ? ` and ${addresses.length - 3} more` : ''}` : '';
+  if (route === '') return { at, tone: 'operator', title: 'Operator', by: whom, lines: [text] };
+  const [title, tone] = verdict(code);
+  return {
+    at, tone, title: times > 1 ? `${title}, ${times} times in a row` : title, by: [host && `by ${host}`, whom].filter(Boolean).join(' '),
+    lines: [code ? `${code} ${text}` : text],
+    note: `route ${route}, ${tls || 'without TLS'}`,
+  };
+}
+
+function verdict(code) {
+  if (code === 0) return ['No reply', 'deferred'];
+  if (code < 400) return ['Delivered', 'delivered'];
+  return code < 500 ? ['Deferred', 'deferred'] : ['Refused', 'bounced'];
+}
+
+function coming(story) {
+  if (story.finished_at) return [{ at: story.finished_at, tone: story.state, title: `Finished: ${story.state}` }];
+  const next = [];
+  if (story.state === 'active') next.push({ tone: 'active', title: 'Being sent now' });
+  if (story.state === 'held') next.push({ tone: 'held', title: 'Held until an operator releases it' });
+  if (story.state === 'queued' && story.next_attempt) {
+    next.push({ at: story.next_attempt, tone: 'queued', title: 'Next attempt', by: relative(story.next_attempt) });
+  }
+  if (story.state !== 'held' && story.expires_at) next.push({ at: story.expires_at, tone: 'quiet', title: 'Expires', by: relative(story.expires_at) });
+  return next;
+}
