@@ -3,14 +3,15 @@
 //! Where a message goes is known from memory, or without looking; only what is neither fresh nor goes one way in any case
 //! is read from the store, a few at a time and beside the others, so that no slow disk holds back what is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::lane::{Leg, Share};
 use super::waiting::Waiting;
 use super::way::Way;
 use super::{Relay, route};
-use crate::mail::{AttemptReply, Message, Recipient, domain};
+use crate::mail::{AttemptReply, Message, QueueId, Recipient, domain};
 use crate::queue::{End, Lease, OpenError, Outcome};
 
 /// Messages that are read at a time only to know where they go (S2).
@@ -60,9 +61,24 @@ impl Relay {
         self.read_later(lease);
     }
 
+    /// Hands back what waits of these messages and is not being carried.
+    pub(super) fn recall(&self, ids: &HashSet<QueueId>) {
+        let unread = self.unread().leases.take(|lease| ids.contains(&lease.id()));
+        unread.into_iter().for_each(|lease| self.hand_back(lease));
+        self.ways.iter().for_each(|way| way.recall(ids));
+    }
+
+    fn hand_back(&self, lease: Arc<Lease>) {
+        self.surroundings.tasks.spawn(async move { lease.settle(&[], Some(Duration::ZERO)).await });
+    }
+
     /// Adds a message to those that have to be read, and a reader for it.
     fn read_later(self: &Arc<Self>, lease: Arc<Lease>) {
         let mut unread = self.unread();
+        // Looked at under the lock, so that a recall comes either before it or after the message.
+        if lease.is_ordered() {
+            return self.hand_back(lease);
+        }
         unread.leases.push_back(lease.priority(), lease);
         if unread.readers < READERS {
             unread.readers += 1;

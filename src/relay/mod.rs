@@ -151,6 +151,12 @@ impl Relay {
     /// the next start, or held, as its route says.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
         let relay = Arc::new(self);
+        let recalled = Arc::downgrade(&relay);
+        relay.queue.on_recall(Arc::new(move |ids| {
+            if let Some(relay) = recalled.upgrade() {
+                relay.recall(ids);
+            }
+        }));
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -4,7 +4,7 @@
 //! removed when the last connection has gone; every other route has one lane, which stays. So a domain that nobody
 //! writes to any more costs nothing (S2).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::directory::Directory;
@@ -14,6 +14,7 @@ use super::lane::{Lane, Leg};
 use super::options::{InDoubt, Route};
 use super::smarthost::Smarthost;
 use super::surroundings::Surroundings;
+use crate::mail::QueueId;
 
 /// Where a route leads.
 pub(super) enum Transport {
@@ -92,6 +93,13 @@ impl Way {
                 lanes.shrink_to_fit();
             }
         }
+    }
+
+    /// Hands back what waits of these messages.
+    pub(super) fn recall(&self, ids: &HashSet<QueueId>) {
+        // Not under the lock: each lane may take its time.
+        let lanes: Vec<_> = self.lanes().values().cloned().collect();
+        lanes.iter().for_each(|lane| lane.recall(ids));
     }
 
     /// Forgets what no longer matters.

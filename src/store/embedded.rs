@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::codec;
 use super::commit::Committer;
+use super::describe;
 use super::files::Files;
 use super::keys;
 use super::reclaim::encode_finished;
@@ -22,7 +23,7 @@ use super::recovery::{self, Opened, Recovery};
 use super::request::{Claimed, Outcome, Request};
 use super::shared::{Lookup, Shared};
 use super::upkeep::{Nudge, Upkeep};
-use super::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use super::{Acceptance, Arrivals, Described, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::{Message, Progress, QueueId, ScopedKey};
 
@@ -291,6 +292,16 @@ impl Store for EmbeddedStore {
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
         let shared = self.shared.clone();
         Box::pin(blocking(move || load(&shared, id)))
+    }
+
+    fn describe(&self, ids: Vec<QueueId>) -> StoreFuture<'_, Vec<Described>> {
+        let shared = self.shared.clone();
+        Box::pin(blocking(move || {
+            if shared.closed.load(Ordering::SeqCst) {
+                return Err(StoreError::Closed);
+            }
+            Ok(describe::all(&shared, ids))
+        }))
     }
 
     fn status(&self) -> Status {

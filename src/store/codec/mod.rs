@@ -9,8 +9,8 @@ mod attempted;
 mod tests;
 
 pub use accepted::{
-    AcceptedHead, accepted_body, decode_accepted, decode_accepted_head, decode_handling, decode_notice_head,
-    encode_accepted, encode_notice,
+    AcceptedHead, accepted_body, decode_accepted, decode_accepted_head, decode_envelope, decode_handling,
+    decode_notice_head, encode_accepted, encode_notice,
 };
 pub use attempted::{
     decode_attempted, decode_attempted_head, decode_finished, encode_attempted, encode_finished,
