@@ -477,6 +477,9 @@ impl Drop for Lease {
         if let Holder::Order { was_held } = self.holder {
             return self.queue.give_back(self.id, self.priority, was_held);
         }
+        if current.doubts.recipients().next().is_some() {
+            self.queue.refuse_orders(self.id);
+        }
         // R1: who is in doubt is held already, and must not be offered again. But those of whom nobody was told are queued
         // in the store, and are told of next time.
         let is_held = |progress: &Progress| {

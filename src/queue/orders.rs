@@ -35,6 +35,7 @@ const AT_A_TIME: usize = 256;
 
 const WITH_THE_RELAY: &str = "it is being tried, or it waits for its destination, whose breaker is open or which asked \
      for a pause";
+const BROKE_OFF: &str = "an attempt for it has just broken off in doubt";
 const NOBODY_QUEUED: &str = "no recipient of it is queued";
 
 /// An operator's wish.
@@ -190,6 +191,18 @@ impl Queue {
         order: Order,
         wanted: Wanted,
     ) -> Vec<(QueueId, Effect)> {
+        self.order_within(PATIENCE, ids, order, wanted).await
+    }
+
+    /// As [`Queue::order_all`], with so much patience for attempts that are under way.
+    pub async fn order_within(
+        self: &Arc<Self>,
+        patience: Duration,
+        ids: Vec<QueueId>,
+        order: Order,
+        wanted: Wanted,
+    ) -> Vec<(QueueId, Effect)> {
+        let least = LEAST_PATIENCE.min(patience);
         let begun = Instant::now();
         let errand = Arc::new(Errand { order, wanted, room: Semaphore::new(AT_A_TIME) });
         let mut effects = Vec::with_capacity(ids.len());
@@ -205,9 +218,9 @@ impl Queue {
                     (id, tokio::spawn(task), waits)
                 })
                 .collect();
-            let deadline = (begun + PATIENCE).max(Instant::now() + LEAST_PATIENCE);
+            let deadline = (begun + patience).max(Instant::now() + least);
             for (id, task, waits) in tasks {
-                let effect = answer(task, &waits, deadline).await;
+                let effect = answer(task, &waits, deadline, least).await;
                 if effect == Effect::Pending {
                     log(id, &errand.order, &effect);
                 }
@@ -244,6 +257,12 @@ impl Queue {
         let orders = state.line.take(id);
         self.ordered.store(state.line.len(), Ordering::SeqCst);
         orders
+    }
+
+    /// R1: an attempt has broken off in doubt. What was wanted of the message before anybody knew of that is not done now:
+    /// a release would send it twice.
+    pub(super) fn refuse_orders(&self, id: QueueId) {
+        self.take_orders(id).into_iter().for_each(|order| order.tell(Effect::Unchanged(BROKE_OFF)));
     }
 
     fn claim_all(self: &Arc<Self>, ids: &[QueueId], errand: &Arc<Errand>) -> Vec<(QueueId, Claim)> {
@@ -333,7 +352,12 @@ impl Queue {
 }
 
 /// Waits for the end of an order; beyond the deadline only while it is being carried out.
-async fn answer(mut task: JoinHandle<Effect>, waits: &AtomicBool, deadline: Instant) -> Effect {
+async fn answer(
+    mut task: JoinHandle<Effect>,
+    waits: &AtomicBool,
+    deadline: Instant,
+    again: Duration,
+) -> Effect {
     let mut until = deadline;
     loop {
         match timeout_at(until, &mut task).await {
@@ -342,7 +366,7 @@ async fn answer(mut task: JoinHandle<Effect>, waits: &AtomicBool, deadline: Inst
                 return Effect::Failed(StoreError::Read(format!("the order broke off: {error}")));
             }
             Err(_) if waits.load(Ordering::SeqCst) => return Effect::Pending,
-            Err(_) => until = Instant::now() + LEAST_PATIENCE,
+            Err(_) => until = Instant::now() + again,
         }
     }
 }
