@@ -30,6 +30,7 @@ mod mail_hosts;
 mod mx;
 mod oauth;
 mod orders;
+mod orders_model;
 mod outbound;
 mod process;
 mod queue;

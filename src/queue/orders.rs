@@ -80,6 +80,17 @@ pub enum Effect {
 }
 
 impl Action {
+    /// Where messages stand that it applies to: what a filter should ask for that names no state. A message that is partly
+    /// queued counts as queued, and a release of what is held of it has to name it.
+    pub fn applies_to(self) -> &'static [Standing] {
+        match self {
+            Self::Retry => &[Standing::Queued],
+            Self::Hold => &[Standing::Queued, Standing::Active],
+            Self::Release => &[Standing::Held],
+            Self::Bounce | Self::Discard => &[Standing::Queued, Standing::Active, Standing::Held],
+        }
+    }
+
     /// Its name in the log.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -115,13 +126,13 @@ enum Verdict {
     /// It was carried out with the end of an attempt.
     Effect(Effect),
     /// It is its turn.
-    Yours(Lease),
+    Yours(Box<Lease>),
 }
 
 /// Where an order finds its message.
 enum Claim {
     Settled(Effect),
-    Yours(Lease),
+    Yours(Box<Lease>),
     InLine(oneshot::Receiver<Verdict>),
 }
 
@@ -162,7 +173,7 @@ impl Attached {
     /// Hands the message over. Nobody there any more: the lease goes on to the next, or back to the queue.
     pub(super) fn hand_over(self, lease: Lease) {
         // Dropped, if it comes back.
-        let _ = self.answer.send(Verdict::Yours(lease));
+        let _ = self.answer.send(Verdict::Yours(Box::new(lease)));
     }
 
     fn tell(self, effect: Effect) {
@@ -303,7 +314,8 @@ impl Queue {
             state.schedule.remove(due_ms, id, priority);
         }
         state.register.change(id, |entry| entry.standing = Standing::Active);
-        Claim::Yours(Lease::for_orders(self.clone(), id, priority, standing == Standing::Held))
+        let lease = Lease::for_orders(self.clone(), id, priority, standing == Standing::Held);
+        Claim::Yours(Box::new(lease))
     }
 
     /// Sees an order through, however long that takes.
