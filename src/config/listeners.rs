@@ -11,6 +11,7 @@ use super::errors::Problems;
 use super::section::Section;
 use super::tree::Table;
 use super::{files, recipients};
+use crate::mail::Origin;
 use crate::submission::options::{AuthMode, Limits, Listener, Options, Tls, TlsMode, User};
 
 /// Whoever may send without AUTH must be on this machine, unless the configuration names networks.
@@ -74,6 +75,9 @@ fn listener(section: &Section<'_>, has_tls: bool, has_users: bool) -> Option<Lis
     let name = section.name("name");
     if !section.has("name") {
         section.problem("name", "a [[listener]] without `name`", "name = \"submission\"");
+    }
+    if name.as_deref() == Some(Origin::EVENTS) {
+        section.problem("name", "this name stands for events", "any other name");
     }
     let address = section.parsed("address", address);
     if !section.has("address") {

@@ -11,6 +11,8 @@ pub struct Progress {
     pub next_attempt: Timestamp,
     /// The sender was told that it takes long (RFC 3461 §6.3 `delayed`): once is enough.
     pub warned: bool,
+    /// An operator has released it from a hold then: its age counts anew from here.
+    pub released_at: Option<Timestamp>,
     /// One entry per recipient.
     pub recipients: Vec<RecipientProgress>,
 }
@@ -117,7 +119,13 @@ impl Progress {
     /// A message that nobody has tried yet, due at `now`.
     pub fn fresh(recipients: usize, now: Timestamp) -> Self {
         let recipient = RecipientProgress { state: RecipientState::Queued, attempts: 0, replies: Vec::new() };
-        Self { attempts: 0, next_attempt: now, warned: false, recipients: vec![recipient; recipients] }
+        Self {
+            attempts: 0,
+            next_attempt: now,
+            warned: false,
+            released_at: None,
+            recipients: vec![recipient; recipients],
+        }
     }
 
     /// Whether a recipient waits for an attempt.

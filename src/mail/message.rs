@@ -54,3 +54,18 @@ pub struct Origin {
     /// The client's address; `None` for messages made here.
     pub client: Option<IpAddr>,
 }
+
+impl Origin {
+    /// The listener's name of what is no mail but an event for a webhook or the event file. No listener may have it.
+    pub const EVENTS: &str = "oncemail:events";
+
+    /// That of an event, which is made here.
+    pub fn event() -> Self {
+        Self { listener: Self::EVENTS.to_owned(), user: None, client: None }
+    }
+
+    /// Whether it is that of an event.
+    pub fn is_event(&self) -> bool {
+        self.listener == Self::EVENTS
+    }
+}

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::lease::{Current, Lease, Settled, numbers_queued};
 use super::notices::{self, Notices, Telling};
@@ -28,20 +29,30 @@ impl Lease {
         };
         // R1: what nobody has found out by now, nobody will.
         current.doubts.mark(progress);
-        let was_queued = numbers_queued(progress);
-        let wait = retry::close(progress, self.due_at(), now, &self.queue.options(), untried);
-        let expired = now_expired(&was_queued, progress);
+        current.newly_held.extend(current.doubts.recipients());
         let had_ended = numbers_ended(progress);
         let mut told = Notices::default();
-        let has_changed = self.tell_close(current, now, &mut told).await;
+        // Before anything expires: what was queued when an order came is what it is meant for.
+        let obeyed = self.obey(current, now, &mut told).await;
+        let progress = current.progress.as_mut()?;
+        let was_queued = numbers_queued(progress);
+        let mut wait = retry::close(progress, self.due_at(), now, &self.queue.options(), untried);
+        let expired = now_expired(&was_queued, progress);
+        if obeyed.is_due && wait.is_some() {
+            progress.next_attempt = now;
+            wait = Some(Duration::ZERO);
+        }
+        let has_changed = self.tell_close(current, now, &mut told).await | obeyed.has_changed;
         self.tell_success(current, &mut told).await;
         if let (Some(wait), Some(_), false) = (wait, untried, has_changed) {
             self.closed.store(true, Ordering::SeqCst);
+            obeyed.answer(&Ok(()));
             self.queue.put_back(self.id, self.priority, wait);
             return None;
         }
         let ending = self.ending(current).await;
         let mut settled = current.save(self, told, expired).await?;
+        obeyed.answer(&settled.saved);
         settled.ended = numbers_ended(&settled.progress);
         settled.ended.retain(|number| had_ended.binary_search(number).is_err());
         self.closed.store(true, Ordering::SeqCst);
@@ -160,10 +171,14 @@ impl Current {
         let stored = instead.as_ref().unwrap_or(&progress);
         // Looked for before the save: a finished message is gone from the store after it.
         let refused = self.refused(lease).await;
-        let saved = lease.queue.save(lease.id, stored, &told.messages).await;
+        let saved = match lease.is_for_attempts() {
+            true => lease.queue.save(lease.id, stored, &told.messages).await,
+            false => lease.queue.save_at_once(lease.id, stored, &told.messages).await,
+        };
         self.unsaved |= saved.is_err();
         if saved.is_ok() {
             self.found = None;
+            lease.queue.register_progress(lease.id, stored);
             told.log(lease.id);
             if let Some(list) = lease.queue.suppressions.get() {
                 refused.iter().for_each(|(address, reason)| list.add(address, reason));

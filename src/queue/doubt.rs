@@ -39,6 +39,11 @@ impl Doubts {
         }
     }
 
+    /// By number.
+    pub(super) fn recipients(&self) -> impl Iterator<Item = usize> {
+        self.0.keys().copied()
+    }
+
     /// Whether nobody but these is queued in `progress`, and somebody is.
     pub(super) fn are_all_of(&self, progress: &Progress) -> bool {
         let mut queued =

@@ -5,6 +5,7 @@
 //! is told of all recipients that have failed in it. A lease that is dropped unsettled (a panic, a shutdown) goes back
 //! to the queue.
 
+mod dropped;
 mod parked;
 
 pub use parked::Parked;
@@ -45,8 +46,22 @@ pub struct Lease {
     was_split: AtomicBool,
     /// It was looked whether its sender has to be told that it takes long.
     was_warned: AtomicBool,
+    /// Whom the lease is for.
+    holder: Holder,
     /// Nothing is left to do when the lease is dropped.
     pub(super) closed: AtomicBool,
+}
+
+/// Who has a lease, and so where the message goes when it is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// Somebody who makes attempts.
+    Relay,
+    /// An operator's order.
+    Order {
+        /// Nothing of the message was queued.
+        was_held: bool,
+    },
 }
 
 /// What is known of the message's progress during the lease.
@@ -64,6 +79,8 @@ pub(super) struct Current {
     pub(super) tried: bool,
     /// The longest wait that a leg asked for which was not tried.
     pub(super) untried: Duration,
+    /// Recipients that an outcome of this lease has left held, by number.
+    pub(super) newly_held: Vec<usize>,
     /// A save failed.
     pub(super) unsaved: bool,
 }
@@ -108,7 +125,7 @@ impl Lease {
             Ready::Fresh(message) => {
                 (message.id, message.envelope.due_at(message.accepted_at), Some(message))
             }
-            Ready::Stored(id) => (id, id.accepted_at(), None),
+            Ready::Stored(id) | Ready::Waited(id) => (id, id.accepted_at(), None),
         };
         queue.leased.add_one();
         Self {
@@ -122,8 +139,32 @@ impl Lease {
             legs: AtomicUsize::new(1),
             was_split: AtomicBool::new(false),
             was_warned: AtomicBool::new(false),
+            holder: Holder::Relay,
             closed: AtomicBool::new(false),
         }
+    }
+
+    /// The lease of a message on which an operator's order is carried out.
+    pub(super) fn for_orders(queue: Arc<Queue>, id: QueueId, priority: i8, was_held: bool) -> Self {
+        let mut lease = Self::new(queue, Ready::Stored(id), priority);
+        lease.holder = Holder::Order { was_held };
+        lease
+    }
+
+    /// Whether an operator wants something of the message, so that nothing is to be begun with it.
+    pub fn is_ordered(&self) -> bool {
+        self.queue.is_ordered(self.id)
+    }
+
+    /// Whether an outcome has to be saved, for which a full disk is waited for.
+    pub(super) fn is_for_attempts(&self) -> bool {
+        self.holder == Holder::Relay
+    }
+
+    /// Ends the lease.
+    pub(super) fn end(&self, next: Next) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.queue.conclude(self.id, self.priority, next);
     }
 
     /// Its id.
@@ -174,11 +215,13 @@ impl Lease {
             }
         };
         current.wants_success = notices::wants_success(&message.envelope);
-        self.note(&message);
+        if let Some(progress) = &current.progress {
+            self.note(&message, progress);
+        }
         Ok(message)
     }
 
-    async fn load(&self) -> Result<(Arc<Message>, Progress), OpenError> {
+    pub(super) async fn load(&self) -> Result<(Arc<Message>, Progress), OpenError> {
         let store = self.queue.store().ok_or(OpenError::Gone)?;
         store.load(self.id).await.map_err(OpenError::Store)?.ok_or(OpenError::Gone)
     }
@@ -322,7 +365,7 @@ impl Lease {
             return;
         }
         let Ok((message, progress)) = self.load().await else { return };
-        self.note(&message);
+        self.note(&message, &progress);
         if !self.has_waited_for_warning() {
             // It was held back, and is younger than its id says.
             self.was_warned.store(false, Ordering::SeqCst);
@@ -340,10 +383,18 @@ impl Lease {
     }
 
     /// Remembers what is asked of a message while it is not there.
-    fn note(&self, message: &Arc<Message>) {
+    pub(super) fn note(&self, message: &Arc<Message>, progress: &Progress) {
         let due_at = message.envelope.due_at(message.accepted_at);
         self.due_at_ms.store(due_at.as_millis(), Ordering::SeqCst);
+        self.note_release(progress);
         *self.read() = Arc::downgrade(message);
+    }
+
+    /// What an operator has released is as old as that.
+    pub(super) fn note_release(&self, progress: &Progress) {
+        if let Some(released_at) = progress.released_at {
+            self.due_at_ms.fetch_max(released_at.as_millis(), Ordering::SeqCst);
+        }
     }
 
     pub(super) fn due_at(&self) -> Timestamp {
@@ -391,7 +442,11 @@ impl Current {
         self.tried |= !outcomes.is_empty();
         outcomes.iter().for_each(|outcome| self.doubts.resolve(outcome.recipient));
         let Some(progress) = &mut self.progress else { return };
-        outcomes.iter().for_each(|outcome| outcome.apply(progress));
+        for outcome in outcomes {
+            if outcome.apply(progress) {
+                self.newly_held.push(outcome.recipient);
+            }
+        }
         for outcome in outcomes {
             if outcome.hard_bounce && outcome.end == End::Failed {
                 let refused = (outcome.recipient, outcome.reply.text.clone());
@@ -407,30 +462,6 @@ impl Current {
 pub(super) fn numbers_queued(progress: &Progress) -> Vec<usize> {
     let recipients = progress.recipients.iter().enumerate();
     recipients.filter(|(_, r)| r.state == RecipientState::Queued).map(|(number, _)| number).collect()
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.queue.leased.take(1);
-        if let Some(message) = self.fresh().take() {
-            self.queue.release(message.footprint());
-        }
-        let current = self.progress.get_mut();
-        if self.closed.load(Ordering::SeqCst) || current.unsaved {
-            return;
-        }
-        // R1: who is in doubt is held already, and must not be offered again. But those of whom nobody was told are queued
-        // in the store, and are told of next time.
-        let is_held = |progress: &Progress| {
-            current.doubts.are_all_of(progress) && !notices::has_failed(progress, &self.queue.options())
-        };
-        if current.progress.as_ref().is_some_and(is_held) {
-            tracing::warn!(target: "oncemail::queue", queue_id = %self.id,
-                "an attempt broke off in doubt: the message may have been delivered, and is held");
-            return self.queue.conclude(self.id, self.priority, Next::Held);
-        }
-        self.queue.put_back(self.id, self.priority, DROPPED_WAIT);
-    }
 }
 
 impl fmt::Debug for Lease {

@@ -23,7 +23,7 @@ impl Collector for Shown {
         let (encoder, queue) = (&mut encoder, &*self.0);
         let (depth, fresh_bytes) = {
             let state = queue.state();
-            (state.depth, state.fresh_bytes)
+            (state.register.depth(), state.fresh_bytes)
         };
         // Counted apart from the depth, so that one may be ahead of the other for a moment.
         let active = queue.leased.get().min(depth.queued as u64);

@@ -22,10 +22,11 @@ mod schedule;
 pub use doubt::IN_DOUBT;
 pub use lease::{Lease, OpenError, Parked, Settled};
 pub use options::{Jitter, OnFailure, Options};
-pub use orders::{Action, Effect, Order};
+pub use orders::{Action, Effect, Order, Recall};
 pub use outcome::{End, Outcome};
 pub use register::{Found, Kind, Look, Routes, Standing, Wanted};
 
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -40,6 +41,8 @@ use crate::metrics::Count;
 use crate::store::history::History;
 use crate::store::suppression::Suppressions;
 use crate::store::{Arrivals, Recovered, Status, Store, StoreError};
+use orders::Line;
+use register::{AT_ONCE, Facts, Register};
 use schedule::{Ready, Schedule};
 
 /// The first wait before an outcome is saved again that found the disk full; doubled each time …
@@ -66,6 +69,14 @@ pub struct Queue {
     suppressions: OnceLock<Arc<Suppressions>>,
     /// Where messages are remembered that have ended.
     history: OnceLock<Arc<History>>,
+    /// What addresses are told apart by in the register; another one in each process, so that nobody can choose two that
+    /// look alike.
+    hashing: RandomState,
+    /// One look through the register at a time.
+    looking: Mutex<()>,
+    /// Messages that orders stand in line for.
+    ordered: AtomicUsize,
+    recall: Mutex<Option<Recall>>,
 }
 
 /// One outcome that waits for room on the disk.
@@ -74,9 +85,11 @@ struct Unsaved<'a>(&'a Queue);
 #[derive(Default)]
 struct State {
     schedule: Schedule,
+    register: Register,
+    /// Orders that wait for the end of a lease.
+    line: Line,
     /// Bytes of fresh messages that are kept in memory.
     fresh_bytes: usize,
-    depth: Depth,
 }
 
 /// How many messages there are.
@@ -86,6 +99,8 @@ pub struct Depth {
     pub queued: usize,
     /// Nothing is queued, and a recipient is held.
     pub held: usize,
+    /// Events, which are no mail, in whatever state. After a start those that are not read yet count as mail.
+    pub events: usize,
 }
 
 /// What becomes of a message after an attempt.
@@ -113,6 +128,10 @@ impl Queue {
             leased: Count::default(),
             suppressions: OnceLock::new(),
             history: OnceLock::new(),
+            hashing: RandomState::new(),
+            looking: Mutex::default(),
+            ordered: AtomicUsize::new(0),
+            recall: Mutex::default(),
         })
     }
 
@@ -151,7 +170,7 @@ impl Queue {
         let mut state = self.state();
         for message in recovered {
             let Some(next_attempt) = message.next_attempt else {
-                state.depth.held += 1;
+                state.register.add_unread(message.id, Standing::Held, AT_ONCE, message.priority);
                 continue;
             };
             // A clock that was set back since must not keep mail waiting longer than any backoff does, or than its
@@ -162,8 +181,9 @@ impl Queue {
                 self.options().cap
             };
             let wait = next_attempt.since(now).min(longest);
-            state.depth.queued += 1;
-            state.schedule.insert(now_ms.saturating_add(millis(wait)), message.id, message.priority);
+            let due_ms = now_ms.saturating_add(millis(wait));
+            state.register.add_unread(message.id, Standing::Queued, due_ms, message.priority);
+            state.schedule.insert(due_ms, message.id, message.priority);
         }
         drop(state);
         self.wake.notify_one();
@@ -198,7 +218,7 @@ impl Queue {
 
     /// How many messages there are.
     pub fn depth(&self) -> Depth {
-        self.state().depth
+        self.state().register.depth()
     }
 
     /// Leases what is due, or says when something will be.
@@ -212,7 +232,9 @@ impl Queue {
         while leases.len() < most
             && let Some((ready, priority)) = state.schedule.pop(now_ms)
         {
-            leases.push(Lease::new(self.clone(), ready, priority));
+            if state.hand_out(&ready) {
+                leases.push(Lease::new(self.clone(), ready, priority));
+            }
         }
         if leases.is_empty() {
             return Err(state.schedule.next_due().map(|due_ms| self.instant(due_ms)));
@@ -253,23 +275,80 @@ impl Queue {
         }
     }
 
+    /// The same for what can be refused: a full disk is an error.
+    async fn save_at_once(
+        &self,
+        id: QueueId,
+        progress: &Progress,
+        notices: &[Arc<Message>],
+    ) -> Result<(), StoreError> {
+        let store = self.store().ok_or(StoreError::Closed)?;
+        store.save_with(id, progress.clone(), notices.to_vec()).await
+    }
+
     /// The end of a lease whose outcome is durable.
-    fn conclude(&self, id: QueueId, priority: i8, next: Next) {
-        if let Next::Again(wait) = next {
-            return self.put_back(id, priority, wait);
-        }
-        let mut state = self.state();
-        state.depth.queued = state.depth.queued.saturating_sub(1);
-        if next == Next::Held {
-            state.depth.held += 1;
+    fn conclude(self: &Arc<Self>, id: QueueId, priority: i8, next: Next) {
+        match next {
+            Next::Again(wait) => self.put_back(id, priority, wait),
+            Next::Held => self.rest(id, |register| {
+                register.change(id, |entry| entry.standing = Standing::Held);
+            }),
+            Next::Finished => self.rest(id, |register| register.remove(id)),
         }
     }
 
+    /// Nothing is left to do for a message, for now or for good. Orders that stand in line look again.
+    fn rest(&self, id: QueueId, change: impl FnOnce(&mut Register)) {
+        let mut state = self.state();
+        change(&mut state.register);
+        let _look_again = state.line.take(id);
+        self.ordered.store(state.line.len(), Ordering::SeqCst);
+    }
+
+    /// An outcome of it could not be saved: it stays away from every further attempt, and from orders.
+    fn strand(&self, id: QueueId) {
+        self.rest(id, |register| {
+            register.change(id, |entry| entry.is_stranded = true);
+        });
+    }
+
     /// Schedules a leased message again.
-    fn put_back(&self, id: QueueId, priority: i8, wait: Duration) {
-        let due_ms = self.now_ms().saturating_add(millis(wait));
-        self.state().schedule.insert(due_ms, id, priority);
-        self.wake.notify_one();
+    fn put_back(self: &Arc<Self>, id: QueueId, priority: i8, wait: Duration) {
+        self.put_back_at(id, priority, self.now_ms().saturating_add(millis(wait)));
+    }
+
+    /// An order has changed nothing: the message is where it was.
+    fn give_back(self: &Arc<Self>, id: QueueId, priority: i8, was_held: bool) {
+        if was_held {
+            return self.conclude(id, priority, Next::Held);
+        }
+        let due_ms = self.state().register.get(id).map(|entry| entry.due_ms);
+        let due_ms = due_ms.filter(|due_ms| *due_ms != AT_ONCE).unwrap_or_else(|| self.now_ms());
+        self.put_back_at(id, priority, due_ms);
+    }
+
+    /// Schedules a leased message for `due_ms`. If an order stands in line for it, it gets the lease instead: an attempt
+    /// that came in between would have to be waited for again.
+    fn put_back_at(self: &Arc<Self>, id: QueueId, priority: i8, due_ms: u64) {
+        let mut state = self.state();
+        if state.register.get(id).is_none() {
+            state.register.add_unread(id, Standing::Active, due_ms, priority);
+        }
+        let next = state.line.pop(id);
+        self.ordered.store(state.line.len(), Ordering::SeqCst);
+        let standing = if next.is_some() { Standing::Active } else { Standing::Queued };
+        state.register.change(id, |entry| {
+            entry.due_ms = due_ms;
+            entry.standing = standing;
+        });
+        if next.is_none() {
+            state.schedule.insert(due_ms, id, priority);
+        }
+        drop(state);
+        match next {
+            Some(order) => order.hand_over(Lease::for_orders(self.clone(), id, priority, false)),
+            None => self.wake.notify_one(),
+        }
     }
 
     /// Bytes that are no longer kept in memory.
@@ -298,6 +377,33 @@ impl Queue {
     }
 }
 
+impl State {
+    /// Notes that a message is leased. False when it is elsewhere: an order had taken it out of the order of arrival, and
+    /// it has waited, been held or ended since.
+    fn hand_out(&mut self, ready: &Ready) -> bool {
+        let (id, has_waited) = match ready {
+            Ready::Fresh(message) => (message.id, false),
+            Ready::Stored(id) => (*id, false),
+            // Whoever takes one of these takes it out.
+            Ready::Waited(id) => (*id, true),
+        };
+        let is_here = self.register.change(id, |entry| {
+            let is_here = has_waited || (entry.standing == Standing::Queued && entry.due_ms == AT_ONCE);
+            if is_here {
+                entry.standing = Standing::Active;
+            }
+            is_here
+        });
+        let is_here = is_here.unwrap_or(has_waited);
+        if let Ready::Fresh(message) = ready
+            && !is_here
+        {
+            self.fresh_bytes = self.fresh_bytes.saturating_sub(message.footprint());
+        }
+        is_here
+    }
+}
+
 impl<'a> Unsaved<'a> {
     fn new(queue: &'a Queue) -> Self {
         queue.unsaved.fetch_add(1, Ordering::SeqCst);
@@ -316,16 +422,23 @@ impl Arrivals for Queue {
     fn arrived(&self, messages: Vec<Arc<Message>>) {
         let (now, now_ms) = (self.clock.now(), self.now_ms());
         let most_fresh = self.options().fresh_bytes;
+        let facts: Vec<_> = messages
+            .iter()
+            .map(|message| Facts::new(&message.envelope, &message.origin, None, &self.hashing))
+            .collect();
         let mut state = self.state();
-        for message in messages {
-            state.depth.queued += 1;
+        for (message, facts) in messages.iter().zip(&facts) {
+            let message = message.clone();
             let priority = message.envelope.handling.priority;
             let wait = message.envelope.due_at(message.accepted_at).since(now);
             if message.envelope.handling.release_at.is_some() && !wait.is_zero() {
                 // S2: it may be held back for a month, so its content is not kept.
-                state.schedule.insert(now_ms.saturating_add(millis(wait)), message.id, priority);
+                let due_ms = now_ms.saturating_add(millis(wait));
+                state.register.add(message.id, facts, due_ms, priority);
+                state.schedule.insert(due_ms, message.id, priority);
                 continue;
             }
+            state.register.add(message.id, facts, AT_ONCE, priority);
             let with_this = state.fresh_bytes.saturating_add(message.footprint());
             // S2: what does not fit is read back when its turn comes.
             let ready = if with_this <= most_fresh {

@@ -97,6 +97,20 @@ impl Telling<'_> {
         }
     }
 
+    /// Ends these recipients because an operator wants it, whatever the options say: `Bounced` where the sender is told,
+    /// `Discarded` where nobody is to be. Gives back whether that could be done.
+    pub(super) fn bounces(&self, numbers: &[usize], progress: &mut Progress, notices: &mut Notices) -> bool {
+        let mentions = numbers.iter().map(|recipient| Mention { recipient: *recipient, fate: Fate::Failed });
+        let (told, untold): (Vec<_>, Vec<_>) =
+            mentions.partition(|mention| self.wants(*mention, |notify| notify.failure));
+        if !told.is_empty() && !self.report(Kind::Failure, &told, progress, notices) {
+            return false;
+        }
+        set_all(progress, &untold, RecipientState::Discarded);
+        set_all(progress, &told, RecipientState::Bounced);
+        true
+    }
+
     /// Tells, once, that it takes long.
     pub(super) fn delay(&self, progress: &mut Progress, notices: &mut Notices) {
         let waiting = progress.recipients.iter().enumerate();

@@ -35,11 +35,12 @@ pub enum End {
 
 impl Outcome {
     /// Writes itself into the message's progress. A recipient that is no longer queued is left alone, also one that an
-    /// earlier process left in doubt; what this attempt journalled as doubtful is still queued here (see `doubt.rs`).
-    pub(super) fn apply(&self, progress: &mut Progress) {
-        let Some(recipient) = progress.recipients.get_mut(self.recipient) else { return };
+    /// earlier process left in doubt; what this attempt journalled as doubtful is still queued here (see `doubt.rs`). Gives
+    /// back whether it is held now.
+    pub(super) fn apply(&self, progress: &mut Progress) -> bool {
+        let Some(recipient) = progress.recipients.get_mut(self.recipient) else { return false };
         if recipient.state != RecipientState::Queued {
-            return;
+            return false;
         }
         recipient.attempts = recipient.attempts.saturating_add(1);
         recipient.note(self.reply.clone());
@@ -49,5 +50,6 @@ impl Outcome {
             End::Failed => RecipientState::Held(HoldCause::Failed),
             End::InDoubt => RecipientState::Held(HoldCause::InDoubt),
         };
+        matches!(recipient.state, RecipientState::Held(_))
     }
 }

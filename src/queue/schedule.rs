@@ -39,6 +39,8 @@ pub(super) enum Ready {
     Fresh(Arc<Message>),
     /// To be read from the store.
     Stored(QueueId),
+    /// The same, and it has waited for its time.
+    Waited(QueueId),
 }
 
 impl Schedule {
@@ -50,6 +52,13 @@ impl Schedule {
     /// Adds one that is due at `due_ms`.
     pub(super) fn insert(&mut self, due_ms: u64, id: QueueId, priority: i8) {
         self.level(priority).waiting.insert((due_ms, id.to_bytes()));
+    }
+
+    /// Takes out one that waits for `due_ms`.
+    pub(super) fn remove(&mut self, due_ms: u64, id: QueueId, priority: i8) {
+        if let Some(level) = self.levels.get_mut(&Reverse(priority)) {
+            level.waiting.remove(&(due_ms, id.to_bytes()));
+        }
     }
 
     /// Takes one that is due at `now_ms`, with its priority.
@@ -74,7 +83,7 @@ impl Level {
         let waited = self.waiting.first().is_some_and(|(due_ms, _)| *due_ms <= now_ms);
         self.last_was_waiting = waited && (self.ready.is_empty() || !self.last_was_waiting);
         if self.last_was_waiting {
-            return self.waiting.pop_first().map(|(_, id)| Ready::Stored(QueueId::from_bytes(id)));
+            return self.waiting.pop_first().map(|(_, id)| Ready::Waited(QueueId::from_bytes(id)));
         }
         self.ready.pop_front()
     }
@@ -96,7 +105,7 @@ mod tests {
     fn popped(schedule: &mut Schedule, now_ms: u64) -> Option<QueueId> {
         schedule.pop(now_ms).map(|(ready, _)| match ready {
             Ready::Fresh(message) => message.id,
-            Ready::Stored(id) => id,
+            Ready::Stored(id) | Ready::Waited(id) => id,
         })
     }
 

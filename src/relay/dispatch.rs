@@ -3,8 +3,9 @@
 //! Where a message goes is known from memory, or without looking; only what is neither fresh nor goes one way in any case
 //! is read from the store, a few at a time and beside the others, so that no slow disk holds back what is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::counters::NO_ROUTE;
 use super::lane::{Leg, Share};
@@ -12,7 +13,7 @@ use super::routing::Routing;
 use super::waiting::Waiting;
 use super::way::Way;
 use super::{Relay, route};
-use crate::mail::{AttemptReply, Message, Recipient, domain};
+use crate::mail::{AttemptReply, Message, QueueId, Recipient, domain};
 use crate::queue::{End, Lease, OpenError, Outcome};
 
 /// Messages that are read at a time only to know where they go (S2).
@@ -64,9 +65,24 @@ impl Relay {
         self.read_later(lease);
     }
 
+    /// Hands back what waits of these messages and is not being carried.
+    pub(super) fn recall(&self, ids: &HashSet<QueueId>) {
+        let unread = self.unread().leases.take(|lease| ids.contains(&lease.id()));
+        unread.into_iter().for_each(|lease| self.hand_back(lease));
+        self.routing.load().ways.iter().for_each(|way| way.recall(ids));
+    }
+
+    fn hand_back(&self, lease: Arc<Lease>) {
+        self.surroundings.tasks.spawn(async move { lease.settle(&[], Some(Duration::ZERO)).await });
+    }
+
     /// Adds a message to those that have to be read, and a reader for it.
     fn read_later(self: &Arc<Self>, lease: Arc<Lease>) {
         let mut unread = self.unread();
+        // Looked at under the lock, so that a recall comes either before it or after the message.
+        if lease.is_ordered() {
+            return self.hand_back(lease);
+        }
         unread.leases.push_back(lease.priority(), lease);
         if unread.readers < READERS {
             unread.readers += 1;
@@ -169,7 +185,8 @@ impl Routing {
         }
     }
 
-    fn way(&self, route: usize) -> Option<&Arc<Way>> {
+    /// The way of a route.
+    pub(super) fn way(&self, route: usize) -> Option<&Arc<Way>> {
         self.way_of_route.get(route).and_then(|way| self.ways.get(*way))
     }
 }

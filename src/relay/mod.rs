@@ -151,6 +151,12 @@ impl Relay {
     /// The same, with a `grace` that is asked for when the end has come.
     pub async fn run_within(self: Arc<Self>, shutdown: CancellationToken, grace: impl Fn() -> Duration) {
         let relay = self;
+        let recalled = Arc::downgrade(&relay);
+        relay.queue.on_recall(Arc::new(move |ids| {
+            if let Some(relay) = recalled.upgrade() {
+                relay.recall(ids);
+            }
+        }));
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -88,11 +88,6 @@ impl Relay {
 }
 
 impl Routing {
-    /// The way of a route.
-    pub(super) fn way_of(&self, route: usize) -> Option<&Arc<Way>> {
-        self.way_of_route.get(route).and_then(|way| self.ways.get(*way))
-    }
-
     fn has(&self, way: &Arc<Way>) -> bool {
         self.ways.iter().any(|own| Arc::ptr_eq(own, way))
     }

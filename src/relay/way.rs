@@ -7,7 +7,7 @@
 //! A way whose route is gone, or changed, *ends*: it takes nothing any more, what waits in it goes back to the queue
 //! untried, and its connections leave when what they have in doubt has its reply (R1).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +22,7 @@ use super::options::InDoubt;
 use super::routing::Makeup;
 use super::smarthost::Smarthost;
 use super::surroundings::Surroundings;
+use crate::mail::QueueId;
 
 /// Where a route leads.
 pub(super) enum Transport {
@@ -129,6 +130,13 @@ impl Way {
     /// The lane of a destination, where there is one.
     pub(super) fn lane(&self, destination: &str) -> Option<Arc<Lane>> {
         self.lanes().get(destination).cloned()
+    }
+
+    /// Hands back what waits of these messages.
+    pub(super) fn recall(&self, ids: &HashSet<QueueId>) {
+        // Not under the lock: each lane may take its time.
+        let lanes: Vec<_> = self.lanes().values().cloned().collect();
+        lanes.iter().for_each(|lane| lane.recall(ids));
     }
 
     /// Forgets what no longer matters.

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::codec;
 use super::commit::Committer;
+use super::describe;
 use super::files::Files;
 use super::keys;
 use super::metrics::StoreMetrics;
@@ -24,7 +25,8 @@ use super::request::{Claimed, Outcome, Request};
 use super::shared::{Lookup, Shared};
 use super::upkeep::{Nudge, Upkeep};
 use super::{
-    Acceptance, Arrivals, Figures, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture,
+    Acceptance, Arrivals, Described, Figures, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError,
+    StoreFuture,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::mail::{Message, Progress, QueueId, ScopedKey};
@@ -308,6 +310,16 @@ impl Store for EmbeddedStore {
 
     fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
         Box::pin(self.ask(|reply| Request::Forget { hash: keys::hash(key), reply }))
+    }
+
+    fn describe(&self, ids: Vec<QueueId>) -> StoreFuture<'_, Vec<Described>> {
+        let shared = self.shared.clone();
+        Box::pin(blocking(move || {
+            if shared.closed.load(Ordering::SeqCst) {
+                return Err(StoreError::Closed);
+            }
+            Ok(describe::all(&shared, ids))
+        }))
     }
 
     fn status(&self) -> Status {

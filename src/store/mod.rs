@@ -8,6 +8,7 @@ mod checkpoint;
 mod codec;
 mod commit;
 mod damage;
+mod describe;
 pub mod embedded;
 pub mod files;
 mod filter;
@@ -32,6 +33,7 @@ pub mod suppression;
 mod unit;
 mod upkeep;
 
+pub use describe::Described;
 pub use embedded::{EmbeddedStore, OpenError};
 pub use recovery::Recovery;
 
@@ -95,6 +97,30 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// After an error the key means what it meant before.
     fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten>;
+
+    /// Says what messages are, without their contents, for lists. Those that are not there, or cannot be read, are left
+    /// out; the order is the store's own. At most a few hundred at a time.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    fn describe(&self, ids: Vec<QueueId>) -> StoreFuture<'_, Vec<Described>> {
+        Box::pin(async move {
+            let mut all = Vec::with_capacity(ids.len());
+            for id in ids {
+                match self.load(id).await {
+                    Ok(Some((message, progress))) => all.push(Described {
+                        id,
+                        envelope: message.envelope.clone(),
+                        origin: message.origin.clone(),
+                        progress,
+                    }),
+                    Err(StoreError::Closed) => return Err(StoreError::Closed),
+                    Ok(None) | Err(_) => {}
+                }
+            }
+            Ok(all)
+        })
+    }
 
     /// Whether new mail can be taken. Cheap; asked before a message is received and by readiness checks.
     fn status(&self) -> Status;

@@ -155,6 +155,22 @@ pub fn read_record(file: &dyn StoreFile, mark: Mark, place: Place) -> io::Result
     Ok((kind, Bytes::from(bytes).split_off(HEAD)))
 }
 
+/// Reads the beginning of one record, at most `most` bytes of it with its frame. Its checksum is not verified.
+///
+/// # Errors
+/// The system's, or `InvalidData` when no record of this journal stands there.
+pub fn read_start(file: &dyn StoreFile, mark: Mark, place: Place, most: u32) -> io::Result<(Kind, Bytes)> {
+    let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    if (place.len as usize) < HEAD || place.len > MAX_RECORD || (most as usize) < HEAD {
+        return Err(invalid("impossible length"));
+    }
+    let mut bytes = vec![0; place.len.min(most) as usize];
+    file.read_at(place.offset.into(), &mut bytes)?;
+    let kind = bytes.get(FRAME).and_then(|byte| Kind::from_byte(*byte));
+    let kind = kind.filter(|_| bytes.starts_with(&mark.0)).ok_or_else(|| invalid("no record"))?;
+    Ok((kind, Bytes::from(bytes).split_off(HEAD)))
+}
+
 /// The kind of a record, if `bytes` is exactly one.
 fn verify(bytes: &[u8], mark: Mark, segment: u32, offset: u32) -> Option<Kind> {
     let (head, content) = bytes.split_at_checked(FRAME)?;

@@ -72,7 +72,15 @@ impl Parked {
         queue.clock.now() >= Timestamp::from_millis(self.due_at_ms).plus(time)
     }
 
-    fn id(&self) -> QueueId {
+    /// Back to the queue, to be handed out at once; an operator's order comes first.
+    pub fn give_back(mut self) {
+        if let Some(queue) = self.queue.take() {
+            queue.put_back(self.id(), self.priority, Duration::ZERO);
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> QueueId {
         QueueId::from_bytes(self.id)
     }
 }

@@ -10,6 +10,7 @@ mod figures;
 mod stowed;
 mod worker;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use super::places::Ticket;
 use super::surroundings::Surroundings;
 use super::waiting::Waiting;
 use super::way::{Transport, Way};
+use crate::mail::QueueId;
 use crate::queue::Lease;
 use figures::Figures;
 use stowed::Stowed;
@@ -168,6 +170,8 @@ impl Lane {
     pub(super) fn push(self: &Arc<Self>, leg: Leg) {
         let mut traffic = self.traffic();
         match traffic.pause {
+            // Looked at under the lock, so that a recall comes either before it or after the leg.
+            _ if leg.lease.is_ordered() => return self.hand_back(leg),
             Some(_) if leg.lease.is_whole() => {
                 let priority = leg.lease.priority();
                 traffic.legs.push_back(priority, Stowed::new(leg).parked());
@@ -203,6 +207,30 @@ impl Lane {
         let legs = legs.into_iter().filter_map(Stowed::take_up);
         give_back(&self.way.surroundings, self.way.counters.clone(), self.destination.clone(), legs);
         self.way.retire(self);
+    }
+
+    /// Ends a leg untried, because an operator wants something of its message.
+    fn hand_back(&self, leg: Leg) {
+        self.turn_away(leg, Instant::now());
+    }
+
+    /// Hands back what waits of these messages. What is being carried goes on, and ends by itself (R1).
+    pub(super) fn recall(&self, ids: &HashSet<QueueId>) {
+        let recalled = self.traffic().legs.take(|stowed| ids.contains(&stowed.id()));
+        for stowed in recalled {
+            match stowed {
+                Stowed::Parked(parked) => parked.give_back(),
+                Stowed::Leg(leg) => self.hand_back(leg),
+            }
+        }
+    }
+
+    /// Puts a leg back that was taken out, unless an operator wants something of its message.
+    fn keep(&self, traffic: &mut Traffic, leg: Leg, add: fn(&mut Waiting<Stowed>, i8, Stowed)) {
+        if leg.lease.is_ordered() {
+            return self.hand_back(leg);
+        }
+        traffic.put(leg, add);
     }
 
     /// Starts connections for what waits, as far as the destination takes them.
@@ -275,10 +303,10 @@ impl Lane {
         traffic.concurrency.note(Load::Less, begun, in_use);
         if traffic.workers <= traffic.concurrency.limit() {
             // To the end of the line: should it be about this message after all, the others have their turn first.
-            traffic.put(leg, Waiting::push_back);
+            self.keep(&mut traffic, leg, Waiting::push_back);
             return self.pause(&mut traffic, Pause { until, why: Why::Slow });
         }
-        traffic.put_first(leg);
+        self.keep(&mut traffic, leg, Waiting::push_front);
         if traffic.free > 0 {
             self.arrived.notify_one();
         }
@@ -287,7 +315,7 @@ impl Lane {
     /// Puts a leg back to the head of the lane, and lets nothing pass until `until`; everything keeps its place.
     fn slow_down(self: &Arc<Self>, leg: Leg, until: Instant) {
         let mut traffic = self.traffic();
-        traffic.put_first(leg);
+        self.keep(&mut traffic, leg, Waiting::push_front);
         self.pause(&mut traffic, Pause { until, why: Why::Slow });
     }
 
@@ -295,7 +323,7 @@ impl Lane {
     /// is taken out.
     fn leave_alone(self: &Arc<Self>, leg: Leg, until: Instant) {
         let mut traffic = self.traffic();
-        traffic.put_first(leg);
+        self.keep(&mut traffic, leg, Waiting::push_front);
         let engaged = match std::mem::take(&mut traffic.has_engaged) {
             true => traffic.legs.take(Stowed::is_engaged),
             false => Vec::new(),
@@ -422,11 +450,6 @@ async fn end_untried(
 }
 
 impl Traffic {
-    /// Puts a leg to the head of all of its priority.
-    fn put_first(&mut self, leg: Leg) {
-        self.put(leg, Waiting::push_front);
-    }
-
     fn put(&mut self, leg: Leg, add: fn(&mut Waiting<Stowed>, i8, Stowed)) {
         self.is_mixed = true;
         self.has_engaged |= !leg.lease.is_untouched();

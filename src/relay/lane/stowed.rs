@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Leg, Share};
+use crate::mail::QueueId;
 use crate::queue::Parked;
 
 /// What waits.
@@ -23,6 +24,14 @@ impl Stowed {
                 Err(lease) => Self::Leg(Leg { lease, share }),
             },
             Share::Only(_) => Self::Leg(Leg { lease, share }),
+        }
+    }
+
+    /// Its message.
+    pub(super) fn id(&self) -> QueueId {
+        match self {
+            Self::Leg(leg) => leg.lease.id(),
+            Self::Parked(parked) => parked.id(),
         }
     }
 

@@ -121,6 +121,9 @@ impl Worker {
     /// Takes a leg to its next hop, and has its outcomes saved.
     async fn carry(&self, leg: Leg, link: &mut Option<Link>) {
         let begun = self.lane.traffic().concurrency.epoch();
+        if leg.lease.is_ordered() {
+            return self.lane.hand_back(leg);
+        }
         if !leg.lease.may_be_tried() {
             return self.lane.slow_down(leg, Instant::now() + STORE_WAIT);
         }

@@ -86,8 +86,7 @@ impl Relay {
             })
             .collect();
         let mut explained = Explained { passed_over, ..Explained::default() };
-        let Some((route, way)) =
-            taken.and_then(|number| Some((routes.get(number)?, routing.way_of(number)?)))
+        let Some((route, way)) = taken.and_then(|number| Some((routes.get(number)?, routing.way(number)?)))
         else {
             return explained;
         };

@@ -107,7 +107,7 @@ impl Relay {
     pub fn reset(&self, route: &str, destination: Option<&str>) -> Option<Reset> {
         let routing = self.routing.load_full();
         let number = routing.routes.iter().position(|known| known.name == route)?;
-        let way = routing.way_of(number)?;
+        let way = routing.way(number)?;
         let lanes = match destination {
             None => way.all_lanes(),
             Some(destination) => vec![way.lane(destination)?],

@@ -149,6 +149,17 @@ pub fn decode_accepted(body: &Bytes) -> Result<(Message, Option<KeyClaim>), Malf
     Ok((message, claim))
 }
 
+/// Reads an `Accepted` record's body as far as its envelope; what follows may be missing.
+///
+/// # Errors
+/// When it does not follow the layout.
+pub fn decode_envelope(body: &[u8]) -> Result<(QueueId, Origin, Envelope), Malformed> {
+    let mut r = Reader(body);
+    let id = decode_accepted_head(&mut r)?.id;
+    let origin = read_origin(&mut r)?;
+    Ok((id, origin, read_envelope(&mut r)?))
+}
+
 fn write_origin(w: &mut Writer, origin: &Origin) {
     w.text(&origin.listener);
     w.optional_text(origin.user.as_deref());

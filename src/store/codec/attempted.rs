@@ -12,6 +12,8 @@ const QUEUED: u8 = 1;
 const WARNED: u8 = 2;
 /// The number of notices in front of the record follows the time of the next attempt.
 const NOTICES: u8 = 4;
+/// When an operator released the message follows that.
+const RELEASED: u8 = 8;
 /// Where that number stands: behind queue id, marks and time.
 const NOTICES_AT: usize = 16 + 1 + 8;
 /// In the count of a reply: the encryption follows its text.
@@ -21,11 +23,19 @@ const OVER_TLS: u32 = 1 << 31;
 pub fn encode_attempted(out: Vec<u8>, id: QueueId, progress: &Progress, notices: u32) -> Vec<u8> {
     let mut w = Writer(out);
     w.raw(&id.to_bytes());
-    let marks = [(progress.is_queued(), QUEUED), (progress.warned, WARNED), (notices > 0, NOTICES)];
+    let marks = [
+        (progress.is_queued(), QUEUED),
+        (progress.warned, WARNED),
+        (notices > 0, NOTICES),
+        (progress.released_at.is_some(), RELEASED),
+    ];
     w.u8(marks.iter().filter(|(is_set, _)| *is_set).map(|(_, bit)| bit).sum());
     w.u64(progress.next_attempt.as_millis());
     if notices > 0 {
         w.u32(notices);
+    }
+    if let Some(released_at) = progress.released_at {
+        w.u64(released_at.as_millis());
     }
     w.u32(progress.attempts);
     w.count(progress.recipients.len());
@@ -86,7 +96,7 @@ pub fn decode_attempted_head(r: &mut Reader<'_>) -> Result<AttemptedHead, Malfor
 
 fn attempted_head(r: &mut Reader<'_>) -> Result<(AttemptedHead, u8), Malformed> {
     let (id, marks, next_attempt) = (r.id()?, r.u8()?, r.time()?);
-    if marks & !(QUEUED | WARNED | NOTICES) != 0 {
+    if marks & !(QUEUED | WARNED | NOTICES | RELEASED) != 0 {
         return Err(Malformed("the marks of a progress"));
     }
     let notices = if marks & NOTICES != 0 { r.u32()? } else { 0 };
@@ -154,10 +164,11 @@ pub fn decode_forgotten(r: &mut Reader<'_>) -> Result<(QueueId, Timestamp), Malf
 pub fn decode_attempted(body: &[u8]) -> Result<(QueueId, Progress), Malformed> {
     let mut r = Reader(body);
     let (AttemptedHead { id, next_attempt, .. }, marks) = attempted_head(&mut r)?;
+    let released_at = if marks & RELEASED != 0 { Some(r.time()?) } else { None };
     let attempts = r.u32()?;
     let recipients = (0..r.count(9)?).map(|_| read_progress(&mut r)).collect::<Result<_, _>>()?;
     r.end()?;
-    Ok((id, Progress { attempts, next_attempt, warned: marks & WARNED != 0, recipients }))
+    Ok((id, Progress { attempts, next_attempt, warned: marks & WARNED != 0, released_at, recipients }))
 }
 
 /// What [`write_progress`] wrote.

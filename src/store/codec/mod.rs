@@ -9,8 +9,9 @@ mod attempted;
 mod tests;
 
 pub use accepted::{
-    AcceptedHead, accepted_body, decode_accepted, decode_accepted_head, decode_handling, decode_notice_head,
-    encode_accepted, encode_notice, read_client, read_scoped_key, write_client, write_scoped_key,
+    AcceptedHead, accepted_body, decode_accepted, decode_accepted_head, decode_envelope, decode_handling,
+    decode_notice_head, encode_accepted, encode_notice, read_client, read_scoped_key, write_client,
+    write_scoped_key,
 };
 pub use attempted::{
     decode_attempted, decode_attempted_head, decode_finished, decode_forgotten, encode_attempted,

@@ -103,14 +103,16 @@ fn progress() -> impl Strategy<Value = Progress> {
         RecipientState::Held(HoldCause::Failed),
         RecipientState::Held(HoldCause::Expired),
         RecipientState::Held(HoldCause::InDoubt),
+        RecipientState::Held(HoldCause::Operator),
     ]);
     let recipient = (state, any::<u32>(), prop::collection::vec(reply, 0..4))
         .prop_map(|(state, attempts, replies)| RecipientProgress { state, attempts, replies });
-    (any::<(u32, u64, bool)>(), prop::collection::vec(recipient, 0..5)).prop_map(
-        |((attempts, next, warned), recipients)| Progress {
+    (any::<(u32, u64, bool, Option<u64>)>(), prop::collection::vec(recipient, 0..5)).prop_map(
+        |((attempts, next, warned, released), recipients)| Progress {
             warned,
             attempts,
             next_attempt: Timestamp::from_millis(next),
+            released_at: released.map(Timestamp::from_millis),
             recipients,
         },
     )
