@@ -14,14 +14,16 @@ mod fingerprint;
 mod fixup;
 mod key;
 pub mod options;
+mod replays;
 pub mod submission;
 
 pub use fingerprint::VERSION as FINGERPRINT_VERSION;
 pub use options::{Fallback, Options};
+pub use replays::{Replay, Replays};
 pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::clock::Clock;
 use crate::mail::{KeyKind, QueueId, Scope, ScopedKey};
@@ -39,6 +41,10 @@ pub struct Intake {
     clock: Clock,
     claims: Arc<Claims>,
     observed: AtomicU64,
+    /// Who wants to know of replays.
+    replays: OnceLock<Arc<dyn Replays>>,
+    /// Replays of which nobody could be told.
+    untold: AtomicU64,
 }
 
 /// What a key says about a submission.
@@ -59,8 +65,9 @@ struct Under {
 impl Intake {
     /// An intake in front of `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: Clock) -> Self {
-        let (claims, observed) = (Arc::default(), AtomicU64::new(0));
-        Self { store, options: Arc::new(options), clock, claims, observed }
+        let (claims, observed, untold) = (Arc::default(), AtomicU64::new(0), AtomicU64::new(0));
+        let (options, replays) = (Arc::new(options), OnceLock::new());
+        Self { store, options, clock, claims, observed, replays, untold }
     }
 
     /// Whether new mail can be taken; asked at MAIL, before anything is received.
@@ -87,15 +94,24 @@ impl Intake {
         let scope = submission.scope.clone();
         let mut arrival = Arrival::new(submission, self.clock.now(), self.options.clone());
         let Some(examined) = arrival.examine().await else {
-            return Receipt { decision: Decision::StoreFailed, key: None, message_id: String::new() };
+            return Receipt {
+                decision: Decision::StoreFailed,
+                key: None,
+                message_id: String::new(),
+                traceparent: None,
+            };
         };
-        let decision = self.decide(&mut arrival, &examined, scope).await;
+        let decision = self.decide(&mut arrival, &examined, scope.clone()).await;
+        if let Decision::Replayed(first) = decision {
+            self.tell_replay(first, &arrival, &examined, &scope).await;
+        }
         let message_id = match &decision {
             Decision::Queued(_) => arrival.relayed_message_id(&examined),
             _ => examined.message_id.unwrap_or_default(),
         };
+        let traceparent = examined.traceparent;
         let keyed = examined.verdict.ok().flatten().filter(|keyed| keyed.kind == KeyKind::Header);
-        Receipt { decision, key: keyed.map(|keyed| keyed.key), message_id }
+        Receipt { decision, key: keyed.map(|keyed| keyed.key), message_id, traceparent }
     }
 
     async fn decide(&self, arrival: &mut Arrival, examined: &Examined, scope: Scope) -> Decision {

@@ -54,3 +54,18 @@ pub struct Origin {
     /// The client's address; `None` for messages made here.
     pub client: Option<IpAddr>,
 }
+
+impl Origin {
+    /// The listener of what tells of events: no configured listener may have such a name.
+    pub const EVENTS: &'static str = "oncemail:events";
+
+    /// The origin of an event.
+    pub fn event() -> Self {
+        Self { listener: Self::EVENTS.to_owned(), user: None, client: None }
+    }
+
+    /// Whether the message tells of an event, to a webhook or to the event file.
+    pub fn is_event(&self) -> bool {
+        self.listener == Self::EVENTS
+    }
+}

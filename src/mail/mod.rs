@@ -12,6 +12,7 @@ pub mod key;
 pub mod message;
 pub mod queue_id;
 pub mod received;
+pub mod trace;
 
 pub use address::{Address, AddressError, ReversePath};
 pub use delivery::{AttemptReply, HoldCause, Progress, RecipientProgress, RecipientState};

@@ -6,9 +6,10 @@
 
 use std::sync::atomic::Ordering;
 
+use super::events::{self, Change, Known};
 use super::lease::{Current, Lease, Settled, numbers_queued};
 use super::notices::{self, Notices, Telling};
-use super::{Next, retry};
+use super::{Next, OnFailure, retry};
 use crate::clock::Timestamp;
 use crate::mail::{Address, HoldCause, Progress, RecipientState};
 
@@ -32,7 +33,8 @@ impl Lease {
         let expired = now_expired(&was_queued, progress);
         let had_ended = numbers_ended(progress);
         let mut told = Notices::default();
-        let has_changed = self.tell_close(current, now, &mut told).await;
+        let mut has_changed = self.is_event() && events::discard_failed(progress);
+        has_changed |= self.tell_close(current, now, &mut told).await;
         self.tell_success(current, &mut told).await;
         if let (Some(wait), Some(_), false) = (wait, untried, has_changed) {
             self.closed.store(true, Ordering::SeqCst);
@@ -109,6 +111,7 @@ impl Current {
     pub(super) async fn save_so_far(&mut self, lease: &Lease) -> Option<Settled> {
         let mut told = Notices::default();
         lease.tell_success(self, &mut told).await;
+        self.announce(lease, &mut told, &[], false).await;
         let progress = self.with_doubts()?;
         let instead = notices::until_told(&progress, &lease.queue.options);
         self.save_as(progress, instead, lease, told, Vec::new()).await
@@ -118,11 +121,34 @@ impl Current {
     pub(super) async fn save(
         &mut self,
         lease: &Lease,
-        told: Notices,
+        mut told: Notices,
         expired: Vec<usize>,
     ) -> Option<Settled> {
+        self.announce(lease, &mut told, &expired, true).await;
         let progress = self.with_doubts()?;
         self.save_as(progress, None, lease, told, expired).await
+    }
+
+    /// Adds the events of this save. What is only in doubt while it is under way is nobody's business yet, and what has
+    /// failed is told of when it is decided what becomes of it: at the end of the attempt.
+    async fn announce(&self, lease: &Lease, told: &mut Notices, expired: &[usize], is_end: bool) {
+        let (Some(before), Some(progress)) = (&self.known, &self.progress) else { return };
+        let is_decided = is_end || lease.queue.options.on_failure == OnFailure::Hold;
+        let known = if is_decided { Known::of(progress) } else { Known::undecided(progress) };
+        if known == *before {
+            return;
+        }
+        match lease.message().await {
+            Ok(message) => {
+                let now = lease.queue.clock.now();
+                let change =
+                    Change { message: &message, before, after: progress, announced: &known, expired, now };
+                told.events = lease.queue.events_of(&change);
+            }
+            Err(error) => tracing::error!(target: "oncemail::events", queue_id = %lease.id, %error,
+                "the message cannot be read, and nobody can be told what became of it"),
+        }
+        told.announced = Some(known);
     }
 
     fn with_doubts(&self) -> Option<Progress> {
@@ -142,11 +168,14 @@ impl Current {
         let stored = instead.as_ref().unwrap_or(&progress);
         // Looked for before the save: a finished message is gone from the store after it.
         let refused = self.refused(lease).await;
-        let saved = lease.queue.save(lease.id, stored, &told.messages).await;
+        let saved = lease.queue.save(lease.id, stored, &told.all()).await;
         self.unsaved |= saved.is_err();
         if saved.is_ok() {
             self.found = None;
             told.log(lease.id);
+            if told.announced.is_some() {
+                self.known = told.announced;
+            }
             if let Some(list) = lease.queue.suppressions.get() {
                 refused.iter().for_each(|(address, reason)| list.add(address, reason));
             }

@@ -9,6 +9,7 @@
 
 mod closing;
 mod doubt;
+mod events;
 mod lease;
 mod notices;
 pub mod options;
@@ -19,6 +20,7 @@ mod retry;
 mod schedule;
 
 pub use doubt::IN_DOUBT;
+pub use events::{Announcer, EventCounts, EventKind, Replayed};
 pub use lease::{Lease, OpenError, Parked, Settled};
 pub use options::{Jitter, OnFailure, Options};
 pub use orders::{Action, Effect, Order};
@@ -33,9 +35,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
-use crate::mail::{Message, Progress, QueueId};
+use crate::mail::{Handling, Message, Progress, QueueId};
 use crate::store::suppression::Suppressions;
 use crate::store::{Arrivals, Recovered, Status, Store, StoreError};
+use events::Events;
 use schedule::{Ready, Schedule};
 
 /// The first wait before an outcome is saved again that found the disk full; doubled each time …
@@ -58,6 +61,8 @@ pub struct Queue {
     unsaved: AtomicUsize,
     /// Where addresses are noted that were refused for good.
     suppressions: OnceLock<Arc<Suppressions>>,
+    /// Who is told of outcomes.
+    events: Events,
 }
 
 /// One outcome that waits for room on the disk.
@@ -69,6 +74,8 @@ struct State {
     /// Bytes of fresh messages that are kept in memory.
     fresh_bytes: usize,
     depth: Depth,
+    /// Messages of `depth` that are events.
+    events: usize,
 }
 
 /// How many messages there are.
@@ -103,6 +110,7 @@ impl Queue {
             wake: Notify::new(),
             unsaved: AtomicUsize::new(0),
             suppressions: OnceLock::new(),
+            events: Events::default(),
         })
     }
 
@@ -120,6 +128,7 @@ impl Queue {
         let now = self.clock.now();
         let mut state = self.state();
         for message in recovered {
+            state.events += usize::from(message.priority == Handling::EVENT_PRIORITY);
             let Some(next_attempt) = message.next_attempt else {
                 state.depth.held += 1;
                 continue;
@@ -223,6 +232,9 @@ impl Queue {
             return self.put_back(id, priority, wait);
         }
         let mut state = self.state();
+        if priority == Handling::EVENT_PRIORITY {
+            state.events = state.events.saturating_sub(1);
+        }
         state.depth.queued = state.depth.queued.saturating_sub(1);
         if next == Next::Held {
             state.depth.held += 1;
@@ -283,6 +295,8 @@ impl Arrivals for Queue {
         for message in messages {
             state.depth.queued += 1;
             let priority = message.envelope.handling.priority;
+            let is_event = priority == Handling::EVENT_PRIORITY;
+            state.events += usize::from(is_event);
             let wait = message.envelope.due_at(message.accepted_at).since(now);
             if message.envelope.handling.release_at.is_some() && !wait.is_zero() {
                 // S2: it may be held back for a month, so its content is not kept.
@@ -290,8 +304,10 @@ impl Arrivals for Queue {
                 continue;
             }
             let with_this = state.fresh_bytes.saturating_add(message.footprint());
+            // Events must not take what saves mail from being read back.
+            let limit = if is_event { self.options.fresh_bytes / 4 } else { self.options.fresh_bytes };
             // S2: what does not fit is read back when its turn comes.
-            let ready = if with_this <= self.options.fresh_bytes {
+            let ready = if with_this <= limit {
                 state.fresh_bytes = with_this;
                 Ready::Fresh(message)
             } else {

@@ -1,7 +1,7 @@
 //! One line in the log for what became of each recipient.
 
 use crate::clock::Timestamp;
-use crate::mail::{Message, RecipientState};
+use crate::mail::{Message, RecipientState, trace};
 use crate::queue::{Outcome, Settled};
 
 /// Tells the log of outcomes once they are saved, and of recipients that have expired with them.
@@ -62,6 +62,7 @@ fn recipient(
         queue_id = %message.id,
         key = message.key.as_ref().map(|key| key.key.as_str()),
         message_id = %message.message_id,
+        traceparent = trace::traceparent(&message.content),
         recipient = %envelope.forward_path.as_str(),
         route = last.map(|last| last.route.as_str()),
         destination = Some(destination).filter(|destination| !destination.is_empty()),
