@@ -11,6 +11,7 @@
 pub mod health;
 mod open_files;
 mod parts;
+mod replays;
 pub mod signals;
 
 use std::fs::DirBuilder;
@@ -34,6 +35,7 @@ use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
 use crate::submission::{Recipients, Server};
 use health::{Health, HealthSocket};
 use parts::Parts;
+use replays::Announce;
 
 /// Runs until a signal comes, or a part fails.
 ///
@@ -83,7 +85,9 @@ async fn serve(
     if let Some(list) = &suppressions {
         queue.suppress_into(list.clone());
     }
+    queue.announce_to(Some(config.announcer));
     let intake = Arc::new(Intake::new(store.clone(), config.intake, clock.clone()));
+    intake.announce_to(Arc::new(Announce(queue.clone())));
     let recipients = Recipients { dns: dns.clone(), suppressions };
     let server = Server::bind(config.submission, intake, clock.clone(), recipients).await?;
     // Where the listeners really are is known only now; mail to them would come back.

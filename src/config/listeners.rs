@@ -17,6 +17,9 @@ use crate::submission::options::{AuthMode, Limits, Listener, Options, Tls, TlsMo
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
+/// How the names of listeners begin that are none: [`Origin::EVENTS`](crate::mail::Origin::EVENTS).
+const OWN_NAMES: &str = "oncemail:";
+
 /// Reads what concerns submission.
 pub(super) fn submission(
     root: &Table,
@@ -74,6 +77,10 @@ fn listener(section: &Section<'_>, has_tls: bool, has_users: bool) -> Option<Lis
     let name = section.name("name");
     if !section.has("name") {
         section.problem("name", "a [[listener]] without `name`", "name = \"submission\"");
+    }
+    if name.as_deref().is_some_and(|name| name.starts_with(OWN_NAMES)) {
+        let what = format!("`name` begins with {OWN_NAMES:?}");
+        section.problem("name", what, "such names are for what oncemail makes itself");
     }
     let address = section.parsed("address", address);
     if !section.has("address") {

@@ -31,6 +31,7 @@ mod smtp;
 mod tree;
 mod units;
 mod users;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub struct Config {
     pub dns: crate::dns::Options,
     /// `[suppression]`: how long an address that bounced is remembered; `None`: not at all.
     pub suppression: Option<Duration>,
+    /// `[[webhook]]` and `[events]`: who is told of what.
+    pub announcer: queue::Announcer,
     /// For the log.
     pub log: Log,
     /// How long a shutdown waits for transactions and in-doubt attempts.
@@ -146,6 +149,7 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
     let submission = listeners::submission(root, problems, hostname.clone(), users, limits.submission);
     let dns = dns::read(root, problems);
     let around = routes::Around { submission: &submission, dnssec: dns.dnssec };
+    let (sinks, announcer) = webhooks::read(root, problems);
     let relay = relay::options::Options {
         hostname: hostname.clone(),
         routes: routes::routes(root, problems, &around),
@@ -153,6 +157,7 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         timeouts: relay::options::Timeouts::default(),
         dkim: dkim::keys(root, problems),
         own_addresses: submission.listeners.iter().map(|listener| listener.address).collect(),
+        sinks,
     };
     settings::store(root, problems);
     Some(Config {
@@ -168,6 +173,7 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         ),
         submission,
         relay,
+        announcer,
         dns,
         suppression: recipients::suppression(root, problems),
     })

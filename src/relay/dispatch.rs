@@ -47,8 +47,9 @@ impl Relay {
     /// A message that is not in its lanes yet goes back to the queue.
     pub(super) async fn dispatch(self: &Arc<Self>, lease: Lease) {
         let lease = Arc::new(lease);
-        // Where everything goes one way, nothing has to be read to know it.
-        if let Some(route) = self.routes.first().filter(|route| route::takes_everything(&route.matches))
+        // Where everything goes one way, nothing has to be read to know it. Events have a way of their own.
+        if !lease.is_event()
+            && let Some(route) = self.routes.first().filter(|route| route::takes_everything(&route.matches))
             && let Some(way) = self.way(0).filter(|way| !way.is_by_domain())
         {
             tracing::trace!(target: "oncemail::relay", queue_id = %lease.id(), route = %route.name, "routed");
@@ -111,6 +112,10 @@ impl Relay {
     }
 
     fn destination(&self, message: &Message, recipient: &Recipient) -> Result<(usize, String), &'static str> {
+        if message.origin.is_event() {
+            let way = self.sinks.get(recipient.forward_path.local_part()).copied();
+            return Ok((way.ok_or("5.4.4 no webhook has this name now")?, String::new()));
+        }
         let route = route::first_match(&self.routes, message, recipient);
         let way = route.and_then(|route| self.way_of_route.get(route)).copied();
         let way = way.ok_or("5.4.4 no route matches this recipient")?;

@@ -16,7 +16,9 @@ mod dane;
 mod directory;
 mod dispatch;
 mod dkim;
+mod event_file;
 mod fields;
+mod hook;
 mod https;
 mod lane;
 mod mx;
@@ -43,6 +45,7 @@ pub use options::Options;
 pub use tls::TrustError;
 pub use tls_report::TlsReport;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -54,10 +57,13 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::dns::Dns;
 use crate::queue::Queue;
+use breakers::Breakers;
 use directory::Directory;
 use dispatch::Unread;
 use dkim::Signers;
-use options::Route;
+use event_file::EventFile;
+use hook::Hook;
+use options::{Route, Sink, SinkTransport};
 use smarthost::Smarthost;
 use surroundings::Surroundings;
 use tls::{SystemTrust, Trust};
@@ -75,6 +81,8 @@ pub struct Relay {
     /// One number per route; routes into one directory share a way, because they share its files.
     way_of_route: Vec<usize>,
     ways: Vec<Arc<Way>>,
+    /// Where events go: the way of each sink, by name.
+    sinks: HashMap<String, usize>,
     surroundings: Surroundings,
     unread: Mutex<Unread>,
 }
@@ -97,6 +105,14 @@ pub enum SetupError {
         route: String,
         /// What is wrong.
         error: TrustError,
+    },
+    /// A `[[webhook]]`, or the event file.
+    #[error("events: {name}: {error}")]
+    Sink {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: String,
     },
     /// A `[[dkim]]` key.
     #[error("dkim: {0}")]
@@ -133,7 +149,14 @@ impl Relay {
             way_of_route.push(ways.len());
             ways.push(Way::new(route, &signers, transport, surroundings.clone()));
         }
-        Ok(Self { queue, routes: options.routes, way_of_route, ways, surroundings, unread: Mutex::default() })
+        let mut sinks = HashMap::new();
+        for sink in &options.sinks {
+            let transport = sink_transport(sink, &options, &system, &dns, &surroundings)?;
+            sinks.insert(sink.name.clone(), ways.len());
+            ways.push(Way::to_sink(&sink.name, &signers, transport, surroundings.clone()));
+        }
+        let (routes, unread) = (options.routes, Mutex::default());
+        Ok(Self { queue, routes, way_of_route, ways, sinks, surroundings, unread })
     }
 
     /// What is counted while the relay runs.
@@ -178,6 +201,36 @@ impl Relay {
         }
         relay.ways.iter().for_each(|way| way.close());
         relay.surroundings.places.close();
+    }
+}
+
+fn sink_transport(
+    sink: &Sink,
+    options: &Options,
+    system: &Arc<SystemTrust>,
+    dns: &Arc<Dns>,
+    surroundings: &Surroundings,
+) -> Result<Transport, SetupError> {
+    let fault = |error: String| SetupError::Sink { name: sink.name.clone(), error };
+    match &sink.transport {
+        SinkTransport::File(file) => EventFile::open(file.clone())
+            .map(Transport::EventFile)
+            .map_err(|error| fault(format!("{}: {error}", file.path.display()))),
+        SinkTransport::Webhook(webhook) => {
+            let trust = match &webhook.ca_file {
+                Some(file) => Trust::only(file).map_err(|error| fault(format!("ca_file: {error}")))?,
+                None => Trust::system(system.clone()),
+            };
+            let breakers = Breakers::new(
+                sink.name.clone(),
+                options.breaker,
+                surroundings.clock.clone(),
+                surroundings.counters.clone(),
+            );
+            let clock = surroundings.clock.clone();
+            let hook = Hook::new(&sink.name, webhook.clone(), trust, dns.clone(), breakers, clock);
+            Ok(Transport::Hook(Box::new(hook)))
+        }
     }
 }
 

@@ -80,6 +80,9 @@ impl Surroundings {
 
     /// Logs and counts outcomes that are saved, and recipients that have expired with them.
     pub(super) fn tell(&self, destination: &str, message: &Message, outcomes: &[Outcome], settled: &Settled) {
+        if message.origin.is_event() {
+            return report::event(message, outcomes, settled, self.clock.now());
+        }
         outcomes.iter().for_each(|outcome| self.counters.outcome(outcome));
         report::outcomes(destination, message, outcomes, settled, self.clock.now());
     }

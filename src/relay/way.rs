@@ -7,11 +7,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use super::directory::Directory;
 use super::dkim::Signers;
+use super::event_file::EventFile;
 use super::fields::Fields;
+use super::hook::Hook;
 use super::lane::{Lane, Leg};
-use super::options::{InDoubt, Route};
+use super::options::{self, InDoubt, Matches, Route};
 use super::smarthost::Smarthost;
 use super::surroundings::Surroundings;
 
@@ -20,6 +24,10 @@ pub(super) enum Transport {
     Smarthost(Box<Smarthost>),
     Directory(Directory),
     Discard,
+    /// For events.
+    Hook(Box<Hook>),
+    /// For events.
+    EventFile(EventFile),
 }
 
 /// See the module.
@@ -51,6 +59,24 @@ impl Way {
         })
     }
 
+    /// The way to a webhook or to the event file.
+    pub(super) fn to_sink(
+        name: &str,
+        signers: &Arc<Signers>,
+        transport: Transport,
+        surroundings: Surroundings,
+    ) -> Arc<Self> {
+        // No mail ever matches it, and nothing is put in front of an event.
+        let route = Route {
+            name: name.to_owned(),
+            matches: Matches::default(),
+            transport: options::Transport::Discard,
+            in_doubt: InDoubt::Resend,
+            forward_key_as: None,
+        };
+        Self::new(&route, signers, transport, surroundings)
+    }
+
     /// Whether this route writes into the same directory.
     pub(super) fn writes_into(&self, other: &Transport) -> bool {
         matches!((&self.transport, other), (Transport::Directory(mine), Transport::Directory(other))
@@ -60,6 +86,15 @@ impl Way {
     /// Whether the recipient's domain decides about the destination.
     pub(super) fn is_by_domain(&self) -> bool {
         matches!(&self.transport, Transport::Smarthost(smarthost) if smarthost.is_by_domain())
+    }
+
+    /// When a host may be asked again, if it is known without a look that none may be asked now.
+    pub(super) fn blocked_until(&self, destination: &str) -> Option<Instant> {
+        match &self.transport {
+            Transport::Smarthost(smarthost) => smarthost.blocked_until(destination),
+            Transport::Hook(hook) => hook.blocked_until(),
+            Transport::Directory(_) | Transport::Discard | Transport::EventFile(_) => None,
+        }
     }
 
     /// Puts a leg into the lane of its destination.
@@ -96,8 +131,10 @@ impl Way {
 
     /// Forgets what no longer matters.
     pub(super) fn sweep(&self) {
-        if let Transport::Smarthost(smarthost) = &self.transport {
-            smarthost.sweep();
+        match &self.transport {
+            Transport::Smarthost(smarthost) => smarthost.sweep(),
+            Transport::Hook(hook) => hook.sweep(),
+            Transport::Directory(_) | Transport::Discard | Transport::EventFile(_) => {}
         }
     }
 

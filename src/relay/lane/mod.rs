@@ -25,6 +25,10 @@ use worker::Worker;
 
 /// Messages that a directory is written at a time.
 const DIRECTORY_WRITERS: usize = 4;
+/// Most connections at a time to one webhook.
+const WEBHOOK_CONNECTIONS: usize = 8;
+/// Lines that wait for one write and sync of the event file, all together.
+const EVENT_LINES: usize = 64;
 /// Connections that a configured host gets before it has taken anything.
 const FIRST_CONNECTIONS: usize = 4;
 /// The same for the hosts of a domain, which know nothing of us.
@@ -99,6 +103,8 @@ impl Lane {
                 Concurrency::new(first, smarthost.options.connections)
             }
             Transport::Directory(_) | Transport::Discard => Concurrency::fixed(DIRECTORY_WRITERS),
+            Transport::Hook(_) => Concurrency::new(FIRST_CONNECTIONS, WEBHOOK_CONNECTIONS),
+            Transport::EventFile(_) => Concurrency::fixed(EVENT_LINES),
         };
         let traffic = Traffic {
             legs: Waiting::default(),
