@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper::Uri;
 
 use super::errors::Problems;
+use super::files;
 use super::section::Section;
 use super::tree::Table;
 use crate::queue::{Announcer, EventKind};
@@ -79,6 +80,9 @@ fn webhook(section: &Section<'_>) -> Option<Webhook> {
         section.problem("url", "the events would go over the network in plain text", hint);
     }
     let (secret, ca_file) = (section.secret("secret"), section.path("ca_file"));
+    if let Some(Err(error)) = ca_file.as_deref().map(files::certificates) {
+        section.problems.add(section.place("ca_file"), format!("`ca_file`: {error}"));
+    }
     let second = Duration::from_secs(1);
     let timeout = section.duration("timeout", 10 * second, &(second..=120 * second));
     let Url { tls, host, path, .. } = url?;

@@ -146,7 +146,7 @@ fn base(certificate: &str, key: &str, signing_key: &str) -> String {
          [[route]]\nname = \"world\"\ntransport = \"mx\"\nsender_domains = [\"shop.example\"]\n\
          [[route]]\nname = \"files\"\ntransport = \"directory\"\npath = \"./mail\"\n\
          [[dkim]]\ndomain = \"shop.example\"\nselector = \"s1\"\nkey_file = \"{signing_key}\"\n\
-         [[webhook]]\nname = \"app\"\nurl = \"https://app.example/a\"\nsecret_file = \"{certificate}\"\n\
+         [[webhook]]\nname = \"app\"\nurl = \"https://app.example/a\"\nsecret_file = \"{key}\"\n\
          [events]\nfile = \"./events.jsonl\"\n\
          [suppression]\non_hard_bounce = true\n[dns]\ndnssec = true\n"
     )

@@ -296,6 +296,3 @@ pub(super) fn discard_failed(progress: &mut Progress) -> bool {
     let failed = progress.recipients.iter_mut().filter(|r| matches!(r.state, RecipientState::Held(_)));
     failed.map(|recipient| recipient.state = RecipientState::Discarded).count() > 0
 }
-
-#[cfg(test)]
-mod tests;
