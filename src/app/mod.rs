@@ -29,6 +29,7 @@ use crate::dns::Dns;
 use crate::intake::Intake;
 use crate::queue::Queue;
 use crate::relay::Relay;
+use crate::relay::options::WEBHOOK_CONNECTIONS;
 use crate::store::files::RealFiles;
 use crate::store::suppression::Suppressions;
 use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
@@ -118,7 +119,9 @@ async fn serve(
 fn fit_open_files(config: &mut Config) -> anyhow::Result<()> {
     let limit = open_files::raise();
     let wanted = config.submission.limits.connections;
-    let connections = open_files::fit(wanted, &config.relay.routes, limit).ok_or_else(|| {
+    let to_sinks = config.relay.sinks.len().saturating_mul(WEBHOOK_CONNECTIONS);
+    let for_others = limit.saturating_sub(u64::try_from(to_sinks).unwrap_or(u64::MAX));
+    let connections = open_files::fit(wanted, &config.relay.routes, for_others).ok_or_else(|| {
         anyhow!("the system allows {limit} open files, which is too few: raise it (ulimit -n, LimitNOFILE)")
     })?;
     if connections < wanted {

@@ -33,6 +33,8 @@ pub(super) struct EventFile {
     /// Lines that nobody writes yet, and whom to tell.
     waiting: Mutex<Vec<(Bytes, oneshot::Sender<bool>)>>,
     writer: Arc<tokio::sync::Mutex<Writer>>,
+    /// It could not be written, and is left alone until then.
+    blocked: Mutex<Option<Instant>>,
 }
 
 /// The one who writes.
@@ -57,7 +59,13 @@ impl EventFile {
         let mut writer = Writer { options, open: None };
         writer.current()?;
         let writer = Arc::new(tokio::sync::Mutex::new(writer));
-        Ok(Self { name, waiting: Mutex::default(), writer })
+        Ok(Self { name, waiting: Mutex::default(), writer, blocked: Mutex::default() })
+    }
+
+    /// When it is tried again, if that is not now.
+    pub(super) fn blocked_until(&self) -> Option<Instant> {
+        let until = *self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        until.filter(|until| Instant::now() < *until)
     }
 
     /// Adds one event; `recipients` is how many answers are wanted, which is one.
@@ -77,7 +85,9 @@ impl EventFile {
             drop(writer);
         }
         if done.await != Ok(true) {
-            return Attempt::Blocked(Instant::now() + FAILED_WAIT);
+            let until = Instant::now() + FAILED_WAIT;
+            *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+            return Attempt::Blocked(until);
         }
         let answer = Answer::local(End::Delivered, "2.0.0 written");
         Attempt::Answered {
@@ -193,6 +203,8 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::mail::{Body, Envelope, Handling, Origin, QueueId, ReversePath};
 
     fn writer(directory: &Path, size: u64, count: u32) -> Writer {
         Writer {
@@ -233,25 +245,59 @@ mod tests {
         assert_eq!(read(directory.path(), "events.jsonl").unwrap(), "{2}\n{\"half\n{3}\n");
     }
 
+    fn event(number: usize) -> Message {
+        Message {
+            id: QueueId::new(Timestamp::from_millis(1)),
+            accepted_at: Timestamp::from_millis(1),
+            envelope: Envelope {
+                reverse_path: ReversePath::Null,
+                recipients: Vec::new(),
+                body: Body::SevenBit,
+                smtputf8: false,
+                ret: None,
+                envid: None,
+                handling: Handling::default(),
+            },
+            origin: Origin::event(),
+            key: None,
+            message_id: String::new(),
+            content: Bytes::from(format!("{{{number}}}")),
+        }
+    }
+
     #[tokio::test]
-    async fn lines_that_wait_together_are_written_together_and_told_only_then() {
+    async fn every_event_that_is_delivered_is_in_the_file_and_without_a_file_none_is() {
         let directory = tempfile::tempdir().unwrap();
         let file = EventFile::open(writer(directory.path(), 1 << 20, 1).options).unwrap();
-        let mut told = Vec::new();
-        let lines = ["{1}", "{2}", "{3}"].map(|line| {
+        let events: Vec<_> = (0..20).map(event).collect();
+        let attempts =
+            futures_util::future::join_all(events.iter().map(|event| file.attempt(event, 1))).await;
+        assert!(attempts.iter().all(|attempt| matches!(attempt, Attempt::Answered { .. })));
+        let text = read(directory.path(), "events.jsonl").unwrap();
+        let mut lines: Vec<_> = text.lines().collect();
+        let mut expected: Vec<_> = (0..20).map(|number| format!("{{{number}}}")).collect();
+        lines.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(lines, expected);
+        assert!(file.blocked_until().is_none());
+        // Nothing is delivered, and the file is left alone for a while.
+        drop(directory);
+        assert!(matches!(file.attempt(&events[0], 1).await, Attempt::Blocked(_)));
+        assert!(file.blocked_until().is_some());
+    }
+
+    #[test]
+    fn lines_that_wait_together_are_written_together_and_told_only_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = writer(directory.path(), 1 << 20, 1);
+        let (mut told, mut lines) = (Vec::new(), Vec::new());
+        for line in ["{1}", "{2}", "{3}"] {
             let (tell, done) = oneshot::channel();
             told.push(done);
-            (Bytes::from(line), tell)
-        });
-        file.writer.lock().await.write(lines.into());
-        assert_eq!(read(directory.path(), "events.jsonl").unwrap(), "{1}\n{2}\n{3}\n");
-        for done in told {
-            assert_eq!(done.await, Ok(true));
+            lines.push((Bytes::from(line), tell));
         }
-        // Without its directory nothing is delivered, and all of them are told.
-        drop(directory);
-        let (tell, done) = oneshot::channel();
-        file.writer.lock().await.write(vec![(Bytes::from("{4}"), tell)]);
-        assert_eq!(done.await, Ok(false));
+        writer.write(lines);
+        assert_eq!(read(directory.path(), "events.jsonl").unwrap(), "{1}\n{2}\n{3}\n");
+        assert!(told.iter_mut().all(|done| done.try_recv() == Ok(true)));
     }
 }

@@ -2,7 +2,7 @@
 
 mod sinks;
 
-pub use sinks::{EventFile, Sink, SinkTransport, Webhook};
+pub use sinks::{EventFile, Sink, SinkTransport, WEBHOOK_CONNECTIONS, Webhook};
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

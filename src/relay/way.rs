@@ -93,7 +93,8 @@ impl Way {
         match &self.transport {
             Transport::Smarthost(smarthost) => smarthost.blocked_until(destination),
             Transport::Hook(hook) => hook.blocked_until(),
-            Transport::Directory(_) | Transport::Discard | Transport::EventFile(_) => None,
+            Transport::EventFile(file) => file.blocked_until(),
+            Transport::Directory(_) | Transport::Discard => None,
         }
     }
 

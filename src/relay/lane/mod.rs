@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, Epoch, Load};
+use super::options::WEBHOOK_CONNECTIONS;
 use super::places::Ticket;
 use super::waiting::Waiting;
 use super::way::{Transport, Way};
@@ -25,8 +26,6 @@ use worker::Worker;
 
 /// Messages that a directory is written at a time.
 const DIRECTORY_WRITERS: usize = 4;
-/// Most connections at a time to one webhook.
-const WEBHOOK_CONNECTIONS: usize = 8;
 /// Lines that wait for one write and sync of the event file, all together.
 const EVENT_LINES: usize = 64;
 /// Connections that a configured host gets before it has taken anything.

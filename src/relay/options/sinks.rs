@@ -17,6 +17,9 @@ pub struct Sink {
     pub transport: SinkTransport,
 }
 
+/// Most connections at a time to one webhook.
+pub const WEBHOOK_CONNECTIONS: usize = 8;
+
 /// Where a sink leads.
 #[derive(Clone, Debug)]
 pub enum SinkTransport {
