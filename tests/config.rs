@@ -164,6 +164,8 @@ fn the_annotated_configuration_is_right_in_every_line_that_is_commented_out() {
         .replace("/etc/oncemail/dkim/s1.pem", &files.signing_key("s1").display().to_string())
         .replace("/etc/oncemail/disposable-domains.txt", &secret.display().to_string())
         .replace("/etc/oncemail/root.key", &files.trust_anchor("root.key").display().to_string())
+        .replace("/etc/oncemail/app-ca.pem", &certificate.display().to_string())
+        .replace("/run/secrets/webhook", &secret.display().to_string())
         .replace("/run/secrets/oauth2", &secret.display().to_string())
         .replace("/run/secrets/provider", &secret.display().to_string())
         .replace("dnssec = false", "dnssec = true");
@@ -211,7 +213,6 @@ fn what_is_not_toml_is_one_problem_with_its_line() {
 fn what_is_planned_but_not_built_is_refused_and_never_ignored() {
     for (line, text) in [
         (10, format!("{LISTENER}{ROUTE}[http]\n")),
-        (10, format!("{LISTENER}{ROUTE}[[webhook]]\nurl = \"x\"\n")),
         (10, format!("{LISTENER}{ROUTE}[admin]\naddress = \"127.0.0.1:1\"\n")),
         (6, format!("{LISTENER}proxy_protocol = true\n{ROUTE}")),
         (6, format!("{LISTENER}trusted_proxies = [\"10.0.0.1\"]\n{ROUTE}")),
@@ -227,6 +228,29 @@ fn what_is_planned_but_not_built_is_refused_and_never_ignored() {
          [retry]\nwarn_after = \"never\"\non_failure = \"hold\"\n[store]\nbackend = \"embedded\"\n"
     );
     Files::new().load(&neutral, &[]).unwrap();
+}
+
+#[test]
+fn a_webhook_that_nobody_could_trust_is_refused() {
+    let webhook = |rest: &str| format!("{LISTENER}{ROUTE}[[webhook]]\n{rest}");
+    let secret = "secret = \"s\"\n";
+    one_problem(&webhook(secret), 10, &["a [[webhook]] without `url`"]);
+    one_problem(&webhook("url = \"https://a.example/\"\n"), 10, &["without `secret`", "secret_file"]);
+    let plain = webhook(&format!("{secret}url = \"http://a.example/\"\n"));
+    one_problem(&plain, 12, &["in plain text", "allow_http"]);
+    Files::new().load(&format!("{plain}allow_http = true\n"), &[]).unwrap();
+    let good = format!("{secret}url = \"http://127.0.0.1:8080/events\"\n");
+    one_problem(&webhook(&format!("{good}events = [\"lost\"]\n")), 13, &["one of delivered"]);
+    one_problem(&webhook(&format!("{good}events = []\n")), 13, &["`events` is empty"]);
+    one_problem(&webhook(&format!("{good}name = \"a b\"\n")), 13, &["letters, digits"]);
+    one_problem(&webhook(&format!("{good}name = \"event-file\"\n")), 13, &["name of its own"]);
+    let twice = format!("{}[[webhook]]\n{good}name = \"webhook-1\"\n", webhook(&good));
+    one_problem(&twice, 16, &["two webhooks"]);
+    one_problem(&format!("{LISTENER}{ROUTE}[events]\nfile_count = 2\n"), 11, &["without `file`"]);
+    // What oncemail makes itself must not be taken for what came in.
+    let listener = LISTENER.replace("name = \"in\"", "name = \"oncemail:events\"");
+    assert_ne!(listener, LISTENER);
+    one_problem(&format!("{listener}{ROUTE}"), 2, &["oncemail:"]);
 }
 
 #[test]

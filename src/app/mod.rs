@@ -17,6 +17,7 @@ mod outward;
 mod parts;
 mod process;
 pub mod reload;
+mod replays;
 pub mod signals;
 
 use std::fs::DirBuilder;
@@ -34,6 +35,7 @@ use crate::dns::Dns;
 use crate::intake::Intake;
 use crate::queue::Queue;
 use crate::relay::Relay;
+use crate::relay::options::WEBHOOK_CONNECTIONS;
 use crate::store::files::RealFiles;
 use crate::store::history::{self, History};
 use crate::store::suppression::Suppressions;
@@ -42,6 +44,7 @@ use crate::submission::{Recipients, Server};
 use health::{Health, HealthSocket};
 use parts::Parts;
 use reload::{Handles, Reloader, Source};
+use replays::Announce;
 use signals::Hangups;
 
 /// Runs until a signal comes, or a part fails.
@@ -143,7 +146,9 @@ async fn set_up(
         queue.suppress_into(list.clone());
     }
     let intake = Arc::new(Intake::new(store.clone(), config.intake.clone(), clock.clone()));
+    queue.announce_to(Some(config.announcer.clone()));
     intake.remember_into(history.clone());
+    intake.announce_to(Arc::new(Announce(queue.clone())));
     let recipients = Recipients { dns: dns.clone(), suppressions: suppressions.clone() };
     let server = Server::bind(config.submission.clone(), intake.clone(), clock.clone(), recipients).await?;
     // Where the listeners really are is known only now; mail to them would come back.
@@ -169,7 +174,9 @@ async fn set_up(
 fn fit_open_files(config: &mut Config) -> anyhow::Result<()> {
     let limit = open_files::raise();
     let wanted = config.submission.limits.connections;
-    let connections = open_files::fit(wanted, &config.relay.routes, limit).ok_or_else(|| {
+    let to_sinks = config.relay.sinks.len().saturating_mul(WEBHOOK_CONNECTIONS);
+    let for_others = limit.saturating_sub(u64::try_from(to_sinks).unwrap_or(u64::MAX));
+    let connections = open_files::fit(wanted, &config.relay.routes, for_others).ok_or_else(|| {
         anyhow!("the system allows {limit} open files, which is too few: raise it (ulimit -n, LimitNOFILE)")
     })?;
     if connections < wanted {

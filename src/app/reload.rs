@@ -169,7 +169,7 @@ impl Inner {
         let submission = self.handles.reception.prepare(config.submission.clone(), recipients);
         let submission = submission.map_err(|error| wrong(error.into()))?;
         config.relay.own_addresses.clone_from(&self.handles.own_addresses);
-        // Webhooks and the event file belong here, when they are ways of the relay: they are prepared with it.
+        // Webhooks and the event file are ways of the relay, and are prepared with it.
         let relay = self.handles.relay.prepare(config.relay.clone(), &dns);
         let relay = relay.map_err(|error| wrong(error.into()))?;
         keep_listeners(&mut config, &before.config);
@@ -185,6 +185,7 @@ impl Inner {
             &self.handles;
         let config = &in_force.config;
         queue.change(config.queue.clone());
+        queue.announce_to(Some(config.announcer.clone()));
         intake.change(config.intake.clone());
         history.set_options(config.history.clone());
         store.set_min_free(config.min_free);

@@ -96,6 +96,11 @@ pub(super) const SECTIONS: &[Shape] = &[
     once("history", &["retention", "size"]),
     once("verify", &["syntax", "mx", "disposable_file"]),
     once("dns", &["servers", "timeout", "dnssec", "trust_anchor_file"]),
+    repeated(
+        "webhook",
+        &["name", "url", "secret", "secret_file", "events", "ca_file", "timeout", "allow_http"],
+    ),
+    once("events", &["file", "file_size", "file_count", "events", "queue_limit"]),
     once("log", &["format", "level", "addresses"]),
 ];
 
@@ -133,7 +138,6 @@ const fn key(section: &'static str, key: &'static str, values: Values, what: &'s
 pub(super) const PLANNED: &[Planned] = &[
     section("admin", "the HTTP interface for administration"),
     section("http", "submission over HTTP"),
-    section("webhook", "telling events to a webhook"),
     key("listener", "proxy_protocol", Values::AnyBut(&["false"]), "the PROXY protocol"),
     key("listener", "trusted_proxies", Values::AnyBut(&["[]"]), "the PROXY protocol"),
     key("store", "backend", Values::Only(&["postgres"]), "the PostgreSQL store"),

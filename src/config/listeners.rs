@@ -11,12 +11,14 @@ use super::errors::Problems;
 use super::section::Section;
 use super::tree::Table;
 use super::{files, recipients};
-use crate::mail::Origin;
 use crate::submission::options::{AuthMode, Limits, Listener, Options, Tls, TlsMode, User};
 
 /// Whoever may send without AUTH must be on this machine, unless the configuration names networks.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
+
+/// How the names of listeners begin that are none: [`Origin::EVENTS`](crate::mail::Origin::EVENTS).
+const OWN_NAMES: &str = "oncemail:";
 
 /// Reads what concerns submission.
 pub(super) fn submission(
@@ -76,8 +78,9 @@ fn listener(section: &Section<'_>, has_tls: bool, has_users: bool) -> Option<Lis
     if !section.has("name") {
         section.problem("name", "a [[listener]] without `name`", "name = \"submission\"");
     }
-    if name.as_deref() == Some(Origin::EVENTS) {
-        section.problem("name", "this name stands for events", "any other name");
+    if name.as_deref().is_some_and(|name| name.starts_with(OWN_NAMES)) {
+        let what = format!("`name` begins with {OWN_NAMES:?}");
+        section.problem("name", what, "such names are for what oncemail makes itself");
     }
     let address = section.parsed("address", address);
     if !section.has("address") {

@@ -33,6 +33,7 @@ mod smtp;
 mod tree;
 mod units;
 mod users;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,6 +75,8 @@ pub struct Config {
     pub suppression: Option<Duration>,
     /// `[history]`: for how long ends and replays are remembered.
     pub history: store::history::Options,
+    /// `[[webhook]]` and `[events]`: who is told of what.
+    pub announcer: queue::Announcer,
     /// For the log.
     pub log: Log,
     /// How long a shutdown waits for transactions and in-doubt attempts.
@@ -153,6 +156,7 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
     let submission = listeners::submission(root, problems, hostname.clone(), users, limits.submission);
     let dns = dns::read(root, problems);
     let around = routes::Around { submission: &submission, dnssec: dns.dnssec };
+    let (sinks, announcer) = webhooks::read(root, problems);
     let relay = relay::options::Options {
         hostname: hostname.clone(),
         routes: routes::routes(root, problems, &around),
@@ -160,6 +164,7 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         timeouts: relay::options::Timeouts::default(),
         dkim: dkim::keys(root, problems),
         own_addresses: submission.listeners.iter().map(|listener| listener.address).collect(),
+        sinks,
     };
     settings::store(root, problems);
     Some(Config {
@@ -176,6 +181,7 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         ),
         submission,
         relay,
+        announcer,
         dns,
         suppression: recipients::suppression(root, problems),
         said: Said::of(root),

@@ -5,7 +5,7 @@ use super::options::{Fallback, Options};
 use super::submission::KeyFault;
 use super::{encoded_word, key};
 use crate::mail::header::Header;
-use crate::mail::{Envelope, Fingerprint, KeyKind};
+use crate::mail::{Envelope, Fingerprint, KeyKind, trace};
 
 /// RFC 5321 §6.3 asks for a limit of at least 100.
 const MAX_RECEIVED: usize = 100;
@@ -21,6 +21,8 @@ pub(super) struct Examined {
     pub verdict: Result<Option<Keyed>, Fault>,
     /// Message-ID for the log, if the message has one.
     pub message_id: Option<String>,
+    /// The trace context that it came with.
+    pub traceparent: Option<String>,
 }
 
 /// A key, and the fingerprint that goes with it.
@@ -53,7 +55,8 @@ pub(super) fn examine(content: &[u8], envelope: &Envelope, options: &Options) ->
     let header = Header::split(content);
     let message_id = message_id(&header);
     let verdict = keyed(content, &header, envelope, options);
-    Examined { verdict, message_id: message_id.as_deref().map(for_log) }
+    let traceparent = trace::traceparent(content);
+    Examined { verdict, message_id: message_id.as_deref().map(for_log), traceparent }
 }
 
 fn keyed(

@@ -15,12 +15,15 @@ mod fixup;
 mod key;
 pub mod metrics;
 pub mod options;
+mod replays;
 pub mod submission;
 
 pub use fingerprint::VERSION as FINGERPRINT_VERSION;
 pub use options::{Fallback, Options};
+pub use replays::{Replay, Replays};
 pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -46,6 +49,10 @@ pub struct Intake {
     metrics: Arc<IntakeMetrics>,
     /// Where replays are remembered.
     history: OnceLock<Arc<History>>,
+    /// Who wants to know of replays.
+    replays: OnceLock<Arc<dyn Replays>>,
+    /// Replays of which nobody could be told.
+    untold: AtomicU64,
 }
 
 /// What a key says about a submission.
@@ -67,8 +74,9 @@ impl Intake {
     /// An intake in front of `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: Clock) -> Self {
         let (claims, metrics) = (Arc::default(), Arc::default());
-        let history = OnceLock::new();
-        Self { store, options: ArcSwap::from_pointee(options), clock, claims, metrics, history }
+        let (history, replays, untold) = Default::default();
+        let options = ArcSwap::from_pointee(options);
+        Self { store, options, clock, claims, metrics, history, replays, untold }
     }
 
     /// Has other options in force from the next submission on; each is decided by those that it began with.
@@ -113,10 +121,18 @@ impl Intake {
         let mut arrival = Arrival::new(submission, self.clock.now(), self.options.load_full());
         let receipt = match arrival.examine().await {
             Some(examined) => {
-                let decision = self.decide(&mut arrival, &examined, scope).await;
+                let decision = self.decide(&mut arrival, &examined, scope.clone()).await;
+                if let Decision::Replayed(first) = decision {
+                    self.tell_replay(first, &arrival, &examined, &scope).await;
+                }
                 receipt(&arrival, examined, decision)
             }
-            None => Receipt { decision: Decision::StoreFailed, key: None, message_id: String::new() },
+            None => Receipt {
+                decision: Decision::StoreFailed,
+                key: None,
+                message_id: String::new(),
+                traceparent: None,
+            },
         };
         if matches!(receipt.decision, Decision::Queued(_)) {
             self.metrics.accepted(bytes, recipients);
@@ -261,8 +277,9 @@ fn receipt(arrival: &Arrival, examined: Examined, decision: Decision) -> Receipt
         Decision::Queued(_) => arrival.relayed_message_id(&examined),
         _ => examined.message_id.unwrap_or_default(),
     };
+    let traceparent = examined.traceparent;
     let keyed = examined.verdict.ok().flatten().filter(|keyed| keyed.kind == KeyKind::Header);
-    Receipt { decision, key: keyed.map(|keyed| keyed.key), message_id }
+    Receipt { decision, key: keyed.map(|keyed| keyed.key), message_id, traceparent }
 }
 
 /// I4: the client is told to come again, and nothing is remembered.

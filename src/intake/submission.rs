@@ -41,6 +41,8 @@ pub struct Receipt {
     pub key: Option<String>,
     /// Message-ID with its angle brackets, the one that was added if there was none; empty when unknown.
     pub message_id: String,
+    /// The W3C trace context that it came with.
+    pub traceparent: Option<String>,
 }
 
 /// The contract: one variant per line of it.

@@ -41,6 +41,9 @@ impl Envelope {
 }
 
 impl Handling {
+    /// The priority of an event, below all that RFC 6710 knows: no client can ask for it, and no mail waits for an event.
+    pub const EVENT_PRIORITY: i8 = -10;
+
     /// When a message accepted at `accepted_at` may be relayed at the earliest.
     pub fn due_at(&self, accepted_at: Timestamp) -> Timestamp {
         self.release_at.map_or(accepted_at, |release_at| release_at.max(accepted_at))

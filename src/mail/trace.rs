@@ -1,69 +1,80 @@
-//! The trace that a message belongs to, as its sender's programs tell it (W3C Trace Context).
+//! The trace context that a message carries in its header, as other systems write it into HTTP requests.
+//!
+//! What is not exactly as the specification has it is not there: it goes into log lines and requests as it is.
 
 use super::header::Header;
 
-/// `version-trace_id-parent_id-flags` (W3C Trace Context §3.2.2).
-const LEN: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
+/// Length of version 00, and of what any later version begins with.
+const LEN: usize = 55;
 
-/// The value of the field `traceparent` in a message's header; `None` when it is not there exactly once, or is not as
-/// W3C Trace Context §3.2 says. Of a later version only the parts that it shares with this one are given back.
+/// The `traceparent` of a message (W3C Trace Context §3.2.2); `None` when it has none, several, or one that is not valid.
+///
+/// Of a later version only the fields that version 00 has are taken (§4.3).
 pub fn traceparent(content: &[u8]) -> Option<String> {
     let header = Header::split(content);
-    let mut fields = header.fields().filter(|field| field.is("traceparent"));
-    let value = fields.next()?.unfolded();
-    if fields.next().is_some() {
-        return None;
-    }
-    parse(str::from_utf8(&value).ok()?)
+    let mut found = header.fields().filter(|field| field.is("traceparent"));
+    let (Some(field), None) = (found.next(), found.next()) else { return None };
+    let value = field.unfolded();
+    let text = str::from_utf8(&value).ok()?.trim();
+    let (known, rest) = text.split_at_checked(LEN)?;
+    let [version, trace_id, parent_id, flags] = fields(known)?;
+    let is_whole = rest.is_empty() || (version != "00" && rest.starts_with('-'));
+    let is_valid = version != "ff" && !is_zero(trace_id) && !is_zero(parent_id);
+    (is_whole && is_valid).then(|| format!("00-{trace_id}-{parent_id}-{flags}"))
 }
 
-fn parse(value: &str) -> Option<String> {
-    let mut parts = value.splitn(5, '-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let is_hex = |part: &str, len: usize| {
-        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+/// The four fields, each of lower-case hexadecimal digits.
+fn fields(text: &str) -> Option<[&str; 4]> {
+    let mut parts = text.split('-');
+    let mut field = |len: usize| {
+        let is_hex = |part: &&str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        parts.next().filter(|part| part.len() == len).filter(is_hex)
     };
-    let is_zero = |part: &str| part.bytes().all(|b| b == b'0');
-    let is_whole = is_hex(version, 2) && is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2);
-    let is_of_this_version = version != "00" || parts.next().is_none();
-    let is_valid = is_whole && is_of_this_version && version != "ff" && !is_zero(trace) && !is_zero(parent);
-    is_valid.then(|| value.get(..LEN).map(str::to_owned)).flatten()
+    Some([field(2)?, field(32)?, field(16)?, field(2)?])
+}
+
+fn is_zero(text: &str) -> bool {
+    text.bytes().all(|b| b == b'0')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    #[test]
-    fn the_field_is_found_in_the_messages_own_header_only() {
-        let message = format!("Subject: x\r\nTraceParent:\r\n {VALID} \r\n\r\nbody\r\n");
-        assert_eq!(traceparent(message.as_bytes()).as_deref(), Some(VALID));
-        let below = format!("Subject: x\r\n\r\ntraceparent: {VALID}\r\n");
-        assert_eq!(traceparent(below.as_bytes()), None);
-        let twice = format!("traceparent: {VALID}\r\ntraceparent: {VALID}\r\n\r\n");
-        assert_eq!(traceparent(twice.as_bytes()), None);
+    fn of(value: &str) -> Option<String> {
+        traceparent(format!("Subject: x\r\nTraceParent: {value}\r\n\r\ntraceparent: {VALID}\r\n").as_bytes())
     }
 
     #[test]
-    fn what_is_no_trace_context_is_none() {
-        let later = format!("cc{}-what-comes-later", &VALID[2..]);
-        assert_eq!(parse(&later).as_deref(), Some(&later[..LEN]));
-        for wrong in [
-            "",
-            "00",
-            &VALID[..LEN - 1],
-            &format!("{VALID}0"),
-            &format!("{VALID}-more"),
-            &format!("ff{}", &VALID[2..]),
-            &VALID.to_uppercase(),
-            &VALID.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
-            &VALID.replace("00f067aa0ba902b7", &"0".repeat(16)),
-            &VALID.replace("4bf9", "4bg9"),
-            &VALID.replace('-', "_"),
+    fn a_valid_one_is_taken_also_folded_and_of_a_later_version() {
+        assert_eq!(of(VALID).as_deref(), Some(VALID));
+        assert_eq!(of(&format!("\r\n {VALID} ")).as_deref(), Some(VALID));
+        let later = VALID.replacen("00-", "cc-", 1);
+        assert_eq!(of(&later).as_deref(), Some(VALID));
+        assert_eq!(of(&format!("{later}-what-is-to-come")).as_deref(), Some(VALID));
+    }
+
+    #[test]
+    fn what_is_not_valid_is_not_there() {
+        for bad in [
+            String::new(),
+            VALID.to_uppercase(),
+            VALID.replacen("00-", "ff-", 1),
+            VALID.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            VALID.replace("b7ad6b7169203331", &"0".repeat(16)),
+            VALID.replace('b', "g"),
+            VALID.replace('-', "_"),
+            format!("{VALID}-more"),
+            format!("{}x", VALID.replacen("00-", "cc-", 1)),
+            VALID.trim_end_matches('1').to_owned(),
+            "é".repeat(40),
         ] {
-            assert_eq!(parse(wrong), None, "{wrong}");
+            assert_eq!(of(&bad), None, "{bad}");
         }
+        assert_eq!(traceparent(b"\r\n"), None);
+        let twice = format!("traceparent: {VALID}\r\ntraceparent: {VALID}\r\n\r\n");
+        assert_eq!(traceparent(twice.as_bytes()), None);
     }
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::events::{self, Change, Known};
 use super::lease::{Current, Lease, Settled, numbers_queued};
 use super::notices::{self, Notices, Telling};
-use super::{Next, retry};
+use super::{Next, OnFailure, retry};
 use crate::clock::Timestamp;
 use crate::mail::{Address, HoldCause, Message, Progress, RecipientState};
 
@@ -32,6 +33,8 @@ impl Lease {
         current.newly_held.extend(current.doubts.recipients());
         let had_ended = numbers_ended(progress);
         let mut told = Notices::default();
+        // What fails of an event is never kept; an operator may still hold one.
+        let was_discarded = self.is_event() && events::discard_failed(progress);
         // Before anything expires: what was queued when an order came is what it is meant for.
         let obeyed = self.obey(current, now, &mut told).await;
         let progress = current.progress.as_mut()?;
@@ -42,7 +45,7 @@ impl Lease {
             progress.next_attempt = now;
             wait = Some(Duration::ZERO);
         }
-        let has_changed = self.tell_close(current, now, &mut told).await | obeyed.has_changed;
+        let has_changed = self.tell_close(current, now, &mut told).await | obeyed.has_changed | was_discarded;
         self.tell_success(current, &mut told).await;
         if let (Some(wait), Some(_), false) = (wait, untried, has_changed) {
             self.closed.store(true, Ordering::SeqCst);
@@ -138,6 +141,7 @@ impl Current {
     pub(super) async fn save_so_far(&mut self, lease: &Lease) -> Option<Settled> {
         let mut told = Notices::default();
         lease.tell_success(self, &mut told).await;
+        self.announce(lease, &mut told, &[], false).await;
         let progress = self.with_doubts()?;
         let instead = notices::until_told(&progress, &lease.queue.options());
         self.save_as(progress, instead, lease, told, Vec::new()).await
@@ -147,11 +151,34 @@ impl Current {
     pub(super) async fn save(
         &mut self,
         lease: &Lease,
-        told: Notices,
+        mut told: Notices,
         expired: Vec<usize>,
     ) -> Option<Settled> {
+        self.announce(lease, &mut told, &expired, true).await;
         let progress = self.with_doubts()?;
         self.save_as(progress, None, lease, told, expired).await
+    }
+
+    /// Adds the events of this save. What is only in doubt while it is under way is nobody's business yet, and what has
+    /// failed is told of when it is decided what becomes of it: at the end of the attempt.
+    async fn announce(&self, lease: &Lease, told: &mut Notices, expired: &[usize], is_end: bool) {
+        let (Some(before), Some(progress)) = (&self.known, &self.progress) else { return };
+        let is_decided = is_end || lease.queue.options().on_failure == OnFailure::Hold;
+        let known = if is_decided { Known::of(progress) } else { Known::undecided(progress) };
+        if known == *before {
+            return;
+        }
+        match lease.message().await {
+            Ok(message) => {
+                let now = lease.queue.clock.now();
+                let change =
+                    Change { message: &message, before, after: progress, announced: &known, expired, now };
+                told.events = lease.queue.events_of(&change);
+            }
+            Err(error) => tracing::error!(target: "oncemail::events", queue_id = %lease.id, %error,
+                "the message cannot be read, and nobody can be told what became of it"),
+        }
+        told.announced = Some(known);
     }
 
     fn with_doubts(&self) -> Option<Progress> {
@@ -172,14 +199,17 @@ impl Current {
         // Looked for before the save: a finished message is gone from the store after it.
         let refused = self.refused(lease).await;
         let saved = match lease.is_for_attempts() {
-            true => lease.queue.save(lease.id, stored, &told.messages).await,
-            false => lease.queue.save_at_once(lease.id, stored, &told.messages).await,
+            true => lease.queue.save(lease.id, stored, &told.all()).await,
+            false => lease.queue.save_at_once(lease.id, stored, &told.all()).await,
         };
         self.unsaved |= saved.is_err();
         if saved.is_ok() {
             self.found = None;
             lease.queue.register_progress(lease.id, stored);
             told.log(lease.id);
+            if told.announced.is_some() {
+                self.known = told.announced;
+            }
             if let Some(list) = lease.queue.suppressions.get() {
                 refused.iter().for_each(|(address, reason)| list.add(address, reason));
             }

@@ -16,13 +16,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::doubt::Doubts;
+use super::events::Known;
 use super::notices::{self, Notices};
 use super::outcome::{End, Outcome};
 use super::schedule::Ready;
 use super::{Next, Queue, retry};
 use crate::bounce::Mention;
 use crate::clock::Timestamp;
-use crate::mail::{Message, Progress, QueueId, RecipientState};
+use crate::mail::{Handling, Message, Progress, QueueId, RecipientState};
 use crate::store::StoreError;
 
 /// How long a message waits whose attempt was dropped: whatever broke should not break again at once.
@@ -83,6 +84,8 @@ pub(super) struct Current {
     pub(super) newly_held: Vec<usize>,
     /// A save failed.
     pub(super) unsaved: bool,
+    /// What others were told of last; `None` when nobody wants to know.
+    pub(super) known: Option<Known>,
 }
 
 /// See [`Current::found`].
@@ -182,6 +185,11 @@ impl Lease {
         self.priority
     }
 
+    /// Whether it is an event for a webhook or the event file: no mail can have its priority.
+    pub fn is_event(&self) -> bool {
+        self.priority == Handling::EVENT_PRIORITY
+    }
+
     /// Says into how many legs the message is split; one unless said, and before any of them is settled.
     pub fn split(&self, legs: usize) {
         self.legs.store(legs, Ordering::SeqCst);
@@ -215,6 +223,9 @@ impl Lease {
             }
         };
         current.wants_success = notices::wants_success(&message.envelope);
+        if current.known.is_none() && !self.is_event() && self.queue.announces() {
+            current.known = current.progress.as_ref().map(Known::of);
+        }
         if let Some(progress) = &current.progress {
             self.note(&message, progress);
         }
@@ -301,6 +312,7 @@ impl Lease {
             && !current.tried
         {
             current.progress = None;
+            current.known = None;
         }
     }
 

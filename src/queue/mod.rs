@@ -9,6 +9,7 @@
 
 mod closing;
 mod doubt;
+mod events;
 mod lease;
 mod metrics;
 mod notices;
@@ -20,6 +21,7 @@ mod retry;
 mod schedule;
 
 pub use doubt::IN_DOUBT;
+pub use events::{Announcer, EventCounts, EventKind, Replayed};
 pub use lease::{Lease, OpenError, Parked, Settled};
 pub use options::{Jitter, OnFailure, Options};
 pub use orders::{Action, Effect, Order, Recall};
@@ -36,11 +38,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::Clock;
-use crate::mail::{Message, Progress, QueueId};
+use crate::mail::{Handling, Message, Progress, QueueId};
 use crate::metrics::Count;
 use crate::store::history::History;
 use crate::store::suppression::Suppressions;
 use crate::store::{Arrivals, Recovered, Status, Store, StoreError};
+use events::Events;
 use orders::Line;
 use register::{AT_ONCE, Facts, Register};
 use schedule::{Ready, Schedule};
@@ -77,6 +80,8 @@ pub struct Queue {
     /// Messages that orders stand in line for.
     ordered: AtomicUsize,
     recall: Mutex<Option<Recall>>,
+    /// Who is told of outcomes.
+    events: Events,
 }
 
 /// One outcome that waits for room on the disk.
@@ -132,6 +137,7 @@ impl Queue {
             looking: Mutex::default(),
             ordered: AtomicUsize::new(0),
             recall: Mutex::default(),
+            events: Events::default(),
         })
     }
 
@@ -430,6 +436,7 @@ impl Arrivals for Queue {
         for (message, facts) in messages.iter().zip(&facts) {
             let message = message.clone();
             let priority = message.envelope.handling.priority;
+            let is_event = priority == Handling::EVENT_PRIORITY;
             let wait = message.envelope.due_at(message.accepted_at).since(now);
             if message.envelope.handling.release_at.is_some() && !wait.is_zero() {
                 // S2: it may be held back for a month, so its content is not kept.
@@ -440,8 +447,10 @@ impl Arrivals for Queue {
             }
             state.register.add(message.id, facts, AT_ONCE, priority);
             let with_this = state.fresh_bytes.saturating_add(message.footprint());
+            // Events must not take what saves mail from being read back.
+            let limit = if is_event { most_fresh / 4 } else { most_fresh };
             // S2: what does not fit is read back when its turn comes.
-            let ready = if with_this <= most_fresh {
+            let ready = if with_this <= limit {
                 state.fresh_bytes = with_this;
                 Ready::Fresh(message)
             } else {

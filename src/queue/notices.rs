@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::events::Known;
 use super::options::{OnFailure, Options};
 use super::outcome::{End, Outcome};
 use crate::bounce::{self, Fate, Kind, Mention, Report};
@@ -22,6 +23,10 @@ pub(super) struct Notices {
     pub(super) messages: Vec<Arc<Message>>,
     /// (kind, recipients), in the same order.
     pub(super) lines: Vec<(&'static str, usize)>,
+    /// Events of the same save.
+    pub(super) events: Vec<Arc<Message>>,
+    /// What is known of the recipients once the events are durable.
+    pub(super) announced: Option<Known>,
 }
 
 /// What the reports of one save have in common.
@@ -74,6 +79,11 @@ pub(super) fn wants_success(envelope: &Envelope) -> bool {
 }
 
 impl Notices {
+    /// All that is to be queued in the commit of the progress.
+    pub(super) fn all(&self) -> Vec<Arc<Message>> {
+        self.messages.iter().chain(&self.events).cloned().collect()
+    }
+
     /// Says that they are queued.
     pub(super) fn log(&self, original: QueueId) {
         for (notice, (kind, recipients)) in self.messages.iter().zip(&self.lines) {

@@ -51,8 +51,10 @@ impl Relay {
     pub(super) async fn dispatch(self: &Arc<Self>, lease: Lease) {
         let lease = Arc::new(lease);
         let routing = self.routing.load();
-        // Where everything goes one way, nothing has to be read to know it.
-        if let Some(route) = routing.routes.first().filter(|route| route::takes_everything(&route.matches))
+        // Where everything goes one way, nothing has to be read to know it. Events have a way of their own.
+        if !lease.is_event()
+            && let Some(route) =
+                routing.routes.first().filter(|route| route::takes_everything(&route.matches))
             && let Some(way) = routing.way(0).filter(|way| !way.is_by_domain())
         {
             tracing::trace!(target: "oncemail::relay", queue_id = %lease.id(), route = %route.name, "routed");
@@ -168,6 +170,10 @@ impl Routing {
     }
 
     fn destination(&self, message: &Message, recipient: &Recipient) -> Result<(usize, String), &'static str> {
+        if message.origin.is_event() {
+            let way = self.sinks.get(recipient.forward_path.local_part()).copied();
+            return Ok((way.ok_or("5.4.4 no webhook has this name now")?, String::new()));
+        }
         let route = route::first_match(&self.routes, message, recipient);
         let way = route.and_then(|route| self.way_of_route.get(route)).copied();
         let way = way.ok_or("5.4.4 no route matches this recipient")?;

@@ -1,14 +1,14 @@
-//! One request to an HTTPS server: for MTA-STS policies and OAuth 2 tokens. No redirects, no cookies, no state.
+//! Requests to HTTPS servers: for MTA-STS policies, OAuth 2 tokens and webhooks. No redirects, no cookies, no state.
 //!
 //! A server is believed only after its certificate was verified for the name that was asked for; plain HTTP goes nowhere
-//! but to loopback. Everything is bounded: the answer in size, the whole request in time. What goes wrong comes back as a
+//! but to loopback, unless an operator has said so. Everything is bounded: the answer in size, the whole request in time. What goes wrong comes back as a
 //! sentence, never with anything of what was sent.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Method, Uri};
@@ -39,6 +39,27 @@ pub(super) struct Request<'a> {
     pub(super) most: usize,
     /// For all of it.
     pub(super) limit: Duration,
+}
+
+/// Where to ask.
+#[derive(Clone, Copy)]
+pub(super) struct Server<'a> {
+    /// As in [`Request`].
+    pub(super) tls: bool,
+    /// As in [`Request`].
+    pub(super) host: &'a str,
+    /// As in [`Request`].
+    pub(super) is_configured: bool,
+    pub(super) port: u16,
+    /// Without TLS it may be another machine.
+    pub(super) plain_anywhere: bool,
+}
+
+/// An open connection to one server.
+pub(super) struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// Ends with the connection's owner, however that ends.
+    _driver: AbortOnDropHandle<Result<(), hyper::Error>>,
 }
 
 /// What was answered.
@@ -75,16 +96,11 @@ pub(super) async fn fetch(trust: &Trust, dns: &Dns, request: Request<'_>) -> Res
 }
 
 async fn run(trust: &Trust, dns: &Dns, request: Request<'_>) -> Result<Response, String> {
-    let stream = TokioIo::new(open(trust, dns, &request).await?);
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_HEAD)
-        .handshake(stream)
-        .await
-        .map_err(|error| format!("HTTP: {error}"))?;
-    // Ends with this request, however that ends.
-    let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
+    let Request { tls, host, is_configured, port, .. } = request;
+    let server = Server { tls, host, is_configured, port, plain_anywhere: false };
+    let mut connection = Connection::open(trust, dns, &server, request.limit).await?;
     let (most, asked) = (request.most, question(request)?);
-    let answer = sender.send_request(asked).await.map_err(|error| no_http(&error))?;
+    let answer = connection.ask(asked).await?;
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, most).collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
@@ -102,6 +118,43 @@ async fn run(trust: &Trust, dns: &Dns, request: Request<'_>) -> Result<Response,
     })
 }
 
+impl Connection {
+    /// Connects; each address gets its share of `limit`, the caller bounds the whole.
+    ///
+    /// # Errors
+    /// A sentence that names the step.
+    pub(super) async fn open(
+        trust: &Trust,
+        dns: &Dns,
+        server: &Server<'_>,
+        limit: Duration,
+    ) -> Result<Self, String> {
+        let stream = TokioIo::new(open(trust, dns, server, limit).await?);
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD)
+            .handshake(stream)
+            .await
+            .map_err(|error| format!("HTTP: {error}"))?;
+        Ok(Self { sender, _driver: AbortOnDropHandle::new(tokio::spawn(connection)) })
+    }
+
+    /// Sends one request, and reads the head of its answer.
+    ///
+    /// # Errors
+    /// A sentence; the connection is of no use then.
+    pub(super) async fn ask(
+        &mut self,
+        asked: hyper::Request<Full<Bytes>>,
+    ) -> Result<hyper::Response<Incoming>, String> {
+        self.sender.send_request(asked).await.map_err(|error| no_http(&error))
+    }
+
+    /// Whether it can take another request, as far as is known here.
+    pub(super) async fn is_usable(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+}
+
 fn no_http(error: &hyper::Error) -> String {
     if error.is_parse() {
         format!("the answer is no HTTP ({error})")
@@ -115,12 +168,10 @@ fn no_http(error: &hyper::Error) -> String {
 fn question(request: Request<'_>) -> Result<hyper::Request<Full<Bytes>>, String> {
     let Request { host, port, path, body, tls, .. } = request;
     let path: Uri = path.parse().map_err(|_| format!("{path:?} is no path"))?;
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let is_usual = port == if tls { 443 } else { 80 };
     let builder = hyper::Request::builder()
         .method(if body.is_some() { Method::POST } else { Method::GET })
         .uri(path)
-        .header(HOST, if is_usual { host } else { format!("{host}:{port}") })
+        .header(HOST, authority(tls, host, port))
         .header(USER_AGENT, "oncemail")
         .header(ACCEPT, "*/*");
     let built = match body {
@@ -130,20 +181,32 @@ fn question(request: Request<'_>) -> Result<hyper::Request<Full<Bytes>>, String>
     built.map_err(|error| format!("the request cannot be made: {error}"))
 }
 
-async fn open(trust: &Trust, dns: &Dns, request: &Request<'_>) -> Result<Box<dyn Duplex>, String> {
-    let Request { host, port, tls, .. } = *request;
-    let found = match request.is_configured {
+/// The value of the Host field.
+pub(super) fn authority(tls: bool, host: &str, port: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let is_usual = port == if tls { 443 } else { 80 };
+    if is_usual { host } else { format!("{host}:{port}") }
+}
+
+async fn open(
+    trust: &Trust,
+    dns: &Dns,
+    server: &Server<'_>,
+    limit: Duration,
+) -> Result<Box<dyn Duplex>, String> {
+    let Server { host, port, tls, is_configured, plain_anywhere } = *server;
+    let found = match is_configured {
         true => dns.configured_addresses(host, Family::Any).await,
         false => dns.addresses(host, Family::Any).await,
     };
     let found = found.map_err(|fault| fault.to_string())?.found;
-    if !tls && !found.iter().all(|address| address.to_canonical().is_loopback()) {
+    if !tls && !plain_anywhere && !found.iter().all(|address| address.to_canonical().is_loopback()) {
         return Err("plain HTTP goes only to this machine".to_owned());
     }
     let mut last = String::new();
     for address in found.into_iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, port)) {
         // A silent address, of a family that leads nowhere from here, must leave time for the next.
-        match timeout(request.limit / SHARES, TcpStream::connect(address)).await {
+        match timeout(limit / SHARES, TcpStream::connect(address)).await {
             Ok(Ok(stream)) if tls => return encrypted(trust, host, stream).await,
             Ok(Ok(stream)) => return Ok(Box::new(stream)),
             Ok(Err(error)) => last = format!("connecting to {address}: {error}"),

@@ -16,7 +16,9 @@ mod dane;
 mod directory;
 mod dispatch;
 mod dkim;
+mod event_file;
 mod fields;
+mod hook;
 mod https;
 mod lane;
 mod metrics;
@@ -30,6 +32,7 @@ mod report;
 mod route;
 mod routing;
 mod security;
+mod sinks;
 mod smarthost;
 mod sts;
 mod surroundings;
@@ -96,6 +99,14 @@ pub enum SetupError {
         route: String,
         /// What is wrong.
         error: TrustError,
+    },
+    /// A `[[webhook]]`, or the event file.
+    #[error("events: {name}: {error}")]
+    Sink {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: String,
     },
     /// A `[[dkim]]` key.
     #[error("dkim: {0}")]

@@ -1,5 +1,9 @@
 //! What the relay can be told.
 
+mod sinks;
+
+pub use sinks::{EventFile, Sink, SinkTransport, WEBHOOK_CONNECTIONS, Webhook};
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -24,6 +28,8 @@ pub struct Options {
     pub dkim: Vec<DkimKey>,
     /// Where our own listeners are: delivery to them would be a loop (RFC 5321 §6.3).
     pub own_addresses: Vec<SocketAddr>,
+    /// `[[webhook]]` and `[events]`.
+    pub sinks: Vec<Sink>,
 }
 
 /// One `[[route]]`.

@@ -106,6 +106,7 @@ mod tests {
             timeouts: Timeouts::default(),
             dkim: Vec::new(),
             own_addresses: Vec::new(),
+            sinks: Vec::new(),
         };
         let makeup = Makeup::new(&route, &options, &Arc::new(Dns::new(dns::Options::default())));
         Lane::new(Way::new(makeup, &signers, way::Transport::Discard, surroundings), name.into())

@@ -4,6 +4,7 @@
 //! gone, or changed, ends (`way.rs`): what waits in it goes back to the queue at once and is routed anew, and what is in
 //! doubt gets its reply (R1). Everything that can fail happens before the exchange, which cannot.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -14,7 +15,9 @@ use arc_swap::ArcSwap;
 
 use super::directory::Directory;
 use super::dkim::Signers;
-use super::options::{self, Breaker, ClientCertificate, Matches, Options, Route, Timeouts};
+use super::options::{
+    self, Breaker, ClientCertificate, InDoubt, Matches, Options, Route, Sink, SinkTransport, Timeouts,
+};
 use super::smarthost::Smarthost;
 use super::surroundings::Surroundings;
 use super::tls::{SystemTrust, Trust};
@@ -32,6 +35,8 @@ pub(super) struct Routing {
     /// One number per route; routes into one directory share a way, because they share its files.
     pub(super) way_of_route: Vec<usize>,
     pub(super) ways: Vec<Arc<Way>>,
+    /// Where events go: the way of each sink, by name.
+    pub(super) sinks: HashMap<String, usize>,
 }
 
 /// What ways are built with.
@@ -52,6 +57,8 @@ pub(super) struct Makeup {
     own_addresses: Vec<SocketAddr>,
     /// Of the files that it reads once.
     files: Vec<Option<blake3::Hash>>,
+    /// Where events go, instead of mail.
+    sink: Option<Sink>,
     dns: Arc<Dns>,
 }
 
@@ -111,7 +118,12 @@ impl Builder {
                 ways.push(way);
             }
         }
-        Ok(Routing { routes: options.routes, way_of_route, ways })
+        let mut sinks = HashMap::new();
+        for sink in &options.sinks {
+            sinks.insert(sink.name.clone(), ways.len());
+            ways.push(self.sink_way(sink, &options, dns, known)?);
+        }
+        Ok(Routing { routes: options.routes, way_of_route, ways, sinks })
     }
 
     fn way(
@@ -189,22 +201,41 @@ impl Makeup {
             timeouts: options.timeouts,
             own_addresses: options.own_addresses.clone(),
             files,
+            sink: None,
             dns: dns.clone(),
         }
+    }
+
+    /// That of a way for events: no mail ever matches it, and nothing is put in front of an event.
+    pub(super) fn of_sink(sink: &Sink, options: &Options, dns: &Arc<Dns>) -> Self {
+        let route = Route {
+            name: sink.name.clone(),
+            matches: Matches::default(),
+            transport: options::Transport::Discard,
+            in_doubt: InDoubt::Resend,
+            forward_key_as: None,
+        };
+        let ca_file = match &sink.transport {
+            SinkTransport::Webhook(webhook) => webhook.ca_file.as_deref(),
+            SinkTransport::File(_) => None,
+        };
+        let files = ca_file.into_iter().map(digest).collect();
+        Self { files, sink: Some(sink.clone()), ..Self::new(&route, options, dns) }
     }
 
     pub(super) fn route(&self) -> &Route {
         &self.route
     }
 
-    fn is_like(&self, other: &Self) -> bool {
-        let Self { route, hostname, breaker, timeouts, own_addresses, files, dns } = self;
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let Self { route, hostname, breaker, timeouts, own_addresses, files, sink, dns } = self;
         *route == other.route
             && *hostname == other.hostname
             && *breaker == other.breaker
             && *timeouts == other.timeouts
             && *own_addresses == other.own_addresses
             && *files == other.files
+            && *sink == other.sink
             && Arc::ptr_eq(dns, &other.dns)
     }
 }

@@ -93,6 +93,9 @@ impl Surroundings {
         outcomes: &[Outcome],
         settled: &Settled,
     ) {
+        if message.origin.is_event() {
+            return report::event(message, outcomes, settled, self.clock.now());
+        }
         self.counters.told(route, message, outcomes, settled);
         report::outcomes(destination, message, outcomes, settled, self.clock.now());
     }

@@ -12,11 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use super::counters::RouteCounters;
 use super::directory::Directory;
 use super::dkim::Signers;
+use super::event_file::EventFile;
 use super::fields::Fields;
+use super::hook::Hook;
 use super::lane::{self, Lane, Leg};
 use super::options::InDoubt;
 use super::routing::Makeup;
@@ -29,6 +32,10 @@ pub(super) enum Transport {
     Smarthost(Box<Smarthost>),
     Directory(Directory),
     Discard,
+    /// For events.
+    Hook(Box<Hook>),
+    /// For events.
+    EventFile(EventFile),
 }
 
 /// See the module.
@@ -78,6 +85,16 @@ impl Way {
     /// Whether the recipient's domain decides about the destination.
     pub(super) fn is_by_domain(&self) -> bool {
         matches!(&self.transport, Transport::Smarthost(smarthost) if smarthost.is_by_domain())
+    }
+
+    /// When a host may be asked again, if it is known without a look that none may be asked now.
+    pub(super) fn blocked_until(&self, destination: &str) -> Option<Instant> {
+        match &self.transport {
+            Transport::Smarthost(smarthost) => smarthost.blocked_until(destination),
+            Transport::Hook(hook) => hook.blocked_until(),
+            Transport::EventFile(file) => file.blocked_until(),
+            Transport::Directory(_) | Transport::Discard => None,
+        }
     }
 
     /// Puts a leg into the lane of its destination.
@@ -141,8 +158,10 @@ impl Way {
 
     /// Forgets what no longer matters.
     pub(super) fn sweep(&self) {
-        if let Transport::Smarthost(smarthost) = &self.transport {
-            smarthost.sweep();
+        match &self.transport {
+            Transport::Smarthost(smarthost) => smarthost.sweep(),
+            Transport::Hook(hook) => hook.sweep(),
+            Transport::Directory(_) | Transport::Discard | Transport::EventFile(_) => {}
         }
     }
 

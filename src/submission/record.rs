@@ -40,19 +40,12 @@ impl Record {
     /// The intake has decided.
     pub(super) fn decided(&self, visit: &Visit, receipt: &Receipt, reply: &Reply) {
         let queue_id = receipt.decision.queue_id().map(display);
-        self.write(
-            visit,
-            receipt.decision.as_str(),
-            reply,
-            queue_id,
-            receipt.key.as_deref(),
-            &receipt.message_id,
-        );
+        self.write(visit, receipt.decision.as_str(), reply, queue_id, Some(receipt));
     }
 
     /// It was refused before the intake saw it.
     pub(super) fn refused(&self, visit: &Visit, reply: &Reply) {
-        self.write(visit, "refused", reply, None, None, "");
+        self.write(visit, "refused", reply, None, None);
     }
 
     /// A recipient was refused at RCPT.
@@ -75,8 +68,7 @@ impl Record {
         result: &str,
         reply: &Reply,
         queue_id: Option<tracing::field::DisplayValue<crate::mail::QueueId>>,
-        key: Option<&str>,
-        message_id: &str,
+        receipt: Option<&Receipt>,
     ) {
         tracing::info!(
             target: "oncemail::submission",
@@ -85,8 +77,9 @@ impl Record {
             // Of a yes it says nothing new.
             reply = (!reply.is_positive()).then(|| reply.text()),
             queue_id,
-            key,
-            message_id,
+            key = receipt.and_then(|receipt| receipt.key.as_deref()),
+            message_id = receipt.map_or("", |receipt| receipt.message_id.as_str()),
+            traceparent = receipt.and_then(|receipt| receipt.traceparent.as_deref()),
             user = self.user.as_deref(),
             listener = visit.entrance.listener.name.as_str(),
             client = %visit.client,

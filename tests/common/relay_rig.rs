@@ -80,6 +80,7 @@ pub fn relay_options(routes: Vec<Route>) -> Options {
         timeouts: Timeouts::default(),
         dkim: Vec::new(),
         own_addresses: Vec::new(),
+        sinks: Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use oncemail::config::Config;
-use oncemail::relay::options::{OAuth2, Secret, Transport};
+use oncemail::relay::options::{OAuth2, Secret, SinkTransport, Transport};
 
 use super::{Files, HASH, every_key};
 
@@ -102,6 +102,18 @@ const OTHERS: &[(&str, &str)] = &[
     ("dns.timeout", "7s"),
     ("dns.dnssec", "false"),
     ("dns.trust_anchor_file", "{anchor}"),
+    ("webhook.name", "other"),
+    ("webhook.url", "https://other.example/"),
+    ("webhook.secret_file", "{other}"),
+    ("webhook.events", "held"),
+    ("webhook.ca_file", "{other}"),
+    ("webhook.timeout", "7s"),
+    ("webhook.allow_http", "true"),
+    ("events.file", "/elsewhere/events"),
+    ("events.file_size", "7MB"),
+    ("events.file_count", "7"),
+    ("events.events", "held"),
+    ("events.queue_limit", "7"),
     ("log.format", "text"),
     ("log.level", "warn"),
 ];
@@ -136,6 +148,8 @@ fn base(certificate: &str, key: &str, signing_key: &str) -> String {
          [[route]]\nname = \"world\"\ntransport = \"mx\"\nsender_domains = [\"shop.example\"]\n\
          [[route]]\nname = \"files\"\ntransport = \"directory\"\npath = \"./mail\"\n\
          [[dkim]]\ndomain = \"shop.example\"\nselector = \"s1\"\nkey_file = \"{signing_key}\"\n\
+         [[webhook]]\nname = \"app\"\nurl = \"https://app.example/a\"\nsecret_file = \"{key}\"\n\
+         [events]\nfile = \"./events.jsonl\"\n\
          [suppression]\non_hard_bounce = true\n[dns]\ndnssec = true\n"
     )
 }
@@ -165,7 +179,16 @@ fn told(config: &Config) -> String {
         })
         .collect();
     let keys: Vec<_> = config.relay.dkim.iter().map(|key| key.key.as_slice()).collect();
-    format!("{config:?}{users:?}{secrets:?}{keys:?}")
+    let webhooks: Vec<_> = config
+        .relay
+        .sinks
+        .iter()
+        .filter_map(|sink| match &sink.transport {
+            SinkTransport::Webhook(webhook) => Some((webhook.path.as_str(), webhook.secret.as_str())),
+            SinkTransport::File(_) => None,
+        })
+        .collect();
+    format!("{config:?}{users:?}{secrets:?}{keys:?}{webhooks:?}")
 }
 
 #[test]
@@ -190,7 +213,7 @@ fn every_key_changes_what_the_parts_are_told() {
             .replace("{other_hash}", &HASH.replace("t=2", "t=3"));
         let variable = |name: &str| {
             let separator = match name.split('.').next() {
-                Some("listener" | "user" | "dkim") => "__0__".to_owned(),
+                Some("listener" | "user" | "dkim" | "webhook") => "__0__".to_owned(),
                 Some("route") => format!("__{}__", route_of(name)),
                 _ => "__".to_owned(),
             };

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::super::Next;
+use super::super::events::Known;
 use super::super::lease::{Current, Lease, OpenError};
 use super::super::notices::{Notices, Telling};
 use super::{Action, Attached, Effect, Errand, NOBODY_QUEUED, Order};
@@ -56,6 +57,9 @@ impl Lease {
         let now = self.now();
         let mut current = self.progress.lock().await;
         let mut told = Notices::default();
+        if !self.is_event() && self.queue.announces() {
+            current.known = Some(Known::of(&progress));
+        }
         let progress = current.progress.insert(progress);
         if let Err(why) = self.apply(&errand.order, progress, &[], &message, now, &mut told) {
             return Effect::Unchanged(why);

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::concurrency::{Concurrency, Epoch, Load};
 use super::counters::RouteCounters;
+use super::options::WEBHOOK_CONNECTIONS;
 use super::places::Ticket;
 use super::surroundings::Surroundings;
 use super::waiting::Waiting;
@@ -31,6 +32,8 @@ use worker::Worker;
 
 /// Messages that a directory is written at a time.
 const DIRECTORY_WRITERS: usize = 4;
+/// Lines that wait for one write and sync of the event file, all together.
+const EVENT_LINES: usize = 64;
 /// Connections that a configured host gets before it has taken anything.
 const FIRST_CONNECTIONS: usize = 4;
 /// The same for the hosts of a domain, which know nothing of us.
@@ -119,6 +122,8 @@ impl Lane {
                 Concurrency::new(first, smarthost.options.connections)
             }
             Transport::Directory(_) | Transport::Discard => Concurrency::fixed(DIRECTORY_WRITERS),
+            Transport::Hook(_) => Concurrency::new(FIRST_CONNECTIONS, WEBHOOK_CONNECTIONS),
+            Transport::EventFile(_) => Concurrency::fixed(EVENT_LINES),
         };
         let traffic = Traffic {
             legs: Waiting::default(),

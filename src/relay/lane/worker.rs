@@ -127,9 +127,7 @@ impl Worker {
         if !leg.lease.may_be_tried() {
             return self.lane.slow_down(leg, Instant::now() + STORE_WAIT);
         }
-        if let Transport::Smarthost(smarthost) = &self.way().transport
-            && let Some(until) = smarthost.blocked_until(&self.lane.destination)
-        {
+        if let Some(until) = self.way().blocked_until(&self.lane.destination) {
             return self.lane.leave_alone(leg, until);
         }
         let message = match leg.lease.open().await {
@@ -255,14 +253,20 @@ impl Worker {
                 let answers = vec![answer; parcel.recipients.len()];
                 Attempt::Answered { by: By::default(), answers, load: Load::Same }
             }
+            Transport::Hook(hook) => {
+                hook.attempt(message, parcel.recipients.len(), self.surroundings()).await
+            }
+            Transport::EventFile(file) => file.attempt(message, parcel.recipients.len()).await,
         }
     }
 
     fn recipients_per_transaction(&self) -> usize {
         match &self.way().transport {
             Transport::Smarthost(smarthost) => smarthost.options.recipients_per_transaction.max(1),
-            // One pair of files has all recipients.
-            Transport::Directory(_) | Transport::Discard => usize::MAX,
+            // One pair of files has all recipients; a sink is one.
+            Transport::Directory(_) | Transport::Discard | Transport::Hook(_) | Transport::EventFile(_) => {
+                usize::MAX
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Relay;
+use super::breakers::Breakers;
 use super::lane::{Glance, Lane};
 use super::options::{Host, Hosts, Route};
 use super::route;
@@ -25,7 +26,7 @@ use crate::queue;
 pub struct Destination {
     /// The route's name.
     pub route: String,
-    /// `smarthost`, `mx`, `directory` or `discard`.
+    /// `smarthost`, `mx`, `directory`, `discard`, `webhook` or `file`.
     pub transport: &'static str,
     /// The domain, where that decides; else empty.
     pub destination: String,
@@ -106,13 +107,13 @@ impl Relay {
     /// route, or nothing is known of the destination.
     pub fn reset(&self, route: &str, destination: Option<&str>) -> Option<Reset> {
         let routing = self.routing.load_full();
-        let number = routing.routes.iter().position(|known| known.name == route)?;
-        let way = routing.way(number)?;
+        let of_route = || routing.way(routing.routes.iter().position(|known| known.name == route)?);
+        let way = of_route().or_else(|| routing.ways.get(*routing.sinks.get(route)?))?;
         let lanes = match destination {
             None => way.all_lanes(),
             Some(destination) => vec![way.lane(destination)?],
         };
-        let breakers = way.smarthost().map_or(0, |smarthost| smarthost.reset(&lanes, destination));
+        let breakers = way.reset(&lanes, destination);
         let destinations = lanes.iter().filter(|lane| lane.go_on()).count();
         tracing::info!(target: "oncemail::relay", route, destination, breakers, destinations, "destinations reset");
         Some(Reset { breakers, destinations })
@@ -122,7 +123,7 @@ impl Relay {
     pub fn sum(&self) -> Sum {
         let mut sum = Sum::default();
         for way in &self.routing.load().ways {
-            sum.open_breakers += way.smarthost().map_or(0, Smarthost::open_breakers);
+            sum.open_breakers += way.breakers().map_or(0, Breakers::not_closed);
             if way.smarthost().is_none() {
                 continue;
             }
@@ -140,12 +141,14 @@ impl Relay {
     /// A sentence that names the routes that cannot.
     pub fn is_usable(&self) -> Result<(), String> {
         let routing = self.routing.load_full();
+        // Those of events are no way for mail.
+        let of_routes = || routing.way_of_route.iter().filter_map(|way| routing.ways.get(*way));
         let is_blocked =
             |way: &Arc<Way>| way.smarthost().is_some_and(|smarthost| smarthost.blocked_until("").is_some());
-        if routing.ways.iter().any(|way| !is_blocked(way)) {
+        if of_routes().any(|way| !is_blocked(way)) {
             return Ok(());
         }
-        let names: Vec<_> = routing.ways.iter().map(|way| way.name.as_str()).collect();
+        let names: Vec<_> = of_routes().map(|way| way.name.as_str()).collect();
         Err(format!("no route can be used: every host of {} is left alone after failures", names.join(", ")))
     }
 }
@@ -169,7 +172,41 @@ impl Way {
     fn smarthost(&self) -> Option<&Smarthost> {
         match &self.transport {
             Transport::Smarthost(smarthost) => Some(smarthost),
-            Transport::Directory(_) | Transport::Discard => None,
+            Transport::Directory(_) | Transport::Discard | Transport::Hook(_) | Transport::EventFile(_) => {
+                None
+            }
+        }
+    }
+
+    fn breakers(&self) -> Option<&Breakers> {
+        match &self.transport {
+            Transport::Smarthost(smarthost) => Some(smarthost.breakers()),
+            Transport::Hook(hook) => Some(hook.breakers()),
+            Transport::Directory(_) | Transport::Discard | Transport::EventFile(_) => None,
+        }
+    }
+
+    /// Configured hosts, or those of `asked`.
+    fn host_states(&self, asked: &[String]) -> Vec<HostState> {
+        let hosts = match &self.transport {
+            Transport::Smarthost(smarthost) => smarthost.shown_hosts(asked),
+            Transport::Hook(hook) => vec![hook.host().clone()],
+            Transport::Directory(_) | Transport::Discard | Transport::EventFile(_) => Vec::new(),
+        };
+        let Some(breakers) = self.breakers() else { return Vec::new() };
+        let state = |host: Host| {
+            let (breaker, until) = breakers.state(&host);
+            let open_until = until.map(|until| wall(&self.surroundings.clock, until));
+            HostState { host: host.to_string(), breaker, open_until }
+        };
+        hosts.into_iter().map(state).collect()
+    }
+
+    /// Closes the breakers of all hosts, or of those that stand for one domain.
+    fn reset(&self, lanes: &[Arc<Lane>], destination: Option<&str>) -> usize {
+        match (self.smarthost(), self.breakers()) {
+            (Some(smarthost), _) => smarthost.reset(lanes, destination),
+            (None, breakers) => breakers.map_or(0, |breakers| breakers.reset(|_| true)),
         }
     }
 
@@ -179,6 +216,8 @@ impl Way {
             Transport::Smarthost(_) => "smarthost",
             Transport::Directory(_) => "directory",
             Transport::Discard => "discard",
+            Transport::Hook(_) => "webhook",
+            Transport::EventFile(_) => "file",
         }
     }
 
@@ -196,7 +235,7 @@ impl Way {
                 )
             });
         let ((delivered, deferred, failed), rate_per_minute, last_trouble, asked) = figures;
-        let hosts = self.smarthost().map_or_else(Vec::new, |s| s.host_states(&asked, clock));
+        let hosts = self.host_states(&asked);
         let worst = hosts.iter().map(|host| host.breaker).max().unwrap_or(Phase::Closed);
         Destination {
             route: self.name.clone(),
@@ -218,22 +257,12 @@ impl Way {
 }
 
 impl Smarthost {
-    fn open_breakers(&self) -> usize {
-        self.breakers().not_closed()
-    }
-
     /// Configured hosts, or those of `asked`.
-    fn host_states(&self, asked: &[String], clock: &Clock) -> Vec<HostState> {
-        let hosts = match &self.options.hosts {
+    fn shown_hosts(&self, asked: &[String]) -> Vec<Host> {
+        match &self.options.hosts {
             Hosts::Fixed { hosts, .. } => hosts.clone(),
             Hosts::Mx(_) => asked.iter().filter_map(|text| host_of(text)).collect(),
-        };
-        let state = |host: Host| {
-            let (breaker, until) = self.breakers().state(&host);
-            let open_until = until.map(|until| wall(clock, until));
-            HostState { host: host.to_string(), breaker, open_until }
-        };
-        hosts.into_iter().map(state).collect()
+        }
     }
 
     /// Closes the breakers of all hosts, or of those that stand for one domain.

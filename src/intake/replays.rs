@@ -1,0 +1,83 @@
+//! Somebody may want to know of each retry that is answered with the first queue id.
+//!
+//! Telling is a message of the queue, made durable before the client is answered. It must never change the answer: when
+//! it cannot be told, that is counted and logged, and the client hears of its replay all the same.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Intake;
+use super::arrival::Arrival;
+use super::examine::Examined;
+use crate::clock::Timestamp;
+use crate::mail::{Message, QueueId, ReversePath, Scope};
+
+/// A retry that is answered with the first queue id.
+#[derive(Clone, Copy, Debug)]
+pub struct Replay<'a> {
+    /// The first submission's queue id.
+    pub first: QueueId,
+    /// When the retry came.
+    pub at: Timestamp,
+    /// The key, the client's own or a derived one; `None` where it is not known.
+    pub key: Option<&'a str>,
+    /// Whose keys they are.
+    pub scope: &'a Scope,
+    /// Message-ID of the retry.
+    pub message_id: Option<&'a str>,
+    /// Who it is from.
+    pub reverse_path: &'a ReversePath,
+    /// Who submitted it.
+    pub user: Option<&'a str>,
+    /// From where.
+    pub client: Option<IpAddr>,
+    /// The trace context of the retry.
+    pub traceparent: Option<&'a str>,
+}
+
+/// Makes what is told of a replay.
+pub trait Replays: Send + Sync {
+    /// The message that tells of it; `None` when nobody wants to know. Must be quick.
+    fn event(&self, replay: &Replay<'_>) -> Option<Arc<Message>>;
+}
+
+impl Intake {
+    /// Has `replays` told of every replay from now on. A second call does nothing.
+    pub fn announce_to(&self, replays: Arc<dyn Replays>) {
+        let _ = self.replays.set(replays);
+    }
+
+    /// How many replays could not be told of since the start.
+    pub fn untold(&self) -> u64 {
+        self.untold.load(Ordering::Relaxed)
+    }
+
+    /// Queues what is told of a replay.
+    pub(super) async fn tell_replay(
+        &self,
+        first: QueueId,
+        arrival: &Arrival,
+        examined: &Examined,
+        scope: &Scope,
+    ) {
+        let Some(replays) = self.replays.get() else { return };
+        let keyed = examined.verdict.as_ref().ok().and_then(Option::as_ref);
+        let replay = Replay {
+            first,
+            at: arrival.at,
+            key: keyed.map(|keyed| keyed.key.as_str()),
+            scope,
+            message_id: examined.message_id.as_deref(),
+            reverse_path: &arrival.envelope.reverse_path,
+            user: arrival.origin.user.as_deref(),
+            client: arrival.origin.client,
+            traceparent: examined.traceparent.as_deref(),
+        };
+        let Some(event) = replays.event(&replay) else { return };
+        if let Err(error) = self.store.accept(event, None).await {
+            self.untold.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%first, %error, "nobody can be told of this replay");
+        }
+    }
+}
