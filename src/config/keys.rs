@@ -95,6 +95,8 @@ pub(super) const SECTIONS: &[Shape] = &[
     once("suppression", &["on_hard_bounce", "ttl"]),
     once("verify", &["syntax", "mx", "disposable_file"]),
     once("dns", &["servers", "timeout", "dnssec", "trust_anchor_file"]),
+    once("admin", &["address", "token", "token_file"]),
+    repeated("admin_token", &["name", "token", "token_file", "role", "contents"]),
     once("log", &["format", "level", "addresses"]),
 ];
 
@@ -130,7 +132,6 @@ const fn key(section: &'static str, key: &'static str, values: Values, what: &'s
 
 /// What this version only knows of.
 pub(super) const PLANNED: &[Planned] = &[
-    section("admin", "the HTTP interface for administration"),
     section("http", "submission over HTTP"),
     section("webhook", "telling events to a webhook"),
     key("listener", "proxy_protocol", Values::AnyBut(&["false"]), "the PROXY protocol"),

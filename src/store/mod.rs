@@ -87,6 +87,16 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Read`] when its record cannot be read back whole.
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>>;
 
+    /// Forgets a key durably: what comes under it next is a first submission, also while the first message is still in the
+    /// queue.
+    ///
+    /// # Errors
+    /// After an error the key stands as it was.
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, ()> {
+        let _ = key;
+        Box::pin(async { Err(StoreError::Closed) })
+    }
+
     /// Whether new mail can be taken. Cheap; asked before a message is received and by readiness checks.
     fn status(&self) -> Status;
 
