@@ -627,3 +627,14 @@ pub struct Session {
     /// Whether contents and subjects may be read.
     pub contents: bool,
 }
+
+/// `POST /api/v1/suppressions`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SuppressionRequest {
+    /// Which.
+    pub address: String,
+    /// Why, at most 200 bytes.
+    #[serde(default)]
+    pub reason: String,
+}

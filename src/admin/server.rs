@@ -14,7 +14,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -184,57 +184,87 @@ impl Admin {
         let Self { tcp, socket, shared } = self;
         let router = router(shared.clone());
         let _streams = shared.shutdown.clone().drop_guard();
+        let port = Port { router, streams: shared.shutdown.clone(), shutdown: shutdown.clone(), grace };
         let network = async {
-            let Some((listener, _)) = tcp else { return };
-            let accept = async || {
-                let (stream, address) = listener.accept().await?;
-                // Small answers are to leave at once; without it they only leave later.
-                let _ = stream.set_nodelay(true);
-                Ok((stream, Peer::Network(address)))
-            };
-            serve(accept, CONNECTIONS, &router, &shared.shutdown, &shutdown, grace).await;
+            if let Some((listener, _)) = tcp {
+                port.clone().serve(listener, CONNECTIONS).await;
+            }
         };
-        let accept = async || Ok((socket.accept().await?, Peer::Local));
-        let local = serve(accept, LOCAL_CONNECTIONS, &router, &shared.shutdown, &shutdown, grace);
+        let local = port.clone().serve(socket, LOCAL_CONNECTIONS);
         let watch = shared.clone().watch(shutdown.clone());
         tokio::join!(network, local, watch);
     }
 }
 
-/// Lets clients in, at most so many at once; those beyond it wait in the system's queue.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    accept: impl AsyncFn() -> io::Result<(S, Peer)>,
-    most: usize,
-    router: &Router,
-    streams: &CancellationToken,
-    shutdown: &CancellationToken,
-    grace: Duration,
-) {
-    let mut running = JoinSet::new();
-    loop {
-        while running.try_join_next().is_some() {}
-        if running.len() >= most {
-            tokio::select! {
-                _ = running.join_next() => continue,
-                () = shutdown.cancelled() => break,
-            }
-        }
-        match shutdown.run_until_cancelled(accept()).await {
-            None => break,
-            Some(Ok((stream, peer))) => {
-                running.spawn(connection(Patient::new(stream), peer, router.clone(), shutdown.clone()));
-            }
-            Some(Err(error)) => {
-                tracing::warn!(target: "oncemail::admin", %error, "the HTTP API cannot accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+/// Where clients come from.
+trait Accept: Send + Sync {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next one.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Peer)> {
+        let (stream, address) = self.accept().await?;
+        // Small answers are to leave at once; without it they only leave later.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Peer::Network(address)))
     }
-    streams.cancel();
-    // What is not answered by then is dropped with the set; orders run to their end in tasks of their own.
-    let all = async { while running.join_next().await.is_some() {} };
-    if timeout(grace, all).await.is_err() {
-        tracing::warn!(target: "oncemail::admin", "requests were still being answered at the end");
+}
+
+impl Accept for Socket {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, Peer)> {
+        Ok((self.accept().await?, Peer::Local))
+    }
+}
+
+/// What is behind each of them.
+#[derive(Clone)]
+struct Port {
+    router: Router,
+    streams: CancellationToken,
+    shutdown: CancellationToken,
+    grace: Duration,
+}
+
+impl Port {
+    /// Lets clients in, at most so many at once; those beyond it wait in the system's queue.
+    async fn serve(self, clients: impl Accept, most: usize) {
+        let mut running = JoinSet::new();
+        loop {
+            while running.try_join_next().is_some() {}
+            if running.len() >= most {
+                tokio::select! {
+                    _ = running.join_next() => continue,
+                    () = self.shutdown.cancelled() => break,
+                }
+            }
+            match self.shutdown.run_until_cancelled(clients.next()).await {
+                None => break,
+                Some(Ok((stream, peer))) => {
+                    let connection =
+                        connection(Patient::new(stream), peer, self.router.clone(), self.shutdown.clone());
+                    running.spawn(connection);
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(target: "oncemail::admin", %error, "the HTTP API cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        // The next process may have the address at once.
+        drop(clients);
+        self.streams.cancel();
+        // What is not answered by then is dropped with the set; orders run to their end in tasks of their own.
+        let all = async { while running.join_next().await.is_some() {} };
+        if timeout(self.grace, all).await.is_err() {
+            tracing::warn!(target: "oncemail::admin", "requests were still being answered at the end");
+        }
     }
 }
 

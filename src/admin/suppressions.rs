@@ -7,7 +7,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 
 use super::access::Caller;
-use super::model::{Suppression, SuppressionList};
+use super::model::{Suppression, SuppressionList, SuppressionRequest};
 use super::parameters::Parameters;
 use super::refusal::Refusal;
 use super::request::{Body, Operator};
@@ -39,13 +39,10 @@ pub(super) async fn list(
 pub(super) async fn add(
     State(shared): State<Arc<Shared>>,
     Operator(caller): Operator,
-    Body(wanted): Body<Suppression>,
+    Body(wanted): Body<SuppressionRequest>,
 ) -> Result<Json<Suppression>, Refusal> {
     let list = configured(&shared)?;
     let address = parse(&wanted.address).map_err(Refusal::into_unfit)?;
-    if wanted.since.is_some() {
-        return Err(Refusal::unfit("`since` is not for you to say: it is now"));
-    }
     if wanted.reason.len() > MAX_REASON || wanted.reason.chars().any(char::is_control) {
         return Err(Refusal::unfit(format!(
             "`reason` has at most {MAX_REASON} bytes, and no control characters"
