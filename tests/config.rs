@@ -212,7 +212,7 @@ fn what_is_planned_but_not_built_is_refused_and_never_ignored() {
     for (line, text) in [
         (10, format!("{LISTENER}{ROUTE}[http]\n")),
         (10, format!("{LISTENER}{ROUTE}[[webhook]]\nurl = \"x\"\n")),
-        (10, format!("{LISTENER}{ROUTE}[admin]\naddress = \"127.0.0.1:1\"\n")),
+        (10, format!("{LISTENER}{ROUTE}[http]\nsubmission = true\n")),
         (6, format!("{LISTENER}proxy_protocol = true\n{ROUTE}")),
         (6, format!("{LISTENER}trusted_proxies = [\"10.0.0.1\"]\n{ROUTE}")),
         (11, format!("{LISTENER}{ROUTE}[store]\nbackend = \"postgres\"\n")),

@@ -112,7 +112,7 @@ async fn carry_out(
     let ids = meant_ids(&shared, &wanted).await?;
     result.matched = ids.len() as u64;
     for batch in ids.chunks(BATCH) {
-        for (_, effect) in shared.queue.order_all(batch.to_vec(), order.clone()).await {
+        for (_, effect) in shared.queue.order_all(batch.to_vec(), order.clone(), wanted.clone()).await {
             let count = match effect {
                 queue::Effect::Done => &mut result.done,
                 queue::Effect::Pending => &mut result.pending,

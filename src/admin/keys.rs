@@ -15,6 +15,7 @@ use super::request::Operator;
 use super::server::Shared;
 use super::story::told;
 use crate::mail::{KeyKind, Scope, ScopedKey};
+use crate::store::Forgotten;
 
 const KNOWN: &[&str] = &["key", "scope", "kind"];
 const KINDS: &[(&str, KeyKind)] =
@@ -62,10 +63,15 @@ pub(super) async fn forget(
     RawQuery(query): RawQuery,
 ) -> Result<StatusCode, Refusal> {
     let key = read(query.as_deref())?;
-    let record = shared.store.find_key(&key).await?.ok_or_else(|| unknown(&key))?;
-    let (store, forgotten) = (shared.store.clone(), key.clone());
-    let done = tokio::spawn(async move { store.forget_key(&forgotten).await }).await;
-    done.map_err(|error| Refusal::broken("the key could not be forgotten", &error))??;
+    let (store, wanted) = (shared.store.clone(), key.clone());
+    let done = tokio::spawn(async move { store.forget_key(&wanted).await }).await;
+    let record = match done.map_err(|error| Refusal::broken("the key could not be forgotten", &error))?? {
+        Forgotten::Key(record) => record,
+        Forgotten::Unknown => return Err(unknown(&key)),
+        Forgotten::TooMany => {
+            return Err(Refusal::busy("too many keys were forgotten before their time: later again"));
+        }
+    };
     super::audit(
         &caller,
         "forget key",

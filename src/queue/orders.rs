@@ -56,7 +56,7 @@ impl Queue {
         Effect::Gone
     }
 
-    /// The same for many, of which as many are saved at once as is good for them.
+    /// The same for many messages. Those that turn out not to be `wanted`, now that they are read, are left alone.
     ///
     /// # Cancel safety
     /// Must not be dropped: it may be half done.
@@ -64,8 +64,9 @@ impl Queue {
         self: &std::sync::Arc<Self>,
         ids: Vec<QueueId>,
         order: Order,
+        wanted: super::Wanted,
     ) -> Vec<(QueueId, Effect)> {
-        let _ = order;
+        let _ = (order, wanted);
         ids.into_iter().map(|id| (id, Effect::Gone)).collect()
     }
 }

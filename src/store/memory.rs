@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Acceptance, Arrivals, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
+use super::{Acceptance, Arrivals, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreError, StoreFuture};
 use crate::clock::Clock;
 use crate::mail::{Message, Progress, QueueId, ScopedKey};
 
@@ -118,6 +118,18 @@ impl Store for MemoryStore {
 
     fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
         Box::pin(async move { Ok(self.state().messages.get(&id).cloned()) })
+    }
+
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
+        Box::pin(async move {
+            let mut state = self.state();
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            let record = self.living_key(&state, key);
+            state.keys.remove(key);
+            Ok(record.map_or(Forgotten::Unknown, Forgotten::Key))
+        })
     }
 
     fn status(&self) -> Status {

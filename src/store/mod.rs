@@ -92,7 +92,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// After an error the key stands as it was.
-    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, ()> {
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
         let _ = key;
         Box::pin(async { Err(StoreError::Closed) })
     }
@@ -155,6 +155,17 @@ pub enum Acceptance {
     Queued,
     /// The key was there already, taken by another submission a moment ago (I2); nothing was queued.
     Existing(KeyRecord),
+}
+
+/// The answer to [`Store::forget_key`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Forgotten {
+    /// Durably; this is what it remembered.
+    Key(KeyRecord),
+    /// There was no such key.
+    Unknown,
+    /// So many keys were forgotten before their time that no more are taken note of, until some have expired (S2).
+    TooMany,
 }
 
 /// A message that a start found in the store.

@@ -106,7 +106,8 @@ async fn orders_are_judged_before_anything_is_done() {
         (r#"{"action":"explode"}"#, 422, "retry"),
         (r#"{"reason":"x"}"#, 422, "action"),
         (r#"{"action":"hold","force":true}"#, 422, "force"),
-        (r#"{"action":7}"#, 422, "action"),
+        (r#"{"action":7}"#, 400, "action"),
+        (r#"{"action":"hold","reason":7}"#, 422, "reason"),
         (r#"{"action":"hold","reason":"a\u0007b"}"#, 422, "control"),
         (&long, 422, "200"),
         ("[]", 422, ""),
@@ -162,6 +163,8 @@ async fn a_key_tells_what_became_of_it() {
     assert!(rig.read("/api/v1/keys?scope=shop").await.problem(400).contains("`key` is missing"));
     assert!(rig.read("/api/v1/keys?key=a&kind=b").await.problem(400).contains("header, message-id, content"));
     rig.operate("DELETE /api/v1/keys?key=other&scope=shop", "").await.problem(404);
+    assert_eq!(rig.operate("DELETE /api/v1/keys?key=order+123%2F%C3%A9&scope=shop", "").await.status, 204);
+    rig.read("/api/v1/keys?key=order+123%2F%C3%A9&scope=shop").await.problem(404);
 }
 
 fn message(id: QueueId, accepted_at: Timestamp, key: ScopedKey) -> Message {
