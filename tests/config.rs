@@ -155,6 +155,7 @@ fn the_annotated_configuration_is_right_in_every_line_that_is_commented_out() {
     let files = Files::new();
     let (certificate, key) = files.certificate("tls");
     let secret = files.write("secret", "secret\n");
+    let token = |name: &str| files.write(name, &format!("{name}-0123456789abcdef\n"));
     let uncommented = every_key()
         .replace("/etc/oncemail/tls/fullchain.pem", &certificate.display().to_string())
         .replace("/etc/oncemail/tls/key.pem", &key.display().to_string())
@@ -164,6 +165,8 @@ fn the_annotated_configuration_is_right_in_every_line_that_is_commented_out() {
         .replace("/etc/oncemail/dkim/s1.pem", &files.signing_key("s1").display().to_string())
         .replace("/etc/oncemail/disposable-domains.txt", &secret.display().to_string())
         .replace("/etc/oncemail/root.key", &files.trust_anchor("root.key").display().to_string())
+        .replace("/run/secrets/oncemail-admin", &token("admin").display().to_string())
+        .replace("/run/secrets/oncemail-prometheus", &token("prometheus").display().to_string())
         .replace("/run/secrets/oauth2", &secret.display().to_string())
         .replace("/run/secrets/provider", &secret.display().to_string())
         .replace("dnssec = false", "dnssec = true");
