@@ -155,6 +155,7 @@ fn the_annotated_configuration_is_right_in_every_line_that_is_commented_out() {
     let files = Files::new();
     let (certificate, key) = files.certificate("tls");
     let secret = files.write("secret", "secret\n");
+    let token = |name: &str| files.write(name, &format!("{name}-0123456789abcdef\n"));
     let uncommented = every_key()
         .replace("/etc/oncemail/tls/fullchain.pem", &certificate.display().to_string())
         .replace("/etc/oncemail/tls/key.pem", &key.display().to_string())
@@ -166,6 +167,8 @@ fn the_annotated_configuration_is_right_in_every_line_that_is_commented_out() {
         .replace("/etc/oncemail/root.key", &files.trust_anchor("root.key").display().to_string())
         .replace("/etc/oncemail/app-ca.pem", &certificate.display().to_string())
         .replace("/run/secrets/webhook", &secret.display().to_string())
+        .replace("/run/secrets/oncemail-admin", &token("admin").display().to_string())
+        .replace("/run/secrets/oncemail-prometheus", &token("prometheus").display().to_string())
         .replace("/run/secrets/oauth2", &secret.display().to_string())
         .replace("/run/secrets/provider", &secret.display().to_string())
         .replace("dnssec = false", "dnssec = true");
@@ -213,7 +216,7 @@ fn what_is_not_toml_is_one_problem_with_its_line() {
 fn what_is_planned_but_not_built_is_refused_and_never_ignored() {
     for (line, text) in [
         (10, format!("{LISTENER}{ROUTE}[http]\n")),
-        (10, format!("{LISTENER}{ROUTE}[admin]\naddress = \"127.0.0.1:1\"\n")),
+        (10, format!("{LISTENER}{ROUTE}[http]\nsubmission = true\n")),
         (6, format!("{LISTENER}proxy_protocol = true\n{ROUTE}")),
         (6, format!("{LISTENER}trusted_proxies = [\"10.0.0.1\"]\n{ROUTE}")),
         (11, format!("{LISTENER}{ROUTE}[store]\nbackend = \"postgres\"\n")),

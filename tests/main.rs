@@ -8,6 +8,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod api;
 mod bounces;
 mod breakers;
 mod cli;

@@ -7,6 +7,45 @@
 //!
 //! What it knows of the ways in and out it is told through [`ports`], which `app` connects.
 
+mod access;
+mod actions;
+mod counts;
 pub mod dashboard;
+mod filter;
+mod gate;
+mod guard;
+mod keys;
+mod live;
+mod messages;
 pub mod model;
+pub mod options;
+mod outward;
+mod parameters;
+mod patient;
 pub mod ports;
+mod refusal;
+mod request;
+mod routes;
+mod sampler;
+mod server;
+mod session;
+pub mod socket;
+mod story;
+mod suppressions;
+mod system;
+
+pub use options::{Options, Role, Token};
+pub use server::{Admin, BindError, Control, Parts};
+
+use std::fmt::Display;
+
+use access::{Caller, Peer};
+
+/// One line in the log for each thing that somebody did.
+fn audit(caller: &Caller, action: &str, what: &dyn Display, result: &str) {
+    let client = match caller.peer {
+        Peer::Local => "unix socket".to_owned(),
+        Peer::Network(address) => address.to_string(),
+    };
+    tracing::info!(target: "oncemail::admin", action, %what, by = &*caller.name, client, result, "operator");
+}

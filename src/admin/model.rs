@@ -608,3 +608,33 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
 }
+
+/// `POST /session`: what a browser logs in with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionRequest {
+    /// The token.
+    pub token: String,
+}
+
+/// `GET /session`, and the answer to `POST /session`: who the caller is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// The token's name; `local` over the unix socket, `loopback` where no token is needed.
+    pub name: String,
+    /// `read` or `operate`.
+    pub role: String,
+    /// Whether contents and subjects may be read.
+    pub contents: bool,
+}
+
+/// `POST /api/v1/suppressions`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SuppressionRequest {
+    /// Which.
+    pub address: String,
+    /// Why, at most 200 bytes.
+    #[serde(default)]
+    pub reason: String,
+}

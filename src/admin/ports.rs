@@ -59,6 +59,11 @@ pub trait Process: Send + Sync {
 
     /// The configuration in force, without secrets.
     fn config(&self) -> serde_json::Value;
+
+    /// How long after its acceptance a message expires now (`retry.expire_after`); `None`: not told.
+    fn expire_after(&self) -> Option<std::time::Duration> {
+        None
+    }
 }
 
 /// See [`Process::readiness`].

@@ -1,27 +1,23 @@
 //! Whether the server is ready, told over a unix socket in the data directory.
 //!
 //! Whoever connects gets one JSON line, `{"ready":true,"reasons":[]}`, and the connection is closed; nothing is read.
-//! The socket belongs to whoever holds the data directory (D5): one that nobody listens to is left over and replaced,
-//! one that answers is never taken away from its owner.
+//! Who the socket belongs to, and how a long path is reached, is `admin::socket`'s.
 
-use std::fs::{File, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+use crate::admin::socket::{Socket, SocketError, connect};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "health.sock";
 
-/// `sun_path` of unix(7) with its final NUL, in bytes.
-const MAX_SOCKET_PATH: usize = 107;
 /// A client that does not take its line by then is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A server that has not answered by then is not ready.
@@ -43,17 +39,9 @@ pub struct Health {
 /// What can go wrong with the socket.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// Another process answers there.
-    #[error("another oncemail is running on {}", .0.display())]
-    InUse(PathBuf),
-    /// The socket cannot be made.
-    #[error("cannot make the health socket {}: {error}", .path.display())]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// The system's words.
-        error: io::Error,
-    },
+    /// It cannot be made, or is another server's.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// Nobody listens.
     #[error("no oncemail is running on {}: {error}", .path.display())]
     NotRunning {
@@ -71,48 +59,28 @@ pub enum HealthError {
 }
 
 /// The socket of a running server; removed when it is dropped.
-pub struct HealthSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub struct HealthSocket(Socket);
 
 impl HealthSocket {
     /// Makes the socket in `data_dir`, which must exist. Only the server's own user can connect.
     ///
     /// # Errors
-    /// [`HealthError::InUse`] when a server answers there already, [`HealthError::Bind`] otherwise.
+    /// When a server answers there already, or it cannot be made.
     pub async fn bind(data_dir: &Path) -> Result<Self, HealthError> {
-        let path = data_dir.join(SOCKET_NAME);
-        let is_in_use = match connect(data_dir).await {
-            Ok(_) => true,
-            // Somebody listens, but is busy.
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        };
-        if is_in_use {
-            return Err(HealthError::InUse(data_dir.to_owned()));
-        }
-        bind(data_dir, &path)
-            .map(|listener| Self { listener, path: path.clone() })
-            .map_err(|error| HealthError::Bind { path, error })
+        Ok(Self(Socket::bind(data_dir, SOCKET_NAME).await?))
     }
 
     /// Answers with what `report` says at that moment, until `shutdown`.
     pub async fn serve(self, report: impl Fn() -> Health + Send, shutdown: CancellationToken) {
-        while let Some(accepted) = shutdown.run_until_cancelled(self.listener.accept()).await {
+        while let Some(accepted) = shutdown.run_until_cancelled(self.0.accept()).await {
             match accepted {
-                Ok((stream, _)) => answer(stream, &report()).await,
+                Ok(stream) => answer(stream, &report()).await,
                 Err(error) => {
                     tracing::warn!(%error, "the health socket cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-    }
-}
-
-impl Drop for HealthSocket {
-    fn drop(&mut self) {
-        remove(&self.path);
     }
 }
 
@@ -130,7 +98,7 @@ async fn answer(mut stream: UnixStream, health: &Health) {
 pub async fn ask(data_dir: &Path) -> Result<Health, HealthError> {
     let not_running = |error| HealthError::NotRunning { path: data_dir.to_owned(), error };
     let exchange = async {
-        let stream = connect(data_dir).await.map_err(not_running)?;
+        let stream = connect(data_dir, SOCKET_NAME).await.map_err(not_running)?;
         let mut line = Vec::new();
         let read = stream.take(MAX_ANSWER).read_to_end(&mut line).await;
         read.map_err(|error| HealthError::BadAnswer(error.to_string()))?;
@@ -139,47 +107,10 @@ pub async fn ask(data_dir: &Path) -> Result<Health, HealthError> {
     timeout(ASK_TIMEOUT, exchange).await.unwrap_or(Err(HealthError::NoAnswer))
 }
 
-fn bind(data_dir: &Path, path: &Path) -> io::Result<UnixListener> {
-    remove(path);
-    let reachable = Reachable::new(data_dir)?;
-    let listener = UnixListener::bind(&reachable.path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-async fn connect(data_dir: &Path) -> io::Result<UnixStream> {
-    let reachable = Reachable::new(data_dir)?;
-    UnixStream::connect(&reachable.path).await
-}
-
-#[expect(clippy::disallowed_methods, reason = "the socket is this module's own; it holds nothing")]
-fn remove(path: &Path) {
-    // What cannot be removed makes the bind fail, with the system's words.
-    let _ = std::fs::remove_file(path);
-}
-
-/// The socket's path in a form that fits into a socket address: a path that is too long goes through the directory's
-/// file descriptor, which Linux shows under /proc.
-struct Reachable {
-    path: PathBuf,
-    /// Keeps the descriptor open as long as the path is in use.
-    _directory: Option<File>,
-}
-
-impl Reachable {
-    fn new(data_dir: &Path) -> io::Result<Self> {
-        let path = data_dir.join(SOCKET_NAME);
-        if path.as_os_str().len() <= MAX_SOCKET_PATH {
-            return Ok(Self { path, _directory: None });
-        }
-        let directory = File::open(data_dir)?;
-        let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_NAME}", directory.as_raw_fd()));
-        Ok(Self { path, _directory: Some(directory) })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn not_ready() -> Health {
@@ -206,7 +137,10 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let socket = HealthSocket::bind(dir.path()).await.unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(HealthSocket::bind(dir.path()).await, Err(HealthError::InUse(_))));
+        assert!(matches!(
+            HealthSocket::bind(dir.path()).await,
+            Err(HealthError::Socket(SocketError::InUse(_)))
+        ));
         drop(socket);
     }
 

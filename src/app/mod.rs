@@ -10,9 +10,11 @@
 //!
 //! A part that ends while it should run takes the others with it (`parts.rs`): nothing here runs half.
 
+mod administration;
 pub mod health;
 pub mod metrics;
 mod open_files;
+mod opening;
 mod outward;
 mod parts;
 mod process;
@@ -20,15 +22,13 @@ pub mod reload;
 mod replays;
 pub mod signals;
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, anyhow};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::ports::Readiness;
+use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dns::Dns;
@@ -36,12 +36,14 @@ use crate::intake::Intake;
 use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::relay::options::WEBHOOK_CONNECTIONS;
-use crate::store::files::RealFiles;
-use crate::store::history::{self, History};
-use crate::store::suppression::Suppressions;
-use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
+use crate::store::history::History;
+use crate::store::metrics::register_figures;
+use crate::store::{EmbeddedStore, Store};
 use crate::submission::{Recipients, Server};
+use administration::{Administration, Ready};
 use health::{Health, HealthSocket};
+use opening::{open_history, open_store, open_suppressions};
+use outward::Outward;
 use parts::Parts;
 use reload::{Handles, Reloader, Source};
 use replays::Announce;
@@ -103,8 +105,10 @@ async fn serve(
     gone: &CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let Around { queue, history, clock, source, hangups } = around;
+    let admin_options = config.admin.clone();
     let socket_dir = config.data_dir.clone();
-    let (server, relay, reloader) = set_up(config, store, queue, history, clock, source).await?;
+    let (server, handles, reloader) = set_up(config, store, queue, history, clock.clone(), source).await?;
+    let relay = handles.relay.clone();
     let socket = HealthSocket::bind(&socket_dir).await?;
     for (listener, address) in server.addresses() {
         tracing::info!(listener, %address, "listening");
@@ -112,12 +116,26 @@ async fn serve(
 
     let mut parts = Parts::new(shutdown);
     let state = parts.state();
-    let (stop, asked, told) = (state.stop(), store.clone(), state.clone());
-    let report = move || readiness(&asked.status(), told.stopping());
+    let ready = Ready { store: store.clone(), relay: relay.clone(), state: state.clone() };
+    let admin = administration(&admin_options, &handles, &server, ready.clone(), &reloader, &clock).await?;
+    if let Some(address) = admin.address() {
+        tracing::info!(%address, "the HTTP API is listening");
+    }
+    let stop = state.stop();
+    let report = move || {
+        let Readiness { ready, reasons } = ready.ask();
+        Health { ready, reasons }
+    };
     let mut health = tokio::spawn(socket.serve(report, gone.clone()));
-    let (one, other) = (reloader.clone(), reloader.clone());
+    // Ends by itself, or with the store.
+    tokio::spawn({
+        let queue = handles.queue.clone();
+        async move { queue.read_register().await }
+    });
+    let (one, other, grace) = (reloader.clone(), reloader.clone(), reloader.grace());
     parts.start("the relay", relay.run_within(stop.clone(), move || one.grace()));
     parts.start("submission", server.run_within(stop.clone(), move || other.grace()));
+    parts.start("administration", admin.run(stop.clone(), grace));
     parts.start("reloading", reloader.follow(hangups, stop.clone()));
     tokio::select! {
         ended = parts.wait() => ended.map(|()| health),
@@ -136,7 +154,7 @@ async fn set_up(
     history: Arc<History>,
     clock: Clock,
     source: Source,
-) -> anyhow::Result<(Server, Arc<Relay>, Reloader)> {
+) -> anyhow::Result<(Server, Handles, Reloader)> {
     let dns = Arc::new(Dns::new(config.dns.clone()));
     let suppressions = match config.suppression {
         Some(ttl) => Some(open_suppressions(&config.data_dir, ttl, clock.clone()).await?),
@@ -165,9 +183,61 @@ async fn set_up(
         relay: relay.clone(),
         reception: server.reception(),
         dns,
+        admin: Arc::default(),
         own_addresses,
     };
-    Ok((server, relay, Reloader::new(source, handles, config)))
+    Ok((server, handles.clone(), Reloader::new(source, handles, config)))
+}
+
+/// Makes the HTTP API over the parts, and the metrics of them all.
+async fn administration(
+    options: &admin::Options,
+    handles: &Handles,
+    server: &Server,
+    ready: Ready,
+    reloader: &Reloader,
+    clock: &Clock,
+) -> anyhow::Result<Admin> {
+    let Handles { queue, intake, history, store, suppressions, relay, dns, .. } = handles;
+    let config = reloader.config();
+    let sources = metrics::Sources {
+        intake: intake.metrics().clone(),
+        submission: server.metrics(),
+        queue: queue.clone(),
+        relay: relay.counters(),
+        dns: dns.clone(),
+        store: store.clone(),
+        data_dir: config.data_dir.clone(),
+        min_free: config.min_free,
+        ready: Arc::new({
+            let ready = ready.clone();
+            move || ready.ask().ready
+        }),
+        clock: clock.clone(),
+    };
+    let metrics = OnceLock::new();
+    let process = Arc::new(Administration { ready, reloader: reloader.clone(), metrics });
+    let outbound = Outward { relay: relay.clone(), queue: queue.clone(), suppressions: suppressions.clone() };
+    let parts = admin::Parts {
+        queue: queue.clone(),
+        store: store.clone(),
+        history: Some(history.clone()),
+        suppressions: suppressions.clone(),
+        outbound: Arc::new(outbound),
+        process: process.clone(),
+        clock: clock.clone(),
+    };
+    let admin = Admin::bind(options.clone(), parts).await?;
+    let metrics = metrics::Metrics::new(sources, |registry| {
+        store.metrics().register(registry);
+        let ttl = config.intake.ttl;
+        let known: Arc<dyn Store> = store.clone();
+        register_figures(registry, known, Some(history.clone()), ttl, clock.clone());
+        admin.register(registry);
+    });
+    let _ = process.metrics.set(metrics);
+    let _ = handles.admin.set(admin.control());
+    Ok(admin)
 }
 
 /// Makes room for all that the configuration allows, or allows less.
@@ -188,85 +258,4 @@ fn fit_open_files(config: &mut Config) -> anyhow::Result<()> {
         config.submission.limits.connections = connections;
     }
     Ok(())
-}
-
-/// Opens the embedded store, with what arrives going straight to the queue.
-async fn open_store(
-    data_dir: &Path,
-    min_free: u64,
-    clock: Clock,
-    queue: Arc<Queue>,
-) -> anyhow::Result<(Arc<EmbeddedStore>, Recovery)> {
-    // Mail is private: nobody but us reads the directory.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data_dir)
-        .with_context(|| format!("cannot make the directory {}", data_dir.display()))?;
-    let options = embedded::Options { min_free, ..embedded::Options::new(data_dir) };
-    let open = move || EmbeddedStore::open(options, Arc::new(RealFiles), clock, queue);
-    let opened = tokio::task::spawn_blocking(open).await.context("opening the store ended by a panic")?;
-    let (store, recovery) =
-        opened.with_context(|| format!("cannot open the store in {}", data_dir.display()))?;
-    Ok((Arc::new(store), recovery))
-}
-
-/// Opens what is remembered of earlier messages.
-async fn open_history(
-    data_dir: &Path,
-    options: history::Options,
-    clock: Clock,
-) -> anyhow::Result<Arc<History>> {
-    let dir = data_dir.to_owned();
-    let open = move || History::open(Arc::new(RealFiles), &dir, options, clock);
-    let opened = tokio::task::spawn_blocking(open).await.context("opening the history ended by a panic")?;
-    opened.with_context(|| format!("cannot open the history in {}", data_dir.display()))
-}
-
-/// Opens the list of addresses that refused mail for good.
-async fn open_suppressions(
-    data_dir: &Path,
-    ttl: Duration,
-    clock: Clock,
-) -> anyhow::Result<Arc<Suppressions>> {
-    let dir = data_dir.to_owned();
-    let open = move || Suppressions::open(Arc::new(RealFiles), &dir, ttl, clock);
-    let opened = tokio::task::spawn_blocking(open).await.context("opening the list ended by a panic")?;
-    opened.with_context(|| format!("cannot open the list of suppressed addresses in {}", data_dir.display()))
-}
-
-/// D3: a latched store is not ready; nor is anything that is about to stop.
-fn readiness(status: &Status, stopping: Option<String>) -> Health {
-    let store = match status {
-        Status::Ready => None,
-        Status::LowDisk { free_bytes } => {
-            Some(format!("new mail is refused: only {free_bytes} bytes are free (limits.min_free)"))
-        }
-        Status::Latched { reason } => Some(format!("new mail is refused until a restart: {reason}")),
-        Status::Closed => Some("the store is closed".to_owned()),
-    };
-    let reasons: Vec<_> = stopping.into_iter().chain(store).collect();
-    Health { ready: reasons.is_empty(), reasons }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn d3_whatever_keeps_mail_from_being_taken_is_not_ready_and_said() {
-        assert_eq!(readiness(&Status::Ready, None), Health { ready: true, reasons: Vec::new() });
-        let latched = Status::Latched { reason: "the disk is gone".to_owned() };
-        let stopping = || Some("oncemail is stopping: the relay ended by a panic".to_owned());
-        for (status, stopping, said) in [
-            (Status::LowDisk { free_bytes: 17 }, None, "only 17 bytes are free"),
-            (latched.clone(), None, "the disk is gone"),
-            (Status::Closed, None, "closed"),
-            (Status::Ready, stopping(), "the relay ended"),
-            (latched, stopping(), "the relay ended"),
-        ] {
-            let health = readiness(&status, stopping);
-            assert!(!health.ready && health.reasons.concat().contains(said), "{health:?}");
-        }
-    }
 }

@@ -8,13 +8,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::fit_open_files;
 use super::signals::Hangups;
+use crate::admin::Control;
 use crate::admin::model::Reloaded;
 use crate::config::{self, Config, Difference, Said};
 use crate::dns::Dns;
@@ -39,6 +40,7 @@ pub struct Source {
 }
 
 /// The parts that can be told anew.
+#[derive(Clone)]
 pub(super) struct Handles {
     pub(super) queue: Arc<Queue>,
     pub(super) intake: Arc<Intake>,
@@ -48,6 +50,8 @@ pub(super) struct Handles {
     pub(super) relay: Arc<Relay>,
     pub(super) reception: Reception,
     pub(super) dns: Arc<Dns>,
+    /// Set when the API is there.
+    pub(super) admin: Arc<OnceLock<Control>>,
     /// Where the listeners really are.
     pub(super) own_addresses: Vec<SocketAddr>,
 }
@@ -194,6 +198,9 @@ impl Inner {
         }
         reception.commit(submission);
         the_relay.commit(relay);
+        if let Some(control) = self.handles.admin.get() {
+            control.set_tokens(config.admin.tokens.clone());
+        }
         (self.source.set_level)(&config.log.level);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = in_force;
         reloaded
@@ -209,6 +216,13 @@ fn keep(config: &mut Config, before: &Config, said: Said) {
     config.said = said;
     config.data_dir.clone_from(&before.data_dir);
     config.log.format = before.log.format;
+    // Tokens that would leave an address open to everybody are not taken away.
+    let is_local = before.admin.address.is_none_or(|address| address.ip().is_loopback());
+    let tokens = std::mem::take(&mut config.admin.tokens);
+    config.admin = before.admin.clone();
+    if is_local || !tokens.is_empty() {
+        config.admin.tokens = tokens;
+    }
     for hostname in [
         &mut config.submission.hostname,
         &mut config.intake.hostname,

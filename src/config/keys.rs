@@ -101,6 +101,8 @@ pub(super) const SECTIONS: &[Shape] = &[
         &["name", "url", "secret", "secret_file", "events", "ca_file", "timeout", "allow_http"],
     ),
     once("events", &["file", "file_size", "file_count", "events", "queue_limit"]),
+    once("admin", &["address", "token", "token_file"]),
+    repeated("admin_token", &["name", "token", "token_file", "role", "contents"]),
     once("log", &["format", "level", "addresses"]),
 ];
 
@@ -136,7 +138,6 @@ const fn key(section: &'static str, key: &'static str, values: Values, what: &'s
 
 /// What this version only knows of.
 pub(super) const PLANNED: &[Planned] = &[
-    section("admin", "the HTTP interface for administration"),
     section("http", "submission over HTTP"),
     key("listener", "proxy_protocol", Values::AnyBut(&["false"]), "the PROXY protocol"),
     key("listener", "trusted_proxies", Values::AnyBut(&["[]"]), "the PROXY protocol"),

@@ -12,6 +12,7 @@
 //!
 //! Relative paths are relative to the directory that the command is started in. An empty variable counts as not set.
 
+mod admin;
 mod container;
 mod credentials;
 mod dkim;
@@ -77,6 +78,8 @@ pub struct Config {
     pub history: store::history::Options,
     /// `[[webhook]]` and `[events]`: who is told of what.
     pub announcer: queue::Announcer,
+    /// `[admin]`.
+    pub admin: crate::admin::Options,
     /// For the log.
     pub log: Log,
     /// How long a shutdown waits for transactions and in-doubt attempts.
@@ -167,8 +170,10 @@ fn read_config(root: &Table, problems: &Problems) -> Option<Config> {
         sinks,
     };
     settings::store(root, problems);
+    let data_dir = read_data_dir(&top);
     Some(Config {
-        data_dir: read_data_dir(&top),
+        admin: admin::read(root, problems, data_dir.clone(), hostname.clone()),
+        data_dir,
         min_free: limits.min_free,
         intake: settings::intake(root, problems, hostname.clone()),
         queue: settings::queue(root, problems, hostname, limits.queue_memory),

@@ -118,9 +118,10 @@ impl Said {
     fn is_live(&self, next: &Self, at: &At) -> bool {
         match (at.section.as_str(), at.key.as_str()) {
             ("", "shutdown_grace") | ("suppression", "ttl") | ("log", "level") => true,
+            ("admin", "token" | "token_file") => true,
             (
                 "limits" | "idempotency" | "header" | "retry" | "breaker" | "route" | "dkim" | "user"
-                | "verify" | "dns" | "tls",
+                | "verify" | "dns" | "tls" | "history" | "webhook" | "events" | "admin_token",
                 _,
             ) => true,
             ("listener", _) => self.has_same_address(next, at),

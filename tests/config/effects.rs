@@ -114,6 +114,12 @@ const OTHERS: &[(&str, &str)] = &[
     ("events.file_count", "7"),
     ("events.events", "held"),
     ("events.queue_limit", "7"),
+    ("admin.address", "127.0.0.1:7"),
+    ("admin.token_file", "{token}"),
+    ("admin_token.name", "other"),
+    ("admin_token.token_file", "{token}"),
+    ("admin_token.role", "operate"),
+    ("admin_token.contents", "true"),
     ("log.format", "text"),
     ("log.level", "warn"),
 ];
@@ -150,6 +156,7 @@ fn base(certificate: &str, key: &str, signing_key: &str) -> String {
          [[dkim]]\ndomain = \"shop.example\"\nselector = \"s1\"\nkey_file = \"{signing_key}\"\n\
          [[webhook]]\nname = \"app\"\nurl = \"https://app.example/a\"\nsecret_file = \"{key}\"\n\
          [events]\nfile = \"./events.jsonl\"\n\
+         [admin]\n[[admin_token]]\nname = \"eyes\"\ntoken = \"eyes-0123456789abcdef\"\n\
          [suppression]\non_hard_bounce = true\n[dns]\ndnssec = true\n"
     )
 }
@@ -188,7 +195,8 @@ fn told(config: &Config) -> String {
             SinkTransport::File(_) => None,
         })
         .collect();
-    format!("{config:?}{users:?}{secrets:?}{keys:?}{webhooks:?}")
+    let tokens: Vec<_> = config.admin.tokens.iter().map(|token| token.digest()).collect();
+    format!("{config:?}{users:?}{secrets:?}{keys:?}{webhooks:?}{tokens:?}")
 }
 
 #[test]
@@ -199,6 +207,7 @@ fn every_key_changes_what_the_parts_are_told() {
     let copy = |path: &Path, name: &str| files.write(name, &fs::read_to_string(path).unwrap());
     let (other, other_key) = (copy(&certificate, "other.pem"), copy(&key, "other.key"));
     let anchor = files.trust_anchor("root.key").display().to_string();
+    let token = files.write("token", "other-0123456789abcdef\n").display().to_string();
     let (signing_key, other_signing_key) = (files.signing_key("s1"), files.signing_key("s2"));
     let [certificate, key, signing_key] =
         [certificate, key, signing_key].map(|path| path.display().to_string());
@@ -208,12 +217,13 @@ fn every_key_changes_what_the_parts_are_told() {
         let value = value
             .replace("{other}", &other.display().to_string())
             .replace("{anchor}", &anchor)
+            .replace("{token}", &token)
             .replace("{other_key}", &other_key.display().to_string())
             .replace("{other_signing_key}", &other_signing_key.display().to_string())
             .replace("{other_hash}", &HASH.replace("t=2", "t=3"));
         let variable = |name: &str| {
             let separator = match name.split('.').next() {
-                Some("listener" | "user" | "dkim" | "webhook") => "__0__".to_owned(),
+                Some("listener" | "user" | "dkim" | "webhook" | "admin_token") => "__0__".to_owned(),
                 Some("route") => format!("__{}__", route_of(name)),
                 _ => "__".to_owned(),
             };

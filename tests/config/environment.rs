@@ -49,7 +49,7 @@ fn a_variable_that_means_nothing_is_an_error_that_names_the_nearest() {
     assert!(refused("ONCEMAIL_DATA_DIR", "x").contains("did you mean ONCEMAIL__DATA_DIR?"));
     assert!(refused("ONCEMAIL__ROUTE__2__PATH", "x").contains("the next one is 1"));
     assert!(refused("ONCEMAIL__ROUTE__PATH", "x").contains("no such variable"));
-    assert!(refused("ONCEMAIL__ADMIN__ADDRESS", "x").contains("this version does not have it yet"));
+    assert!(refused("ONCEMAIL__HTTP__SUBMISSION", "x").contains("this version does not have it yet"));
     assert!(refused("ONCEMAIL__LIMITS__RECIPIENTS", "many").starts_with("ONCEMAIL__LIMITS__RECIPIENTS: "));
     // A Kubernetes service named "oncemail" sets these in every pod.
     let links = [("ONCEMAIL_PORT", "tcp://10.0.0.1:587"), ("ONCEMAIL_SERVICE_HOST", "10.0.0.1")];
