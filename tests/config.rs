@@ -310,7 +310,7 @@ fn certificate_and_key_are_read_and_must_belong_together() {
 fn names_are_given_once_and_every_route_can_be_reached() {
     one_problem(&format!("{LISTENER}{LISTENER}{ROUTE}"), 7, &["two listeners named \"in\"", ":2:8"]);
     let reserved = LISTENER.replace("\"in\"", "\"oncemail:events\"");
-    one_problem(&format!("{reserved}{ROUTE}"), 2, &["this name stands for events"]);
+    one_problem(&format!("{reserved}{ROUTE}"), 2, &["`name` begins with \"oncemail:\""]);
     one_problem(
         &format!("{LISTENER}{ROUTE}{}", ROUTE.replace("\"out\"", "\"late\"")),
         11,

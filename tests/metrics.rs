@@ -260,7 +260,9 @@ async fn every_outcome_is_counted_by_route_and_connections_by_their_encryption()
     let found: Vec<_> = changed(&after, &before)
         .into_iter()
         .filter(|(name, _)| {
-            ["deliver", "attempt", "outbound", "queue", "destin"].iter().any(|of| name.starts_with(of))
+            ["deliver", "attempt", "outbound", "queue_messages", "destin"]
+                .iter()
+                .any(|of| name.starts_with(of))
         })
         .collect();
     let figures = [

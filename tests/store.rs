@@ -66,7 +66,7 @@ async fn a_checkpoint_of_an_earlier_version_is_not_used_and_not_called_damaged()
     let path = bed.dir.path().join("checkpoint");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes.truncate(bytes.len() - 4);
-    assert_eq!(bytes[8..12], 3_u32.to_be_bytes());
+    assert_eq!(bytes[8..12], 4_u32.to_be_bytes());
     bytes[11] = 2;
     bytes.extend(crc32c::crc32c(&bytes).to_be_bytes());
     RealFiles.create(&path).unwrap().write_at(0, &[std::io::IoSlice::new(&bytes)]).unwrap();

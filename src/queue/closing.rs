@@ -33,8 +33,6 @@ impl Lease {
         current.newly_held.extend(current.doubts.recipients());
         let had_ended = numbers_ended(progress);
         let mut told = Notices::default();
-        // What fails of an event is never kept; an operator may still hold one.
-        let was_discarded = self.is_event() && events::discard_failed(progress);
         // Before anything expires: what was queued when an order came is what it is meant for.
         let obeyed = self.obey(current, now, &mut told).await;
         let progress = current.progress.as_mut()?;
@@ -45,6 +43,8 @@ impl Lease {
             progress.next_attempt = now;
             wait = Some(Duration::ZERO);
         }
+        // What fails of an event is never kept; an operator may still hold one.
+        let was_discarded = self.is_event() && events::discard_failed(progress);
         let has_changed = self.tell_close(current, now, &mut told).await | obeyed.has_changed | was_discarded;
         self.tell_success(current, &mut told).await;
         if let (Some(wait), Some(_), false) = (wait, untried, has_changed) {

@@ -66,7 +66,7 @@ fn parse_v1(line: &[u8]) -> io::Result<Origin> {
     };
     let (source, destination) = (address(family, source)?, address(family, destination)?);
     let (port, _) = (port(source_port)?, port(destination_port)?);
-    drop::<IpAddr>(destination);
+    let _: IpAddr = destination;
     Ok(Origin::Client(SocketAddr::new(source, port)))
 }
 
