@@ -7,14 +7,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use oncemail::admin::socket::{ADMIN_SOCKET, connect};
 use oncemail::submission::options::TlsMode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use crate::common::child::Relay;
 use crate::common::client::Client;
 use crate::common::listener::write_certificate;
 use crate::common::openmetrics::Scrape;
 use crate::common::whole::Whole;
 use crate::metrics::{discarding, submit};
+
+/// All families of the program itself, with a certificate and the HTTP API.
+async fn of_the_program() -> Scrape {
+    let directory = tempfile::tempdir().unwrap();
+    let tls = write_certificate(directory.path()).0;
+    let more = format!(
+        "[tls]\ncertificate_file = {:?}\nkey_file = {:?}\n[[listener]]\nname = \"tls\"\naddress = \"127.0.0.1:0\"\n\
+         tls = \"starttls\"\nauth = \"none\"\n",
+        tls.certificate_file, tls.key_file
+    );
+    let mut relay = Relay::start(directory.path(), &more, "true").await;
+    let mut stream = connect(&directory.path().join("var"), ADMIN_SOCKET).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    relay.stop().await;
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("content-length"), "{head}");
+    Scrape::read(text)
+}
 
 /// All families: of a relay that has a listener with TLS and a route.
 async fn families() -> (Whole, Scrape) {
@@ -31,14 +54,18 @@ async fn families() -> (Whole, Scrape) {
 async fn names_and_labels_follow_the_rules() {
     let (whole, now) = families().await;
     assert!(whole.metrics.text().1.starts_with("application/openmetrics-text; version=1.0.0"));
-    let known =
-        ["code", "listener", "outcome", "reason", "result", "route", "state", "tls", "to", "type", "version"];
-    for (name, family) in &now.families {
+    let program = of_the_program().await;
+    let known = [
+        "code", "kind", "listener", "outcome", "reason", "result", "route", "state", "tls", "to", "type",
+        "version",
+    ];
+    let all = now.families.iter().chain(&program.families);
+    for (name, family) in all {
         assert!(name.starts_with("oncemail_") || name.starts_with("process_"), "{name}");
         assert!(!name.ends_with("_total"), "{name}: the suffix is not of the family");
         if family.kind == "histogram" {
             assert!(
-                name.ends_with("_seconds") || name.ends_with("_bytes") || name.ends_with("_messages"),
+                ["_seconds", "_bytes", "_messages", "_records"].iter().any(|unit| name.ends_with(unit)),
                 "{name}"
             );
         }
@@ -81,7 +108,7 @@ async fn the_dashboard_and_the_alerts_ask_only_for_what_there_is() {
 
 #[tokio::test]
 async fn every_metric_is_described_with_its_type_and_labels_and_no_other() {
-    let now = families().await.1;
+    let now = of_the_program().await;
     let mut described = BTreeMap::new();
     for line in read("docs/metrics.md").lines() {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();

@@ -110,14 +110,15 @@ async fn serve(
     let (server, handles, reloader) = set_up(config, store, queue, history, clock.clone(), source).await?;
     let relay = handles.relay.clone();
     let socket = HealthSocket::bind(&socket_dir).await?;
-    for (listener, address) in server.addresses() {
-        tracing::info!(listener, %address, "listening");
-    }
 
     let mut parts = Parts::new(shutdown);
     let state = parts.state();
     let ready = Ready { store: store.clone(), relay: relay.clone(), state: state.clone() };
     let admin = administration(&admin_options, &handles, &server, ready.clone(), &reloader, &clock).await?;
+    // Only now: whoever waits for these lines finds everything there.
+    for (listener, address) in server.addresses() {
+        tracing::info!(listener, %address, "listening");
+    }
     if let Some(address) = admin.address() {
         tracing::info!(%address, "the HTTP API is listening");
     }

@@ -155,6 +155,8 @@ fn said(address: &str, reply: &Reply) -> Event {
     let (what, paint) = match reply.code {
         _ if reply.route.is_empty() => ("operator", Paint::Title),
         200..300 => ("delivered", Paint::Good),
+        // No server has said it: it was put where it was to go by ourselves.
+        0 if reply.text.starts_with("2.") => ("delivered", Paint::Good),
         400..500 => ("deferred", Paint::Warning),
         500..600 => ("refused", Paint::Bad),
         _ => ("trouble", Paint::Warning),

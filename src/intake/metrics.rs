@@ -41,6 +41,7 @@ pub struct IntakeMetrics {
     accepted_bytes: Count,
     accepted_recipients: Count,
     observed: Count,
+    untold: Count,
 }
 
 impl IntakeMetrics {
@@ -63,6 +64,11 @@ impl IntakeMetrics {
     /// From the last octet of a message to the decision about it.
     pub fn took(&self) -> &Latency {
         &self.took
+    }
+
+    /// Replays of which nobody could be told.
+    pub(super) fn untold(&self) -> &Count {
+        &self.untold
     }
 
     /// Has everything shown.
@@ -98,7 +104,9 @@ impl Collector for IntakeMetrics {
         one_counter(encoder, recipients, self.accepted_recipients.get())?;
         let observed =
             ("observed_duplicates", "Submissions that idempotency.observe let through as duplicates.");
-        one_counter(encoder, observed, self.observed.get())
+        one_counter(encoder, observed, self.observed.get())?;
+        let untold = ("events_untold", "Replays whose event could not be made durable.");
+        one_counter(encoder, untold, self.untold.get())
     }
 }
 

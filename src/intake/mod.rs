@@ -23,7 +23,6 @@ pub use options::{Fallback, Options};
 pub use replays::{Replay, Replays};
 pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -51,8 +50,6 @@ pub struct Intake {
     history: OnceLock<Arc<History>>,
     /// Who wants to know of replays.
     replays: OnceLock<Arc<dyn Replays>>,
-    /// Replays of which nobody could be told.
-    untold: AtomicU64,
 }
 
 /// What a key says about a submission.
@@ -74,9 +71,9 @@ impl Intake {
     /// An intake in front of `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: Clock) -> Self {
         let (claims, metrics) = (Arc::default(), Arc::default());
-        let (history, replays, untold) = Default::default();
+        let (history, replays) = Default::default();
         let options = ArcSwap::from_pointee(options);
-        Self { store, options, clock, claims, metrics, history, replays, untold }
+        Self { store, options, clock, claims, metrics, history, replays }
     }
 
     /// Has other options in force from the next submission on; each is decided by those that it began with.

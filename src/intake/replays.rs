@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Intake;
 use super::arrival::Arrival;
@@ -50,7 +49,7 @@ impl Intake {
 
     /// How many replays could not be told of since the start.
     pub fn untold(&self) -> u64 {
-        self.untold.load(Ordering::Relaxed)
+        self.metrics.untold().get()
     }
 
     /// Queues what is told of a replay.
@@ -76,7 +75,7 @@ impl Intake {
         };
         let Some(event) = replays.event(&replay) else { return };
         if let Err(error) = self.store.accept(event, None).await {
-            self.untold.fetch_add(1, Ordering::Relaxed);
+            self.metrics.untold().add_one();
             tracing::warn!(%first, %error, "nobody can be told of this replay");
         }
     }

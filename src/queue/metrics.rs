@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Queue;
-use crate::metrics::{Collector, DescriptorEncoder, Registry, gauges, one_gauge};
+use crate::metrics::{Collector, DescriptorEncoder, Registry, gauges, one_counter, one_gauge};
 
 /// See the module.
 struct Shown(Arc<Queue>);
@@ -41,7 +41,13 @@ impl Collector for Shown {
         one_gauge(encoder, memory, fresh_bytes as f64)?;
         let unsaved =
             ("queue_unsaved_outcomes", "Outcomes that wait until the disk has room; relaying waits too.");
-        one_gauge(encoder, unsaved, queue.unsaved.load(Ordering::Relaxed) as f64)
+        one_gauge(encoder, unsaved, queue.unsaved.load(Ordering::Relaxed) as f64)?;
+        let events = queue.event_counts();
+        let waiting = ("events_queued", "Events that wait for webhooks or the event file.");
+        one_gauge(encoder, waiting, events.queued as f64)?;
+        let dropped =
+            ("events_dropped", "Events that were not queued, because events.queue_limit of them were.");
+        one_counter(encoder, dropped, events.dropped)
     }
 }
 

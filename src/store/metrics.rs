@@ -108,9 +108,9 @@ impl Collector for Asked {
         bytes.extend(figures.free_bytes.map(|free| ("free", free)));
         encode_bytes(&mut encoder, &bytes)?;
         for (name, help, value) in [
-            ("store_messages", "Messages in the store that are not finished", figures.messages),
-            ("store_segments", "Segments of the journal", figures.segments),
-            ("keys", "Idempotency keys, approximately", figures.keys),
+            ("store_messages", "Messages in the store that are not finished.", figures.messages),
+            ("store_segments", "Segments of the journal.", figures.segments),
+            ("keys", "Idempotency keys, approximately.", figures.keys),
         ] {
             let gauge = ConstGauge::new(signed(value));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
@@ -119,15 +119,15 @@ impl Collector for Asked {
         encoder
             .encode_descriptor(
                 "key_age",
-                "Age of the idempotency keys",
+                "Age of the idempotency keys.",
                 Some(&Unit::Seconds),
                 MetricType::Histogram,
             )?
             .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         let Some(history) = history else { return Ok(()) };
         for (name, help, value) in [
-            ("history_records", "Records of the history written", history.records),
-            ("history_dropped_records", "Records that the history could not take", history.dropped),
+            ("history_records", "Records of the history written.", history.records),
+            ("history_dropped_records", "Records that the history could not take.", history.dropped),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
@@ -137,7 +137,7 @@ impl Collector for Asked {
 }
 
 fn encode_bytes(encoder: &mut DescriptorEncoder<'_>, bytes: &[(&str, u64)]) -> fmt::Result {
-    let help = "Bytes on the disk, by what they are for";
+    let help = "Bytes on the disk, by what they are for.";
     let mut metric = encoder.encode_descriptor("store", help, Some(&Unit::Bytes), MetricType::Gauge)?;
     for (kind, value) in bytes {
         let labels = [("kind", *kind)];
@@ -163,7 +163,7 @@ fn ages(figures: &Figures, ttl: Duration, now: Timestamp) -> (f64, u64, Vec<(f64
             *slot += count;
         }
     }
-    let bounds = KEY_AGE.into_iter().chain([f64::MAX]);
+    let bounds = KEY_AGE.into_iter().chain([f64::INFINITY]);
     (sum, figures.keys, bounds.zip(counts).collect())
 }
 

@@ -36,6 +36,9 @@ impl Scrape {
                 let family = Family { kind: kind.to_owned(), labels: BTreeSet::new() };
                 assert!(scrape.families.insert(name.to_owned(), family).is_none(), "{name} is there twice");
                 current = Some(name.to_owned());
+            } else if let Some(rest) = line.strip_prefix("# UNIT ") {
+                let (name, unit) = rest.split_once(' ').expect("a unit");
+                assert!(current.as_deref() == Some(name) && name.ends_with(unit), "{line}");
             } else {
                 assert!(!line.starts_with('#') && !line.is_empty(), "{line:?}");
                 scrape.sample(line, current.as_deref().expect("a family before its samples"));
