@@ -207,7 +207,7 @@ impl Inner {
 fn keep(config: &mut Config, before: &Config, said: Said) {
     config.said = said;
     config.data_dir.clone_from(&before.data_dir);
-    config.log.format = before.log.format;
+    (config.log.format, config.log.addresses) = (before.log.format, before.log.addresses);
     for hostname in [
         &mut config.submission.hostname,
         &mut config.intake.hostname,
