@@ -33,6 +33,7 @@ mod metrics_text;
 mod mx;
 mod oauth;
 mod outbound;
+mod privacy;
 mod process;
 mod queue;
 mod queue_order;
