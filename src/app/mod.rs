@@ -13,7 +13,7 @@
 pub mod health;
 pub mod log_key;
 pub mod metrics;
-mod open_files;
+pub mod open_files;
 mod outward;
 mod parts;
 mod process;
