@@ -18,6 +18,7 @@ mod descriptors;
 mod destinations;
 mod dialogs;
 mod dkim;
+mod doctor;
 mod forwarding;
 mod history;
 mod hostile_dns;

@@ -16,7 +16,8 @@ const CONTENT: [&str; 4] = ["zsubject", "zbody", "zattachment", "zpassword"];
 
 #[expect(clippy::disallowed_methods, reason = "a test's own file")]
 fn configured(far: &FarSide, addresses: &str) -> Setup {
-    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE";
+    let hash =
+        "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE";
     let setup = Setup::new();
     let base = setup.dir.path().display();
     let config = format!(
