@@ -12,8 +12,9 @@
 
 mod administration;
 pub mod health;
+pub mod log_key;
 pub mod metrics;
-mod open_files;
+pub mod open_files;
 mod opening;
 mod outward;
 mod parts;

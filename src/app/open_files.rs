@@ -12,7 +12,7 @@ use crate::relay::options::{Hosts, MX_CONNECTIONS, Route, Transport};
 const KEPT: u64 = 640;
 
 /// Raises the limit as far as the system allows, and gives it back; `u64::MAX` when there is none.
-pub(super) fn raise() -> u64 {
+pub fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     let limit = match setrlimit(Resource::Nofile, raised) {
@@ -24,7 +24,7 @@ pub(super) fn raise() -> u64 {
 }
 
 /// What of `connections` clients may have under `limit`; `None` when not even one.
-pub(super) fn fit(connections: usize, routes: &[Route], limit: u64) -> Option<usize> {
+pub fn fit(connections: usize, routes: &[Route], limit: u64) -> Option<usize> {
     let fixed: u64 = routes.iter().map(outward).sum();
     let by_domain = routes.iter().any(is_by_domain);
     let outward = if by_domain { fixed.saturating_add(count(MX_CONNECTIONS)) } else { fixed };

@@ -215,7 +215,7 @@ impl Inner {
 fn keep(config: &mut Config, before: &Config, said: Said) {
     config.said = said;
     config.data_dir.clone_from(&before.data_dir);
-    config.log.format = before.log.format;
+    (config.log.format, config.log.addresses) = (before.log.format, before.log.addresses);
     // Tokens that would leave an address open to everybody are not taken away.
     let is_local = before.admin.address.is_none_or(|address| address.ip().is_loopback());
     let tokens = std::mem::take(&mut config.admin.tokens);

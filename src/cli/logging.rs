@@ -1,7 +1,7 @@
 //! The log: one event a line on standard output, as JSON or for people.
 //!
 //! An output that is closed or on a full disk loses lines, never the server: nothing in here panics or stops on a
-//! failed write. A pipe that is full because its reader has stopped reading holds the server up until it goes on.
+//! failed write. What a line says of people is decided in `log_privacy.rs`, for every line. A pipe that is full because its reader has stopped reading holds the server up until it goes on.
 
 use std::io::{self, IsTerminal};
 
@@ -11,21 +11,27 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-use super::text_log::{self, Lines};
+use super::json_log::Objects;
+use super::log_privacy::Privacy;
+use super::text_log::Lines;
 use crate::config::{Log, LogFormat};
 
 /// Crates that tell more than an operator wants; `log.level` may still ask for them by name.
 const NOISY: [&str; 4] = ["hickory_resolver", "hickory_proto", "hickory_net", "rustls"];
 
 /// Starts the log for the whole process; gives back what changes its level. A second call changes nothing.
-pub(super) fn start(log: &Log) -> impl Fn(&str) + Send + Sync + 'static {
+pub(super) fn start(log: &Log, privacy: Privacy) -> impl Fn(&str) + Send + Sync + 'static {
     let is_terminal = io::stdout().is_terminal();
     let is_json = match log.format {
         LogFormat::Auto => !is_terminal,
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    let layer = if is_json { json(io::stdout) } else { text(io::stdout, is_terminal && !no_colour()) };
+    let layer = if is_json {
+        json(io::stdout, privacy)
+    } else {
+        text(io::stdout, is_terminal && !no_colour(), privacy)
+    };
     let (filter, handle) = reload::Layer::new(filter(&log.level));
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     // It fails only when the log is gone.
@@ -39,28 +45,24 @@ pub(super) fn no_colour() -> bool {
 
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Timestamp (RFC 3339), level, target, message and fields side by side in one object.
-fn json<W>(writer: W) -> BoxedLayer
+fn json<W>(writer: W, privacy: Privacy) -> BoxedLayer
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_span_list(false)
+        .event_format(Objects { privacy })
+        .with_ansi(false)
         .log_internal_errors(false)
         .with_writer(writer)
         .boxed()
 }
 
-fn text<W>(writer: W, with_colours: bool) -> BoxedLayer
+fn text<W>(writer: W, with_colours: bool, privacy: Privacy) -> BoxedLayer
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     fmt::layer()
-        .event_format(Lines)
-        .fmt_fields(text_log::fields())
+        .event_format(Lines { privacy })
         .with_ansi(with_colours)
         .log_internal_errors(false)
         .with_writer(writer)
@@ -115,7 +117,7 @@ mod tests {
     fn logged(level: &str, log: impl FnOnce()) -> String {
         let sink = Sink::default();
         let writer = sink.clone();
-        let layer = json(move || writer.clone()).with_filter(filter(level));
+        let layer = json(move || writer.clone(), Privacy::Full).with_filter(filter(level));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
     }
@@ -134,7 +136,7 @@ mod tests {
     fn a_text_line_is_short_and_a_client_cannot_forge_another() {
         let sink = Sink::default();
         let writer = sink.clone();
-        let layer = text(move || writer.clone(), false);
+        let layer = text(move || writer.clone(), false, Privacy::Full);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let (key, nothing) = (Some("order-1001"), None::<&str>);
             tracing::info!(target: "oncemail::relay", key, nothing, empty = "", client = %"\u{1b}[2J\n", "delivery");
@@ -163,7 +165,7 @@ mod tests {
         let sink = Sink::default();
         let writer = sink.clone();
         let (level, handle) = reload::Layer::new(filter("warn"));
-        let layer = json(move || writer.clone()).with_filter(level);
+        let layer = json(move || writer.clone(), Privacy::Full).with_filter(level);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             for level in ["debug", "error"] {
                 tracing::info!("at {}", if level == "debug" { "first" } else { "last" });
@@ -177,9 +179,28 @@ mod tests {
 
     #[test]
     fn an_output_that_is_closed_does_no_harm() {
-        let layer = json(|| Closed);
+        let layer = json(|| Closed, Privacy::Full);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             tracing::info!("nobody listens");
         });
+    }
+
+    #[test]
+    fn no_line_of_either_form_names_anybody_where_that_is_not_wanted() {
+        let sink = Sink::default();
+        for is_json in [true, false] {
+            let (writer, privacy) = (sink.clone(), Privacy::hashed([1; 32]));
+            let layer = if is_json {
+                json(move || writer.clone(), privacy)
+            } else {
+                text(move || writer.clone(), false, privacy)
+            };
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                let error = io::Error::other("alice: \"alice@x.example\" is full");
+                tracing::info!(target: "another::library", count = 3, ?error, "from alice@x.example");
+            });
+        }
+        let lines = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert!(!lines.contains("alice") && lines.matches("@x.example").count() == 4, "{lines}");
     }
 }

@@ -8,11 +8,15 @@ mod client;
 mod completions;
 mod confirm;
 mod destinations;
+mod doctor;
 mod explain;
 mod failure;
 mod hash_password;
 mod health;
+mod json_log;
 mod key;
+mod log_fields;
+mod log_privacy;
 mod logging;
 mod man;
 mod paper;
@@ -108,6 +112,9 @@ enum Command {
     /// Say what would happen to a message for an address now: route, hosts, TLS, limits, retries
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::Arguments),
+    /// Look at everything that this relay needs, and say what to do: disk, certificates, DNS, every smarthost's login
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Arguments),
     /// Have the running server read its configuration again: all of it is taken, or nothing
     #[command(after_help = reload::EXAMPLES)]
     Reload(Remote),
@@ -136,6 +143,7 @@ pub fn run() -> ExitCode {
         Command::CheckConfig => check_config::run(config),
         Command::HashPassword => hash_password::run(),
         Command::Health => health::run(config),
+        Command::Doctor(arguments) => doctor::run(config, &arguments),
         Command::Status(remote) => {
             ask(&remote, config, async |client| status::run(client, remote.json).await)
         }

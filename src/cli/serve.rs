@@ -4,8 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::log_privacy::Privacy;
 use super::{complain, environment, load, logging};
 use crate::app::{self, reload::Source};
+use crate::config::{Config, LogAddresses};
+use crate::store::files::RealFiles;
 
 /// How long threads that nobody waits for may take to end.
 const STRAGGLERS: Duration = Duration::from_secs(1);
@@ -16,7 +19,14 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    let set_level = Box::new(logging::start(&config.log));
+    let privacy = match privacy(&config) {
+        Ok(privacy) => privacy,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let set_level = Box::new(logging::start(&config.log, privacy));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -39,5 +49,13 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A log that is to name nobody does not begin without the key that it takes for that.
+fn privacy(config: &Config) -> anyhow::Result<Privacy> {
+    match config.log.addresses {
+        LogAddresses::Full => Ok(Privacy::Full),
+        LogAddresses::Hashed => app::log_key::load(&config.data_dir, &RealFiles).map(Privacy::hashed),
     }
 }

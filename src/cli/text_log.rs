@@ -2,16 +2,19 @@
 
 use std::fmt;
 
-use tracing::field::Field;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::FmtContext;
-use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer, debug_fn};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::log_fields::{Fields, MESSAGE, Value};
+use super::log_privacy::Privacy;
 use crate::clock::Clock;
 
 /// One line an event.
-pub(super) struct Lines;
+pub(super) struct Lines {
+    pub(super) privacy: Privacy,
+}
 
 impl<S, N> FormatEvent<S, N> for Lines
 where
@@ -20,7 +23,7 @@ where
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        _: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
@@ -31,7 +34,13 @@ where
         if !target.starts_with("oncemail") {
             write!(writer, " {target}:")?;
         }
-        context.field_format().format_fields(writer.by_ref(), event)?;
+        for (name, value) in &Fields::of(event, &self.privacy).list {
+            match value {
+                Value::Text(text) => write_field(&mut writer, name, &format!("{text:?}"))?,
+                Value::Shown(text) => write_field(&mut writer, name, text)?,
+                Value::Plain(plain) => write_field(&mut writer, name, &plain.to_string())?,
+            }
+        }
         writeln!(writer)
     }
 }
@@ -46,10 +55,6 @@ fn colour(level: Level) -> &'static str {
 }
 
 /// ` name=value`, without quotes where they are not needed, and nothing for a field that is empty.
-pub(super) fn fields() -> impl for<'a> FormatFields<'a> + 'static {
-    debug_fn(|writer, field: &Field, value| write_field(writer, field.name(), &format!("{value:?}")))
-}
-
 fn write_field(writer: &mut Writer<'_>, name: &str, value: &str) -> fmt::Result {
     if value == "\"\"" {
         return Ok(());
@@ -57,7 +62,7 @@ fn write_field(writer: &mut Writer<'_>, name: &str, value: &str) -> fmt::Result 
     let bare = value.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(value);
     let value = if bare.contains([' ', '"', '\\']) { value } else { bare };
     match name {
-        "message" => writer.write_char(' ')?,
+        MESSAGE => writer.write_char(' ')?,
         _ if writer.has_ansi_escapes() => write!(writer, " \x1b[2m{name}=\x1b[0m")?,
         _ => write!(writer, " {name}=")?,
     }

@@ -146,7 +146,6 @@ pub(super) const PLANNED: &[Planned] = &[
     key("store", "url_file", Values::Any, "the PostgreSQL store"),
     key("store", "node", Values::Any, "the PostgreSQL store"),
     key("store", "lease", Values::Any, "the PostgreSQL store"),
-    key("log", "addresses", Values::Only(&["hashed"]), "hashing addresses in the log"),
 ];
 
 /// The shape of a section that this version understands.

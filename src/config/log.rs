@@ -16,6 +16,18 @@ pub struct Log {
     pub format: LogFormat,
     /// A level, or a filter as `tracing_subscriber::EnvFilter` reads it: `info,oncemail::relay=debug`.
     pub level: String,
+    /// How much of an address a line shows.
+    pub addresses: LogAddresses,
+}
+
+/// `log.addresses`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogAddresses {
+    /// All of it.
+    #[default]
+    Full,
+    /// The domain, and a hash.
+    Hashed,
 }
 
 /// `log.format`.
@@ -33,7 +45,6 @@ pub enum LogFormat {
 /// Reads `[log]`.
 pub(super) fn read(root: &Table, problems: &Problems) -> Log {
     let section = Section::once(root, "log", problems);
-    section.choice("addresses", (), &[("full", ())]);
     Log {
         format: section.choice(
             "format",
@@ -41,6 +52,11 @@ pub(super) fn read(root: &Table, problems: &Problems) -> Log {
             &[("json", LogFormat::Json), ("text", LogFormat::Text)],
         ),
         level: section.parsed("level", level).unwrap_or_else(|| "info".to_owned()),
+        addresses: section.choice(
+            "addresses",
+            LogAddresses::Full,
+            &[("full", LogAddresses::Full), ("hashed", LogAddresses::Hashed)],
+        ),
     }
 }
 

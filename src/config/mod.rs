@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use errors::{Errors, Place, Problem};
-pub use log::{Log, LogFormat};
+pub use log::{Log, LogAddresses, LogFormat};
 pub use said::{Difference, Said};
 
 use crate::{intake, queue, relay, store, submission};

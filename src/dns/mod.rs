@@ -353,6 +353,22 @@ impl Dns {
         Ok(Answer { found: found.records.into_iter().filter_map(text).collect(), secure: found.secure })
     }
 
+    /// The names that an address says it has (RFC 1035 §3.5, RFC 3596 §2.5); anybody can say anything there.
+    ///
+    /// # Errors
+    /// There are none, or they could not be found out.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost but the answer.
+    pub async fn pointers(&self, address: IpAddr) -> Result<Answer<Vec<String>>, Fault> {
+        let name = hickory_resolver::proto::rr::Name::from(address).to_ascii();
+        let name = name::to_ascii(name.trim_end_matches('.'))?;
+        let found = self.ask(&name, RecordType::PTR).await;
+        let found = found.map_err(|miss| fault(miss, &name, || format!("{address} has no PTR record")))?;
+        let host = |record| if let Rr::Alias(name) = record { Some(name) } else { None };
+        Ok(Answer { found: found.records.into_iter().filter_map(host).collect(), secure: found.secure })
+    }
+
     /// One question about a name in A-labels, from the cache or the name servers.
     async fn ask(&self, name: &str, kind: RecordType) -> Result<Found, Miss> {
         let (lasting, ttl) = match self.ask_once(name, kind).await? {

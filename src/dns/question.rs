@@ -39,7 +39,7 @@ pub(super) enum Rr {
     Mail(u16, Option<String>),
     Tlsa(Tlsa),
     Text(String),
-    /// Where a CNAME leads.
+    /// Where a CNAME leads, or a PTR.
     Alias(String),
 }
 
@@ -151,6 +151,7 @@ fn rr(data: &RData) -> Option<Rr> {
         RData::MX(mx) if mx.exchange.is_root() => Some(Rr::Mail(mx.preference, None)),
         RData::MX(mx) => name::from_record(&mx.exchange).map(|name| Rr::Mail(mx.preference, Some(name))),
         RData::CNAME(target) => name::from_record(&target.0).map(Rr::Alias),
+        RData::PTR(target) => name::from_record(&target.0).map(Rr::Alias),
         RData::TXT(text) => {
             let whole: Vec<u8> = text.txt_data.iter().flat_map(|part| part.iter().copied()).collect();
             Some(Rr::Text(String::from_utf8_lossy(&whole).into_owned()))

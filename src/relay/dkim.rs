@@ -5,6 +5,7 @@
 //! stops the start; a message that cannot be signed goes unsigned, and the log says so.
 
 mod canonical;
+pub mod published;
 #[cfg(test)]
 mod tests;
 
@@ -79,6 +80,11 @@ struct Covered {
 }
 
 impl Signers {
+    /// For a relay that signs nothing.
+    pub(super) fn none() -> Self {
+        Self { signers: Vec::new() }
+    }
+
     /// Reads the keys.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mail_send::SmtpClient;
 use rustls::ProtocolVersion;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -56,6 +56,8 @@ pub(super) struct Ready {
     pub(super) tls: String,
     /// The certificate was verified, by whatever the demand asked for: only then REQUIRETLS can be honoured.
     pub(super) is_verified: bool,
+    /// What the far side has shown of itself, in DER.
+    pub(super) certificate: Option<CertificateDer<'static>>,
 }
 
 impl Trouble {
@@ -94,6 +96,15 @@ struct Opened {
     /// As in [`Ready`].
     tls: String,
     is_verified: bool,
+    certificate: Option<CertificateDer<'static>>,
+}
+
+/// A stream with TLS.
+struct Secured {
+    stream: Box<dyn Duplex>,
+    /// As in [`Ready`].
+    tls: String,
+    certificate: Option<CertificateDer<'static>>,
 }
 
 impl From<Trouble> for NoTls {
@@ -128,27 +139,27 @@ impl Opening<'_> {
         if self.auth.is_some() {
             may_authenticate(address, &opened.tls, opened.is_verified)?;
         }
-        let Opened { wire, capabilities, tls, is_verified } = opened;
+        let Opened { wire, capabilities, tls, is_verified, certificate } = opened;
         let wire = match self.auth {
             Some(auth) => auth.authenticate(wire, &capabilities, self.timeouts.command).await?,
             None => wire,
         };
-        Ok(Ready { wire, capabilities, tls, is_verified })
+        Ok(Ready { wire, capabilities, tls, is_verified, certificate })
     }
 
     async fn plain(&self, stream: TcpStream) -> Result<Opened, Trouble> {
         let mut wire = Wire::new(boxed(stream));
         self.greeting(&mut wire).await?;
         let capabilities = self.ehlo(&mut wire).await?;
-        Ok(Opened { wire, capabilities, tls: String::new(), is_verified: false })
+        Ok(Opened { wire, capabilities, tls: String::new(), is_verified: false, certificate: None })
     }
 
     async fn implicit(&self, stream: TcpStream, verify: &Verify) -> Result<Opened, Trouble> {
-        let (stream, tls) = self.handshake(stream, verify).await?;
+        let Secured { stream, tls, certificate } = self.handshake(stream, verify).await?;
         let mut wire = Wire::new(stream);
         self.greeting(&mut wire).await?;
         let capabilities = self.ehlo(&mut wire).await?;
-        Ok(Opened { wire, capabilities, tls, is_verified: *verify != Verify::Nothing })
+        Ok(Opened { wire, capabilities, tls, is_verified: *verify != Verify::Nothing, certificate })
     }
 
     /// The only way that ends without TLS where TLS was tried (RFC 7435): on the same connection where it is not offered,
@@ -160,7 +171,8 @@ impl Opening<'_> {
             Err(NoTls::NotOffered(wire, capabilities)) => {
                 let stream = wire.into_stream().map_err(|error| Trouble::lost("EHLO", &error))?;
                 let wire = Wire::new(boxed(stream));
-                return Ok(Opened { wire, capabilities, tls: String::new(), is_verified: false });
+                let tls = String::new();
+                return Ok(Opened { wire, capabilities, tls, is_verified: false, certificate: None });
             }
             Err(NoTls::Lost(trouble)) => return Err(trouble),
             Err(NoTls::Failed(trouble)) => trouble,
@@ -218,19 +230,15 @@ impl Opening<'_> {
         }
         // S1: a reply that was put behind this one in clear text must not be taken for one that came encrypted.
         let stream = wire.into_stream().map_err(|error| Trouble::lost(step, &error))?;
-        let (stream, tls) = self.handshake(stream, verify).await.map_err(NoTls::Failed)?;
+        let Secured { stream, tls, certificate } =
+            self.handshake(stream, verify).await.map_err(NoTls::Failed)?;
         let mut wire = Wire::new(stream);
         // RFC 3207 §4.2: what was offered before the handshake is forgotten.
         let capabilities = self.ehlo(&mut wire).await?;
-        Ok(Opened { wire, capabilities, tls, is_verified: *verify != Verify::Nothing })
+        Ok(Opened { wire, capabilities, tls, is_verified: *verify != Verify::Nothing, certificate })
     }
 
-    /// The encrypted stream, and what to call it.
-    async fn handshake(
-        &self,
-        stream: TcpStream,
-        verify: &Verify,
-    ) -> Result<(Box<dyn Duplex>, String), Trouble> {
+    async fn handshake(&self, stream: TcpStream, verify: &Verify) -> Result<Secured, Trouble> {
         let watched = self.demand.account.as_ref().is_some_and(Account::is_watched);
         let set_up = self.trust.handshake(verify, watched).await;
         let set_up = set_up.map_err(|error| Trouble::local(format!("TLS: {error}")))?;
@@ -245,8 +253,12 @@ impl Opening<'_> {
             Ok(client) => {
                 let seen = set_up.verdict.as_ref().and_then(|verdict| verdict.fault());
                 self.count(seen.map(tls::failure));
-                let version = version(client.tls_connection().protocol_version());
-                Ok((boxed(client.stream), format!("{version} {}", verify.word())))
+                let connection = client.tls_connection();
+                let version = version(connection.protocol_version());
+                let shown = connection.peer_certificates().and_then(<[_]>::first);
+                let certificate = shown.map(|leaf| leaf.clone().into_owned());
+                let tls = format!("{version} {}", verify.word());
+                Ok(Secured { stream: boxed(client.stream), tls, certificate })
             }
             Err(error) => {
                 self.count(Some(match &error {

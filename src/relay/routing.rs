@@ -146,7 +146,12 @@ impl Builder {
         Ok(Way::new(makeup, &self.signers, transport, self.surroundings.of_a_way()))
     }
 
-    fn transport(&self, route: &Route, options: &Options, dns: &Arc<Dns>) -> Result<Transport, SetupError> {
+    pub(super) fn transport(
+        &self,
+        route: &Route,
+        options: &Options,
+        dns: &Arc<Dns>,
+    ) -> Result<Transport, SetupError> {
         match &route.transport {
             options::Transport::Directory(path) => {
                 Directory::new(path).map(Transport::Directory).map_err(|error| SetupError::Directory {

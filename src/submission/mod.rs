@@ -19,8 +19,8 @@ mod reception;
 mod recipients;
 mod record;
 mod server;
-mod tls;
-mod validity;
+pub mod tls;
+pub mod validity;
 mod visit;
 
 pub use metrics::SubmissionMetrics;

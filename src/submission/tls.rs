@@ -136,6 +136,15 @@ impl Certificate {
     }
 }
 
+/// The chain of the configured certificate, leaf first, in DER, if listeners can use it as it is now; blocks.
+///
+/// # Errors
+/// Names the file and what is wrong with it, as at a start.
+pub fn look(options: &Tls) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    config(options)?;
+    certificates(&options.certificate_file)
+}
+
 /// TLS version and cipher suite of a connection: `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
 pub(super) fn describe<S>(stream: &TlsStream<S>) -> String {
     let (_, connection) = stream.get_ref();

@@ -10,7 +10,7 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
 /// The end of a certificate's validity (RFC 5280 §4.1.2.5); `None` for what is no certificate.
-pub(super) fn not_after(certificate: &[u8]) -> Option<Timestamp> {
+pub fn not_after(certificate: &[u8]) -> Option<Timestamp> {
     let (certificate, _) = expect(certificate, SEQUENCE)?;
     let (mut rest, _) = expect(certificate, SEQUENCE)?;
     // The version is left out of the oldest form.

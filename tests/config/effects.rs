@@ -122,10 +122,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("admin_token.contents", "true"),
     ("log.format", "text"),
     ("log.level", "warn"),
+    ("log.addresses", "hashed"),
 ];
 
 /// Keys of which this version understands one value only, and those of which the base has every value.
-const FIXED: &[&str] = &["store.backend", "route.transport", "route.auth", "log.addresses"];
+const FIXED: &[&str] = &["store.backend", "route.transport", "route.auth"];
 
 /// Which [[route]] of [`base`] a key is tried on.
 fn route_of(key: &str) -> usize {

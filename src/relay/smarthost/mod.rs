@@ -4,6 +4,7 @@
 //! Hosts are tried in order within one attempt, as long as none has taken the message. A host whose breaker is open is
 //! not asked; when none may be asked, the attempt has not happened. What only one host cannot carry goes to the next.
 
+mod probe;
 mod reach;
 
 use std::net::SocketAddr;

@@ -164,7 +164,7 @@ impl Smarthost {
     }
 
     /// The next source address of the same family; `None` leaves it to the system.
-    fn source_for(&self, far: IpAddr) -> Option<IpAddr> {
+    pub(super) fn source_for(&self, far: IpAddr) -> Option<IpAddr> {
         let usable = self.options.source_addresses.iter().filter(|source| source.is_ipv4() == far.is_ipv4());
         let usable: Vec<_> = usable.collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(usable.len())?;

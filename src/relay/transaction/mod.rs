@@ -141,7 +141,7 @@ impl Answer {
 
 impl Session {
     pub(super) fn new(ready: Ready) -> Self {
-        let Ready { wire, capabilities, tls, is_verified } = ready;
+        let Ready { wire, capabilities, tls, is_verified, .. } = ready;
         Self { wire, capabilities, needs_reset: false, tls, is_verified, name: Default::default() }
     }
 

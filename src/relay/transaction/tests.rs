@@ -64,6 +64,7 @@ async fn ended(message: &Message, own: &[(&'static str, &'static str)]) -> Ended
         capabilities: Capabilities::default(),
         tls: String::new(),
         is_verified: false,
+        certificate: None,
     });
     let fields = Front::default();
     let recipients: Vec<usize> = (0..message.envelope.recipients.len()).collect();
