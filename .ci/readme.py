@@ -5,7 +5,8 @@
   licence;
 - its TOML passes `check-config`, as do that of docs/providers.md and the files of config/; a block that is only a part
   stands where the route of the README's first one is;
-- its console session gives what it says, against `PROGRAM serve --config config/local.toml`. In the session a queue id
+- its console blocks, one after the other, give what they say, against `PROGRAM serve --config config/local.toml`, with
+  PROGRAM as `target/release/oncemail`. In them a queue id
   stands for whatever id comes, the same one for the same one, and `…` for any text, alone on a line for any lines.
 """
 
@@ -89,11 +90,13 @@ def check_configs(scratch):
         check=True, capture_output=True,
     )
     texts = {}
-    surroundings = blocks("toml")[0].partition("[[route]]")[0]
+    first = next(text for text in blocks("toml") if "[[listener]]" in text)
+    surroundings, route, rest = first.partition("[[route]]")
     for name in ("README.md", "docs/providers.md"):
         for n, text in enumerate(blocks("toml", (ROOT / name).read_text()), 1):
             is_part = "[[listener]]" not in text
-            texts[f"{name}, TOML block {n}"] = surroundings + text if is_part else text
+            own = text if "[[route]]" in text else text + route + rest
+            texts[f"{name}, TOML block {n}"] = surroundings + own if is_part else text
     texts |= {f"config/{path.name}": path.read_text() for path in sorted((ROOT / "config").glob("*.toml"))}
     for n, (name, text) in enumerate(texts.items()):
         # The files that an installation would have stand in the scratch directory here.
@@ -161,7 +164,9 @@ def check_session(scratch):
         for file in (ROOT / name).iterdir():
             if file.is_file():
                 (place / name / file.name).write_text(file.read_text().replace("2525", port))
-    (session,) = blocks("console")
+    (place / "target/release").mkdir(parents=True)
+    (place / "target/release/oncemail").symlink_to(PROGRAM)
+    session = "".join(blocks("console"))
     steps = [step.partition("\n") for step in re.split(r"^\$ ", session, flags=re.M)[1:]]
     child = serve(place)
     if child is None:

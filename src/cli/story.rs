@@ -10,6 +10,8 @@ use crate::clock::Timestamp;
 const NAMES: usize = 16;
 /// Recipients that are listed; the time line has all of them.
 const RECIPIENTS: usize = 100;
+/// Replays that stand in the time line, the latest ones; more would push the rest off the screen.
+const REPLAYS: usize = 10;
 
 /// Something that happened, or will.
 struct Event {
@@ -127,23 +129,26 @@ fn standing(recipient: &RecipientStory) -> String {
 /// Everything, oldest first; what is at the same time in the order in which it is told.
 fn time_line(story: &Story, now: Timestamp) -> Vec<Event> {
     let mut events = vec![event(&story.summary.accepted_at, "accepted", Paint::Good, submitted(story))];
-    let remembered = story.replays.len() as u64;
-    if story.replay_count > remembered && remembered > 0 {
-        let earlier = story.replay_count - remembered;
-        let text = format!("{} before the ones that follow", counted(earlier, "earlier replay"));
-        let at = story.replays.first().map_or("", |replay| replay.at.as_str());
-        events.push(event(at, "replayed", Paint::Aside, text));
+    for recipient in &story.recipient_stories {
+        events.extend(recipient.replies.iter().map(|reply| said(&recipient.address, reply)));
     }
-    for replay in &story.replays {
+    if let Some(finished) = &story.finished_at {
+        let (state, paint) = words::state(story.summary.state);
+        events.push(event(finished, "finished", paint, state.to_owned()));
+    }
+    let shown = || story.replays.iter().skip(story.replays.len().saturating_sub(REPLAYS));
+    let earlier = story.replay_count.saturating_sub(shown().count() as u64);
+    if let Some(first) = shown().next().filter(|_| earlier > 0) {
+        let text = format!("{} before the ones that follow", counted(earlier, "earlier replay"));
+        events.push(event(&first.at, "replayed", Paint::Aside, text));
+    }
+    for replay in shown() {
         let from = replay.client.as_deref().map(|client| format!(" from {client}")).unwrap_or_default();
         let text = format!("a retry{from} got this id again; nothing was sent twice");
         events.push(event(&replay.at, "replayed", Paint::Good, text));
     }
-    for recipient in &story.recipient_stories {
-        events.extend(recipient.replies.iter().map(|reply| said(&recipient.address, reply)));
-    }
     events.sort_by_key(|event| words::time(&event.at));
-    events.extend(ending(story, now));
+    events.extend(to_come(story, now));
     events
 }
 
@@ -179,13 +184,12 @@ fn said(address: &str, reply: &Reply) -> Event {
     event(&reply.at, what, paint, text)
 }
 
-/// What is still to come, or how it ended.
-fn ending(story: &Story, now: Timestamp) -> Vec<Event> {
-    if let Some(finished) = &story.finished_at {
-        let (state, paint) = words::state(story.summary.state);
-        return vec![event(finished, "finished", paint, state.to_owned())];
-    }
+/// What is still to come; nothing, when it is over.
+fn to_come(story: &Story, now: Timestamp) -> Vec<Event> {
     let mut events = Vec::new();
+    if story.finished_at.is_some() {
+        return events;
+    }
     if let Some(release) = story.release_at.as_deref().filter(|at| words::time(at).is_some_and(|at| at > now))
     {
         events.push(event(release, "not before", Paint::Aside, distance(release, now)));

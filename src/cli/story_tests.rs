@@ -142,3 +142,17 @@ fn a_story_with_very_many_recipients_stays_readable() {
     let text = told(&story, now, Paper { width: None, colours: false });
     assert!(text.contains("… and 900 more"));
 }
+
+#[test]
+fn a_storm_of_replays_does_not_hide_the_story_and_the_end_stands_where_it_was() {
+    let mut story = example();
+    story.finished_at = Some("2026-11-22T10:10:00Z".into());
+    let late = Replay { at: "2026-11-22T10:20:00Z".into(), client: None };
+    story.replays = vec![late; 100];
+    story.replay_count = 1_199;
+    let now = words::time("2026-11-22T10:30:00Z").unwrap();
+    let text = told(&story, now, Paper { width: None, colours: false });
+    assert_eq!(text.matches("  replayed ").count(), REPLAYS + 1, "{text}");
+    assert!(text.contains("1,189 earlier replays before the ones that follow"), "{text}");
+    assert!(text.find("  finished ") < text.find("  replayed "), "{text}");
+}
