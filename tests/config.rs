@@ -3,6 +3,7 @@
 mod effects;
 mod environment;
 mod outbound;
+mod proxies;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -213,8 +214,6 @@ fn what_is_planned_but_not_built_is_refused_and_never_ignored() {
         (10, format!("{LISTENER}{ROUTE}[http]\n")),
         (10, format!("{LISTENER}{ROUTE}[[webhook]]\nurl = \"x\"\n")),
         (10, format!("{LISTENER}{ROUTE}[admin]\naddress = \"127.0.0.1:1\"\n")),
-        (6, format!("{LISTENER}proxy_protocol = true\n{ROUTE}")),
-        (6, format!("{LISTENER}trusted_proxies = [\"10.0.0.1\"]\n{ROUTE}")),
         (11, format!("{LISTENER}{ROUTE}[store]\nbackend = \"postgres\"\n")),
         (11, format!("{LISTENER}{ROUTE}[log]\naddresses = \"hashed\"\n")),
     ] {

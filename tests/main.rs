@@ -34,6 +34,7 @@ mod mx;
 mod oauth;
 mod outbound;
 mod process;
+mod proxy_protocol;
 mod queue;
 mod queue_order;
 mod recipients;

@@ -8,6 +8,7 @@
 pub mod options;
 
 mod accounts;
+mod admission;
 mod connection;
 mod domain_list;
 mod door;
