@@ -53,6 +53,7 @@ mod store_model;
 mod store_notices;
 mod submission;
 mod suppression;
+mod systemd;
 mod tls;
 mod tls_over_dns;
 mod tls_policy;

@@ -18,6 +18,7 @@ mod parts;
 mod process;
 pub mod reload;
 pub mod signals;
+pub mod systemd;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -32,23 +33,30 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::intake::Intake;
+use crate::mail::{KeyKind, Scope, ScopedKey};
 use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::store::files::RealFiles;
 use crate::store::history::{self, History};
 use crate::store::suppression::Suppressions;
 use crate::store::{EmbeddedStore, Recovery, Status, Store, embedded};
-use crate::submission::{Recipients, Server};
+use crate::submission::{Inherited, Recipients, Server};
 use health::{Health, HealthSocket};
 use parts::Parts;
 use reload::{Handles, Reloader, Source};
 use signals::Hangups;
+use systemd::Supervisor;
 
 /// Runs until a signal comes, or a part fails.
 ///
 /// # Errors
 /// When a part cannot start or has failed, or the store cannot make a clean end.
-pub async fn run(mut config: Config, source: Source) -> anyhow::Result<()> {
+pub async fn run(
+    mut config: Config,
+    source: Source,
+    supervisor: Supervisor,
+    sockets: Inherited,
+) -> anyhow::Result<()> {
     let shutdown = signals::install().context("cannot listen for signals")?;
     let hangups = signals::hangups().context("cannot listen for signals")?;
     fit_open_files(&mut config)?;
@@ -65,7 +73,8 @@ pub async fn run(mut config: Config, source: Source) -> anyhow::Result<()> {
     queue.remember_into(history.clone());
     queue.start(store.clone(), recovery.messages);
     let socket_gone = CancellationToken::new();
-    let around = Around { queue, history: history.clone(), clock, source, hangups };
+    let history_kept = history.clone();
+    let around = Around { queue, history: history_kept, clock, source, hangups, supervisor, sockets };
     let served = serve(config, &store, around, &shutdown, &socket_gone).await;
     // Before the store, which gives the directory free.
     if let Err(error) = tokio::task::spawn_blocking(move || history.close()).await {
@@ -88,6 +97,8 @@ struct Around {
     clock: Clock,
     source: Source,
     hangups: Hangups,
+    supervisor: Supervisor,
+    sockets: Inherited,
 }
 
 /// Starts everything in front of and behind the store, and waits for the end of it all. Gives back the health socket's
@@ -99,9 +110,9 @@ async fn serve(
     shutdown: &CancellationToken,
     gone: &CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let Around { queue, history, clock, source, hangups } = around;
+    let Around { queue, history, clock, source, hangups, supervisor, sockets } = around;
     let socket_dir = config.data_dir.clone();
-    let (server, relay, reloader) = set_up(config, store, queue, history, clock, source).await?;
+    let (server, relay, reloader) = set_up(config, store, (queue, history), clock, source, sockets).await?;
     let socket = HealthSocket::bind(&socket_dir).await?;
     for (listener, address) in server.addresses() {
         tracing::info!(listener, %address, "listening");
@@ -111,7 +122,14 @@ async fn serve(
     let state = parts.state();
     let (stop, asked, told) = (state.stop(), store.clone(), state.clone());
     let report = move || readiness(&asked.status(), told.stopping());
+    let status = report.clone();
     let mut health = tokio::spawn(socket.serve(report, gone.clone()));
+    supervisor.ready();
+    let (asked, status) = (store.clone(), move || said(&status()));
+    parts.start(
+        "the supervisor's watch",
+        supervisor.follow(move || answer(asked.clone()), status, stop.clone()),
+    );
     let (one, other) = (reloader.clone(), reloader.clone());
     parts.start("the relay", relay.run_within(stop.clone(), move || one.grace()));
     parts.start("submission", server.run_within(stop.clone(), move || other.grace()));
@@ -129,10 +147,10 @@ async fn serve(
 async fn set_up(
     mut config: Config,
     store: &Arc<EmbeddedStore>,
-    queue: Arc<Queue>,
-    history: Arc<History>,
+    (queue, history): (Arc<Queue>, Arc<History>),
     clock: Clock,
     source: Source,
+    sockets: Inherited,
 ) -> anyhow::Result<(Server, Arc<Relay>, Reloader)> {
     let dns = Arc::new(Dns::new(config.dns.clone()));
     let suppressions = match config.suppression {
@@ -145,7 +163,8 @@ async fn set_up(
     let intake = Arc::new(Intake::new(store.clone(), config.intake.clone(), clock.clone()));
     intake.remember_into(history.clone());
     let recipients = Recipients { dns: dns.clone(), suppressions: suppressions.clone() };
-    let server = Server::bind(config.submission.clone(), intake.clone(), clock.clone(), recipients).await?;
+    let (options, asked) = (config.submission.clone(), intake.clone());
+    let server = Server::bind_with(options, sockets, asked, clock.clone(), recipients).await?;
     // Where the listeners really are is known only now; mail to them would come back.
     let own_addresses: Vec<_> = server.addresses().iter().map(|(_, address)| *address).collect();
     config.relay.own_addresses.clone_from(&own_addresses);
@@ -226,6 +245,18 @@ async fn open_suppressions(
     let open = move || Suppressions::open(Arc::new(RealFiles), &dir, ttl, clock);
     let opened = tokio::task::spawn_blocking(open).await.context("opening the list ended by a panic")?;
     opened.with_context(|| format!("cannot open the list of suppressed addresses in {}", data_dir.display()))
+}
+
+/// A readiness in a few words.
+fn said(health: &Health) -> String {
+    if health.ready { "takes and relays mail".to_owned() } else { health.reasons.join("; ") }
+}
+
+/// Comes when the store has answered something, whatever it is.
+async fn answer(store: Arc<EmbeddedStore>) {
+    // No client's: a header's key is never empty.
+    let key = ScopedKey { scope: Scope::anonymous(), kind: KeyKind::Header, key: String::new() };
+    let _ = store.find_key(&key).await;
 }
 
 /// D3: a latched store is not ready; nor is anything that is about to stop.

@@ -28,5 +28,5 @@ pub use metrics::SubmissionMetrics;
 pub use options::Options;
 pub use reception::{Prepared, Reception};
 pub use recipients::Recipients;
-pub use server::{BindError, Server};
+pub use server::{BindError, Inherited, Server};
 pub use tls::TlsError;

@@ -33,6 +33,9 @@ pub struct Server {
     reception: Reception,
 }
 
+/// Sockets that are bound already and were handed to this process, by the names of their listeners.
+pub type Inherited = Vec<(String, std::net::TcpListener)>;
+
 /// Why the listeners could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -45,6 +48,24 @@ pub enum BindError {
         address: SocketAddr,
         /// The system's words.
         source: io::Error,
+    },
+    /// A socket was handed over for a listener that belongs elsewhere: its rules are for another address.
+    #[error(
+        "listener {listener:?} is to listen on {address}, and the socket handed over for it is on {bound}"
+    )]
+    Elsewhere {
+        /// `[[listener]] name`.
+        listener: String,
+        /// Its address.
+        address: SocketAddr,
+        /// Where the socket is.
+        bound: SocketAddr,
+    },
+    /// A socket was handed over under a name that no listener has.
+    #[error("a socket named {name:?} was handed over, and it is no [[listener]]'s (FileDescriptorName=)")]
+    Nobodys {
+        /// Its name.
+        name: String,
     },
     /// A listener offers TLS and there is no certificate.
     #[error("listener {listener:?} offers TLS, and [tls] is missing")]
@@ -84,6 +105,20 @@ impl Server {
         clock: Clock,
         recipients: Recipients,
     ) -> Result<Self, BindError> {
+        Self::bind_with(options, Inherited::new(), intake, clock, recipients).await
+    }
+
+    /// The same, with sockets that are bound already, each under the name of its listener.
+    ///
+    /// # Errors
+    /// As [`Server::bind`], and names a socket that is not where its listener should be, or nobody's.
+    pub async fn bind_with(
+        options: Options,
+        mut inherited: Inherited,
+        intake: Arc<Intake>,
+        clock: Clock,
+        recipients: Recipients,
+    ) -> Result<Self, BindError> {
         let furnishing = Furnishing::new(options, recipients, &clock)?;
         let mut listeners = Vec::new();
         for listener in &furnishing.options.listeners {
@@ -95,9 +130,20 @@ impl Server {
                 address: listener.address,
                 source,
             };
-            let socket = TcpListener::bind(listener.address).await.map_err(bind_error)?;
+            let handed = inherited.iter().position(|(name, _)| *name == listener.name);
+            let socket = match handed.map(|at| inherited.swap_remove(at)) {
+                Some((_, socket)) => adopt(socket).map_err(bind_error)?,
+                None => TcpListener::bind(listener.address).await.map_err(bind_error)?,
+            };
             let address = socket.local_addr().map_err(bind_error)?;
+            if handed.is_some() && !is_same(listener.address, address) {
+                let (listener, configured) = (listener.name.clone(), listener.address);
+                return Err(BindError::Elsewhere { listener, address: configured, bound: address });
+            }
             listeners.push((socket, address));
+        }
+        if let Some((name, _)) = inherited.pop() {
+            return Err(BindError::Nobodys { name });
         }
         let reception = Reception::open(furnishing, intake, clock)?;
         let places = reception.places();
@@ -215,6 +261,16 @@ impl Port {
             }
         }
     }
+}
+
+fn adopt(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
+}
+
+/// Port 0 is any port.
+fn is_same(configured: SocketAddr, bound: SocketAddr) -> bool {
+    configured.ip() == bound.ip() && [0, bound.port()].contains(&configured.port())
 }
 
 fn note_end(ended: Result<(), JoinError>) {
