@@ -159,55 +159,57 @@ pub fn sockets() -> anyhow::Result<Inherited> {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::sync::{Semaphore, mpsc};
 
     use super::*;
 
-    fn pair(name: &str) -> (UnixDatagram, Supervisor) {
-        let address = format!("@oncemail-test-{}-{name}", std::process::id());
-        let receiver = UnixDatagram::bind_addr(&abstract_address(&address[1..]).unwrap()).unwrap();
-        receiver.set_nonblocking(true).unwrap();
-        let socket = Some(Arc::new(open(&address).unwrap()));
-        (receiver, Supervisor { socket, watchdog: Some(Duration::from_secs(30)) })
-    }
-
-    fn heard(receiver: &UnixDatagram) -> Vec<String> {
-        let mut buffer = [0; 1_000];
-        let next =
-            || receiver.recv(&mut buffer).ok().map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned());
-        std::iter::from_fn(next).collect()
+    #[cfg(target_os = "linux")]
+    fn pair() -> (UnixDatagram, Supervisor) {
+        let name = format!("oncemail-test-{}-watchdog", std::process::id());
+        let receiver = UnixDatagram::bind_addr(&abstract_address(&name).unwrap()).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let socket = Some(Arc::new(open(&format!("@{name}")).unwrap()));
+        (receiver, Supervisor { socket, watchdog: Some(Duration::from_millis(3)) })
     }
 
     #[cfg(target_os = "linux")]
-    #[tokio::test(start_paused = true)]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_store_that_does_not_answer_is_not_said_to_be_alive() {
-        let (receiver, supervisor) = pair("watchdog");
-        let answers = Arc::new(AtomicBool::new(true));
+        let (receiver, supervisor) = pair();
+        let hear = || {
+            let mut buffer = [0; 1_000];
+            let read = receiver.recv(&mut buffer).expect("something is said");
+            String::from_utf8_lossy(&buffer[..read]).into_owned()
+        };
+        // The store answers as often as there are permits.
+        let answers = Arc::new(Semaphore::new(2));
+        let (ask, mut asked) = mpsc::unbounded_channel();
         let status = Arc::new(Mutex::new("takes mail".to_owned()));
-        let stop = CancellationToken::new();
-        let (asked, told) = (answers.clone(), status.clone());
+        let (permits, told, stop) = (answers.clone(), status.clone(), CancellationToken::new());
         let answer = move || {
-            let answers = asked.load(Ordering::SeqCst);
+            let (permits, ask) = (permits.clone(), ask.clone());
             async move {
-                if !answers {
-                    std::future::pending().await
-                }
+                ask.send(()).unwrap();
+                permits.acquire().await.unwrap().forget();
             }
         };
         let say = move || told.lock().unwrap().clone();
         let following = tokio::spawn(supervisor.follow(answer, say, stop.clone()));
-        tokio::time::sleep(Duration::from_secs(25)).await;
-        let ping = "WATCHDOG=1";
-        assert_eq!(heard(&receiver), [ping, "STATUS=takes mail", ping, ping], "three in the time of one");
+        assert_eq!([hear(), hear(), hear()], ["WATCHDOG=1", "STATUS=takes mail", "WATCHDOG=1"]);
+        for _ in 0..3 {
+            asked.recv().await.unwrap();
+        }
+        // The third question has been asked and is not answered.
+        receiver.set_nonblocking(true).unwrap();
+        assert!(receiver.recv(&mut [0; 1_000]).is_err());
+        receiver.set_nonblocking(false).unwrap();
         *status.lock().unwrap() = "refuses it\nREADY=1".to_owned();
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        assert_eq!(heard(&receiver), [ping, "STATUS=refuses it READY=1"]);
-        answers.store(false, Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_secs(300)).await;
-        assert!(heard(&receiver).is_empty());
+        answers.add_permits(1);
+        assert_eq!([hear(), hear()], ["WATCHDOG=1", "STATUS=refuses it READY=1"]);
         stop.cancel();
         following.await.unwrap();
-        assert_eq!(heard(&receiver), ["STOPPING=1\nSTATUS=stopping"]);
+        assert_eq!(hear(), "STOPPING=1\nSTATUS=stopping");
     }
 
     #[tokio::test]
