@@ -94,6 +94,13 @@ impl Clock {
     }
 }
 
+/// Microseconds of the system's steady clock, for those who compare with it (sd_notify(3), `MONOTONIC_USEC`).
+pub fn monotonic_micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or_default().saturating_mul(1_000_000).saturating_add(nanos.unwrap_or_default() / 1_000)
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for the time")]
 fn system_now() -> Timestamp {
     // A system clock before 1970 reads as 1970: schedules then fire at once, which loses nothing.

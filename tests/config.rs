@@ -3,6 +3,7 @@
 mod effects;
 mod environment;
 mod outbound;
+mod proxies;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -217,10 +218,7 @@ fn what_is_planned_but_not_built_is_refused_and_never_ignored() {
     for (line, text) in [
         (10, format!("{LISTENER}{ROUTE}[http]\n")),
         (10, format!("{LISTENER}{ROUTE}[http]\nsubmission = true\n")),
-        (6, format!("{LISTENER}proxy_protocol = true\n{ROUTE}")),
-        (6, format!("{LISTENER}trusted_proxies = [\"10.0.0.1\"]\n{ROUTE}")),
         (11, format!("{LISTENER}{ROUTE}[store]\nbackend = \"postgres\"\n")),
-        (11, format!("{LISTENER}{ROUTE}[log]\naddresses = \"hashed\"\n")),
     ] {
         one_problem(&text, line, &["this version does not have it yet"]);
     }

@@ -22,6 +22,7 @@ mod process;
 pub mod reload;
 mod replays;
 pub mod signals;
+pub mod systemd;
 
 use std::sync::{Arc, OnceLock};
 
@@ -34,13 +35,14 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::intake::Intake;
+use crate::mail::{KeyKind, Scope, ScopedKey};
 use crate::queue::Queue;
 use crate::relay::Relay;
 use crate::relay::options::WEBHOOK_CONNECTIONS;
 use crate::store::history::History;
 use crate::store::metrics::register_figures;
 use crate::store::{EmbeddedStore, Store};
-use crate::submission::{Recipients, Server};
+use crate::submission::{Inherited, Recipients, Server};
 use administration::{Administration, Ready};
 use health::{Health, HealthSocket};
 use opening::{open_history, open_store, open_suppressions};
@@ -49,12 +51,18 @@ use parts::Parts;
 use reload::{Handles, Reloader, Source};
 use replays::Announce;
 use signals::Hangups;
+use systemd::Supervisor;
 
 /// Runs until a signal comes, or a part fails.
 ///
 /// # Errors
 /// When a part cannot start or has failed, or the store cannot make a clean end.
-pub async fn run(mut config: Config, source: Source) -> anyhow::Result<()> {
+pub async fn run(
+    mut config: Config,
+    source: Source,
+    supervisor: Supervisor,
+    sockets: Inherited,
+) -> anyhow::Result<()> {
     let shutdown = signals::install().context("cannot listen for signals")?;
     let hangups = signals::hangups().context("cannot listen for signals")?;
     fit_open_files(&mut config)?;
@@ -71,7 +79,8 @@ pub async fn run(mut config: Config, source: Source) -> anyhow::Result<()> {
     queue.remember_into(history.clone());
     queue.start(store.clone(), recovery.messages);
     let socket_gone = CancellationToken::new();
-    let around = Around { queue, history: history.clone(), clock, source, hangups };
+    let history_kept = history.clone();
+    let around = Around { queue, history: history_kept, clock, source, hangups, supervisor, sockets };
     let served = serve(config, &store, around, &shutdown, &socket_gone).await;
     // Before the store, which gives the directory free.
     if let Err(error) = tokio::task::spawn_blocking(move || history.close()).await {
@@ -94,6 +103,8 @@ struct Around {
     clock: Clock,
     source: Source,
     hangups: Hangups,
+    supervisor: Supervisor,
+    sockets: Inherited,
 }
 
 /// Starts everything in front of and behind the store, and waits for the end of it all. Gives back the health socket's
@@ -105,10 +116,11 @@ async fn serve(
     shutdown: &CancellationToken,
     gone: &CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let Around { queue, history, clock, source, hangups } = around;
+    let Around { queue, history, clock, source, hangups, supervisor, sockets } = around;
     let admin_options = config.admin.clone();
     let socket_dir = config.data_dir.clone();
-    let (server, handles, reloader) = set_up(config, store, queue, history, clock.clone(), source).await?;
+    let (server, handles, reloader) =
+        set_up(config, store, (queue, history), clock.clone(), source, sockets).await?;
     let relay = handles.relay.clone();
     let socket = HealthSocket::bind(&socket_dir).await?;
 
@@ -124,11 +136,21 @@ async fn serve(
         tracing::info!(%address, "the HTTP API is listening");
     }
     let stop = state.stop();
+    let status = {
+        let ready = ready.clone();
+        move || said(&ready.ask())
+    };
     let report = move || {
         let Readiness { ready, reasons } = ready.ask();
         Health { ready, reasons }
     };
     let mut health = tokio::spawn(socket.serve(report, gone.clone()));
+    supervisor.ready();
+    let asked = store.clone();
+    parts.start(
+        "the supervisor's watch",
+        supervisor.follow(move || answer(asked.clone()), status, stop.clone()),
+    );
     // Ends by itself, or with the store.
     tokio::spawn({
         let queue = handles.queue.clone();
@@ -152,10 +174,10 @@ async fn serve(
 async fn set_up(
     mut config: Config,
     store: &Arc<EmbeddedStore>,
-    queue: Arc<Queue>,
-    history: Arc<History>,
+    (queue, history): (Arc<Queue>, Arc<History>),
     clock: Clock,
     source: Source,
+    sockets: Inherited,
 ) -> anyhow::Result<(Server, Handles, Reloader)> {
     let dns = Arc::new(Dns::new(config.dns.clone()));
     let suppressions = match config.suppression {
@@ -170,7 +192,8 @@ async fn set_up(
     intake.remember_into(history.clone());
     intake.announce_to(Arc::new(Announce(queue.clone())));
     let recipients = Recipients { dns: dns.clone(), suppressions: suppressions.clone() };
-    let server = Server::bind(config.submission.clone(), intake.clone(), clock.clone(), recipients).await?;
+    let (options, asked) = (config.submission.clone(), intake.clone());
+    let server = Server::bind_with(options, sockets, asked, clock.clone(), recipients).await?;
     // Where the listeners really are is known only now; mail to them would come back.
     let own_addresses: Vec<_> = server.addresses().iter().map(|(_, address)| *address).collect();
     config.relay.own_addresses.clone_from(&own_addresses);
@@ -260,4 +283,16 @@ fn fit_open_files(config: &mut Config) -> anyhow::Result<()> {
         config.submission.limits.connections = connections;
     }
     Ok(())
+}
+
+/// A readiness in a few words.
+fn said(health: &Readiness) -> String {
+    if health.ready { "takes and relays mail".to_owned() } else { health.reasons.join("; ") }
+}
+
+/// Comes when the store has answered something, whatever it is.
+async fn answer(store: Arc<EmbeddedStore>) {
+    // No client's: a header's key is never empty.
+    let key = ScopedKey { scope: Scope::anonymous(), kind: KeyKind::Header, key: String::new() };
+    let _ = store.find_key(&key).await;
 }

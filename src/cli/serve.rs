@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::log_privacy::Privacy;
 use super::{complain, environment, load, logging};
-use crate::app::{self, reload::Source};
+use crate::app::{self, reload::Source, systemd};
 use crate::config::{Config, LogAddresses};
 use crate::store::files::RealFiles;
 
@@ -27,6 +27,16 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
         }
     };
     let set_level = Box::new(logging::start(&config.log, privacy));
+    // Before there are other threads.
+    let sockets = match systemd::sockets() {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let supervisor = systemd::Supervisor::from_environment();
+    let told = supervisor.clone();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -38,9 +48,9 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
         path: path.map(Path::to_owned),
         environment: || environment().collect(),
         set_level,
-        tell: Box::new(|_| {}),
+        tell: Box::new(move |begins| told.reloading(begins)),
     };
-    let result = runtime.block_on(app::run(config, source));
+    let result = runtime.block_on(app::run(config, source, supervisor, sockets));
     // Everything that matters has been waited for: a name lookup that still hangs does not hold up the end.
     runtime.shutdown_timeout(STRAGGLERS);
     match result {

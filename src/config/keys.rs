@@ -26,7 +26,7 @@ const fn repeated(name: &'static str, keys: &'static [&'static str]) -> Shape {
 /// What this version understands. `password` and other secrets also stand for themselves with `_file`.
 pub(super) const SECTIONS: &[Shape] = &[
     once("", &["hostname", "data_dir", "shutdown_grace"]),
-    repeated("listener", &["name", "address", "tls", "auth", "allow"]),
+    repeated("listener", &["name", "address", "tls", "auth", "allow", "proxy_protocol", "trusted_proxies"]),
     once("tls", &["certificate_file", "key_file", "min_version"]),
     repeated("user", &["name", "password_hash", "password_hash_file", "senders", "scope", "rate"]),
     once(
@@ -110,10 +110,8 @@ pub(super) const SECTIONS: &[Shape] = &[
 pub(super) enum Values {
     /// The whole section.
     Section,
-    /// The key, whatever it says …
+    /// The key, whatever it says.
     Any,
-    /// … unless it says what this version does anyway.
-    AnyBut(&'static [&'static str]),
     /// Only these; the others are understood.
     Only(&'static [&'static str]),
 }
@@ -139,8 +137,6 @@ const fn key(section: &'static str, key: &'static str, values: Values, what: &'s
 /// What this version only knows of.
 pub(super) const PLANNED: &[Planned] = &[
     section("http", "submission over HTTP"),
-    key("listener", "proxy_protocol", Values::AnyBut(&["false"]), "the PROXY protocol"),
-    key("listener", "trusted_proxies", Values::AnyBut(&["[]"]), "the PROXY protocol"),
     key("store", "backend", Values::Only(&["postgres"]), "the PostgreSQL store"),
     key("store", "url", Values::Any, "the PostgreSQL store"),
     key("store", "url_file", Values::Any, "the PostgreSQL store"),
@@ -166,7 +162,7 @@ pub(super) fn planned_value(section: &str, key: &str, value: &str) -> Option<&'s
     })
 }
 
-/// A key of which no value, or only what this version does anyway, is understood.
+/// A key of which no value is understood.
 fn planned_key(section: &str, key: &str) -> Option<&'static Planned> {
     PLANNED.iter().find(|planned| {
         (planned.section, planned.key) == (section, key) && !matches!(planned.values, Values::Only(_))
@@ -193,7 +189,7 @@ pub(super) fn check(root: &Table, problems: &Problems) {
         } else if let Some(planned) = planned_section(name) {
             not_built(planned, &format!("`[{name}]`"), place, problems);
         } else if let Some(top) = shape("") {
-            check_key(top, name, place, node, problems);
+            check_key(top, name, place, problems);
         }
     }
 }
@@ -221,23 +217,17 @@ fn check_section(shape: &'static Shape, place: &Place, node: &Node, problems: &P
 }
 
 fn check_table(shape: &'static Shape, table: &Table, problems: &Problems) {
-    for (key, place, node) in table.iter() {
-        check_key(shape, key, place, node, problems);
+    for (key, place, _) in table.iter() {
+        check_key(shape, key, place, problems);
     }
 }
 
-fn check_key(shape: &'static Shape, key: &str, place: &Place, node: &Node, problems: &Problems) {
+fn check_key(shape: &'static Shape, key: &str, place: &Place, problems: &Problems) {
     if shape.keys.contains(&key) {
         return;
     }
     if let Some(planned) = planned_key(shape.name, key) {
-        let neutral: &[&str] = match planned.values {
-            Values::AnyBut(neutral) => neutral,
-            _ => &[],
-        };
-        if !neutral.contains(&simple_text(&node.value).as_str()) {
-            not_built(planned, &format!("`{key}`"), place, problems);
-        }
+        not_built(planned, &format!("`{key}`"), place, problems);
         return;
     }
     let is_top = shape.name.is_empty();
@@ -266,26 +256,12 @@ fn elsewhere(key: &str) -> Option<String> {
 
 /// Refuses a section or a key that this version only knows of.
 fn not_built(planned: &Planned, said: &str, place: &Place, problems: &Problems) {
-    let hint = match planned.values {
-        Values::AnyBut([only]) => format!("leave it out; this version behaves like {only}"),
-        _ => "leave it out".to_owned(),
-    };
-    problems.hint(place, not_built_yet(said, planned), hint);
+    problems.hint(place, not_built_yet(said, planned), "leave it out");
 }
 
 /// The sentence that refuses what this version only knows of.
 pub(super) fn not_built_yet(said: &str, planned: &Planned) -> String {
     format!("{said}: this version does not have it yet: {}", planned.what)
-}
-
-/// A value as it would be written without quotes, to be compared with what this version does anyway.
-fn simple_text(value: &Value) -> String {
-    match value {
-        Value::Text(text) | Value::Loose(text) => text.clone(),
-        Value::Boolean(value) => value.to_string(),
-        Value::List(items) if items.is_empty() => "[]".to_owned(),
-        other => other.kind().to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -365,7 +341,7 @@ mod tests {
         for planned in PLANNED {
             let lines: Vec<String> = match planned.values {
                 Values::Section => vec![String::new()],
-                Values::Any | Values::AnyBut(_) => vec![format!("{} = \"x\"", planned.key)],
+                Values::Any => vec![format!("{} = \"x\"", planned.key)],
                 Values::Only(values) => {
                     values.iter().map(|value| format!("{} = \"{value}\"", planned.key)).collect()
                 }

@@ -97,6 +97,7 @@ fn listener(section: &Section<'_>, has_tls: bool, has_users: bool) -> Option<Lis
         &[("required", AuthMode::Required), ("optional", AuthMode::Optional), ("none", AuthMode::None)],
     );
     let allow = section.parsed_list("allow", network);
+    let trusted_proxies = trusted_proxies(section);
     if tls != TlsMode::None && !has_tls {
         let hint = "add [tls] with `certificate_file` and `key_file`, or say tls = \"none\"";
         section.problem("tls", "this listener offers TLS, but there is no [tls]", hint);
@@ -111,6 +112,7 @@ fn listener(section: &Section<'_>, has_tls: bool, has_users: bool) -> Option<Lis
         tls,
         auth,
         allow: allow.unwrap_or_else(|| default_networks(auth)),
+        trusted_proxies,
     };
     refuse_risks(section, &listener);
     Some(listener)
@@ -120,11 +122,24 @@ fn refuse_risks(section: &Section<'_>, listener: &Listener) {
     if section.has("allow") && listener.allow.is_empty() {
         section.problem("allow", "`allow` lets nobody in", "leave it out for the default");
     }
-    if listener.address.ip().is_loopback() {
+    let is_behind_proxies = !listener.trusted_proxies.is_empty();
+    if is_behind_proxies && listener.auth != AuthMode::Required && !section.has("allow") {
+        let hint = "name the client networks: allow = [\"10.0.0.0/8\"]";
+        let what =
+            "clients behind a proxy are not on this machine, and this listener takes mail without AUTH";
+        section.problem("allow", what, hint);
+    }
+    // A proxy on this machine lets in whoever reaches the proxy.
+    if listener.address.ip().is_loopback() && !is_behind_proxies {
         return;
     }
     if listener.auth != AuthMode::None && listener.tls == TlsMode::None {
-        let hint = "say tls = \"starttls\" or \"implicit\", or listen on 127.0.0.1 only";
+        let hint = match is_behind_proxies {
+            true => {
+                "say tls = \"starttls\" or \"implicit\", and let the proxy pass the octets on as they are"
+            }
+            false => "say tls = \"starttls\" or \"implicit\", or listen on 127.0.0.1 only",
+        };
         section.problem("auth", "AUTH without TLS would send passwords over the network in plain text", hint);
     }
     if listener.auth != AuthMode::Required && listener.allow.iter().any(|net| net.prefix_len() == 0) {
@@ -135,6 +150,32 @@ fn refuse_risks(section: &Section<'_>, listener: &Listener) {
             hint,
         );
     }
+}
+
+/// `proxy_protocol` and `trusted_proxies`: one is nothing without the other.
+fn trusted_proxies(section: &Section<'_>) -> Vec<IpNet> {
+    let is_on = section.flag("proxy_protocol", false);
+    let networks = section.parsed_list("trusted_proxies", network);
+    // Networks that are there but wrong have been noted already.
+    let names_none = match section.has("trusted_proxies") {
+        true => networks.as_ref().is_some_and(Vec::is_empty),
+        false => true,
+    };
+    if is_on && names_none {
+        let hint = "name the load balancers: trusted_proxies = [\"192.0.2.16/28\"]";
+        let what = "`proxy_protocol` without `trusted_proxies`: nobody is believed who the client is";
+        section.problem("proxy_protocol", what, hint);
+    }
+    if !is_on && !names_none {
+        let hint = "add proxy_protocol = true, or leave `trusted_proxies` out";
+        section.problem("trusted_proxies", "`trusted_proxies` without `proxy_protocol`", hint);
+    }
+    let networks = networks.filter(|_| is_on).unwrap_or_default();
+    if networks.iter().any(|network| network.prefix_len() == 0) {
+        let hint = "name the load balancers only";
+        section.problem("trusted_proxies", "everybody could say to be anybody", hint);
+    }
+    networks
 }
 
 fn default_networks(auth: AuthMode) -> Vec<IpNet> {

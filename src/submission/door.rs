@@ -26,7 +26,8 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct Pass {
     door: Door,
-    client: IpAddr,
+    /// `None` as long as it is not known.
+    client: Option<IpAddr>,
 }
 
 /// Which limit is reached.
@@ -52,21 +53,37 @@ impl Door {
 
     /// Lets a client in, or says which limit keeps it out.
     pub(super) fn enter(&self, client: IpAddr) -> Result<Pass, Full> {
+        let mut pass = self.enter_unknown()?;
+        pass.name(client)?;
+        Ok(pass)
+    }
+
+    /// Lets somebody in of whom nothing is known yet, and who counts towards `limits.connections` alone.
+    pub(super) fn enter_unknown(&self) -> Result<Pass, Full> {
         let mut open = self.open();
         if open.total >= self.0.connections.load(Ordering::Relaxed) {
             return Err(Full::Total);
         }
-        let of_client = open.by_client.entry(client).or_default();
-        if *of_client >= self.0.connections_per_ip.load(Ordering::Relaxed) {
-            return Err(Full::Client);
-        }
-        *of_client += 1;
         open.total += 1;
-        Ok(Pass { door: self.clone(), client })
+        Ok(Pass { door: self.clone(), client: None })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pass {
+    /// From now on it counts as a connection of `client`, if there may be one more. Said once.
+    pub(super) fn name(&mut self, client: IpAddr) -> Result<(), Full> {
+        let mut open = self.door.open();
+        let of_client = open.by_client.get(&client).copied().unwrap_or_default();
+        if of_client >= self.door.0.connections_per_ip.load(Ordering::Relaxed) {
+            return Err(Full::Client);
+        }
+        open.by_client.insert(client, of_client + 1);
+        self.client = Some(client);
+        Ok(())
     }
 }
 
@@ -75,10 +92,12 @@ impl Drop for Pass {
         let mut open = self.door.open();
         open.total = open.total.saturating_sub(1);
         // An entry goes with its last connection, so the map is no longer than the connections are many.
-        if let Some(of_client) = open.by_client.get_mut(&self.client) {
+        if let Some(client) = self.client
+            && let Some(of_client) = open.by_client.get_mut(&client)
+        {
             *of_client = of_client.saturating_sub(1);
             if *of_client == 0 {
-                open.by_client.remove(&self.client);
+                open.by_client.remove(&client);
             }
         }
     }
@@ -105,5 +124,20 @@ mod tests {
         assert_eq!(door.enter(client(4)).err(), Some(Full::Total));
         door.resize(10, 3);
         assert!(door.enter(client(2)).is_ok());
+    }
+
+    #[test]
+    fn s2_somebody_unknown_has_a_place_and_is_counted_when_named() {
+        let door = Door::new(2, 1);
+        let client = |last| IpAddr::from([192, 0, 2, last]);
+        let mut unknown = door.enter_unknown().unwrap();
+        let named = door.enter(client(1)).unwrap();
+        assert_eq!(door.enter_unknown().err(), Some(Full::Total));
+        assert_eq!(unknown.name(client(1)), Err(Full::Client));
+        unknown.name(client(2)).unwrap();
+        drop(named);
+        assert_eq!(door.enter(client(2)).err(), Some(Full::Client));
+        drop(unknown);
+        assert_eq!((door.open().total, door.open().by_client.len()), (0, 0));
     }
 }

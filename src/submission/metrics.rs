@@ -22,6 +22,8 @@ label! {
         PerClient = "per_ip",
         /// `allow` of the listener.
         Network = "network",
+        /// A trusted proxy that did not say for whom it connects.
+        Proxy = "proxy",
     }
 }
 
@@ -152,7 +154,12 @@ impl SubmissionMetrics {
 
     pub(super) fn turned_away(&self, refusal: Refusal) {
         self.turned_away.add_one(refusal);
-        self.rejections.add_one(if refusal == Refusal::Network { Code::C554 } else { Code::C421 });
+        match refusal {
+            Refusal::Network => self.rejections.add_one(Code::C554),
+            Refusal::Full | Refusal::PerClient => self.rejections.add_one(Code::C421),
+            // Nothing is said to it.
+            Refusal::Proxy => {}
+        }
     }
 
     /// `tls` as [`describe`](super::tls::describe) has it; `None` for a handshake that failed.

@@ -8,6 +8,7 @@
 pub mod options;
 
 mod accounts;
+mod admission;
 mod connection;
 mod domain_list;
 mod door;
@@ -27,5 +28,5 @@ pub use metrics::SubmissionMetrics;
 pub use options::Options;
 pub use reception::{Prepared, Reception};
 pub use recipients::Recipients;
-pub use server::{BindError, Server};
+pub use server::{BindError, Inherited, Server};
 pub use tls::TlsError;

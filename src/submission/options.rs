@@ -51,6 +51,9 @@ pub struct Listener {
     pub auth: AuthMode,
     /// Client networks; others get `554` as their greeting.
     pub allow: Vec<IpNet>,
+    /// `proxy_protocol`: the load balancers that say for whom they connect, and the only ones that may connect. Empty:
+    /// clients connect themselves.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// `tls` of a listener.

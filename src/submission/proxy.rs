@@ -64,9 +64,8 @@ fn parse_v1(line: &[u8]) -> io::Result<Origin> {
     let [source, destination, source_port, destination_port] = *words.as_slice() else {
         return Err(wrong("not four parts"));
     };
-    let (source, destination) = (address(family, source)?, address(family, destination)?);
+    let (source, _) = (address(family, source)?, address(family, destination)?);
     let (port, _) = (port(source_port)?, port(destination_port)?);
-    let _: IpAddr = destination;
     Ok(Origin::Client(SocketAddr::new(source, port)))
 }
 

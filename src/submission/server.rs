@@ -1,34 +1,27 @@
 //! Binds the listeners, lets clients in, and ends in order.
 
-use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, End};
-use super::door::Full;
-use super::metrics::{Refusal, SubmissionMetrics};
+use super::admission::admit;
+use super::metrics::SubmissionMetrics;
 use super::options::{Options, TlsMode};
 use super::passwords::BadHash;
 use super::reception::{Furnishing, Place, Reception};
 use super::recipients::Recipients;
-use super::tls::{TlsError, describe};
-use super::visit::{Entrance, Visit};
+use super::tls::TlsError;
 use crate::clock::Clock;
 use crate::intake::Intake;
-use crate::metrics::Present;
-use crate::smtp::session::{Input, Session};
 
-/// A TLS handshake takes no longer than this.
-const HANDSHAKE: Duration = Duration::from_secs(30);
 /// After a failed accept, such as for want of file descriptors, the next is tried this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// And the log says so no more often than this.
@@ -39,6 +32,9 @@ pub struct Server {
     listeners: Vec<(TcpListener, SocketAddr, Arc<ArcSwap<Place>>)>,
     reception: Reception,
 }
+
+/// Sockets that are bound already and were handed to this process, by the names of their listeners.
+pub type Inherited = Vec<(String, std::net::TcpListener)>;
 
 /// Why the listeners could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +48,24 @@ pub enum BindError {
         address: SocketAddr,
         /// The system's words.
         source: io::Error,
+    },
+    /// A socket was handed over for a listener that belongs elsewhere: its rules are for another address.
+    #[error(
+        "listener {listener:?} is to listen on {address}, and the socket handed over for it is on {bound}"
+    )]
+    Elsewhere {
+        /// `[[listener]] name`.
+        listener: String,
+        /// Its address.
+        address: SocketAddr,
+        /// Where the socket is.
+        bound: SocketAddr,
+    },
+    /// A socket was handed over under a name that no listener has.
+    #[error("a socket named {name:?} was handed over, and it is no [[listener]]'s (FileDescriptorName=)")]
+    Nobodys {
+        /// Its name.
+        name: String,
     },
     /// A listener offers TLS and there is no certificate.
     #[error("listener {listener:?} offers TLS, and [tls] is missing")]
@@ -91,6 +105,20 @@ impl Server {
         clock: Clock,
         recipients: Recipients,
     ) -> Result<Self, BindError> {
+        Self::bind_with(options, Inherited::new(), intake, clock, recipients).await
+    }
+
+    /// The same, with sockets that are bound already, each under the name of its listener.
+    ///
+    /// # Errors
+    /// As [`Server::bind`], and names a socket that is not where its listener should be, or nobody's.
+    pub async fn bind_with(
+        options: Options,
+        mut inherited: Inherited,
+        intake: Arc<Intake>,
+        clock: Clock,
+        recipients: Recipients,
+    ) -> Result<Self, BindError> {
         let furnishing = Furnishing::new(options, recipients, &clock)?;
         let mut listeners = Vec::new();
         for listener in &furnishing.options.listeners {
@@ -102,9 +130,20 @@ impl Server {
                 address: listener.address,
                 source,
             };
-            let socket = TcpListener::bind(listener.address).await.map_err(bind_error)?;
+            let handed = inherited.iter().position(|(name, _)| *name == listener.name);
+            let socket = match handed.map(|at| inherited.swap_remove(at)) {
+                Some((_, socket)) => adopt(socket).map_err(bind_error)?,
+                None => TcpListener::bind(listener.address).await.map_err(bind_error)?,
+            };
             let address = socket.local_addr().map_err(bind_error)?;
+            if handed.is_some() && !is_same(listener.address, address) {
+                let (listener, configured) = (listener.name.clone(), listener.address);
+                return Err(BindError::Elsewhere { listener, address: configured, bound: address });
+            }
             listeners.push((socket, address));
+        }
+        if let Some((name, _)) = inherited.pop() {
+            return Err(BindError::Nobodys { name });
         }
         let reception = Reception::open(furnishing, intake, clock)?;
         let places = reception.places();
@@ -194,7 +233,10 @@ impl Port {
                 () = shutdown.cancelled() => break,
                 Some(ended) = sessions.join_next() => note_end(ended),
                 accepted = self.socket.accept() => match accepted {
-                    Ok((stream, peer)) => self.admit(stream, peer, &shutdown, &mut sessions),
+                    Ok((stream, peer)) => {
+                        // As it is now; the connection keeps it to its end.
+                        admit(&self.place.load(), stream, peer, &shutdown, &mut sessions);
+                    }
                     Err(error) if is_clients_fault(&error) => {}
                     Err(error) => {
                         if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
@@ -219,112 +261,16 @@ impl Port {
             }
         }
     }
-
-    fn admit(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        shutdown: &CancellationToken,
-        sessions: &mut JoinSet<()>,
-    ) {
-        let client = canonical(peer);
-        // As it is now; the connection keeps it to its end.
-        let Place { shared, entrance } = &**self.place.load();
-        let (why, refusal) = match shared.door.enter(client) {
-            _ if !is_allowed(entrance, client) => {
-                (Refusal::Network, "554 This client may not connect here\r\n")
-            }
-            Err(full @ Full::Total) => (full.into(), "421 4.3.2 Too many connections; retry later\r\n"),
-            Err(full @ Full::Client) => {
-                (full.into(), "421 4.7.0 Too many connections from this address; retry later\r\n")
-            }
-            Ok(pass) => {
-                let visit = Visit {
-                    shared: shared.clone(),
-                    entrance: entrance.clone(),
-                    client,
-                    // A token of its own, so that sessions do not meet at one lock.
-                    shutdown: shutdown.child_token(),
-                };
-                entrance.metrics.connected();
-                let open = Present::new(entrance.metrics.clone());
-                sessions.spawn(async move {
-                    let _open = (pass, open);
-                    if let Err(error) = attend(stream, visit).await {
-                        tracing::debug!(%client, %error, "connection ended");
-                    }
-                });
-                return;
-            }
-        };
-        shared.metrics.turned_away(why);
-        tracing::debug!(%client, listener = entrance.listener.name, refusal, "connection refused");
-        turn_away(entrance, stream, refusal);
-    }
 }
 
-/// Costs no task and no wait: the buffer of a new socket is empty, so the words fit or are not said.
-fn turn_away(entrance: &Entrance, stream: TcpStream, refusal: &str) {
-    if entrance.listener.tls != TlsMode::Implicit
-        && let Ok(mut stream) = stream.into_std()
-    {
-        let _ = stream.write_all(refusal.as_bytes());
-    }
+fn adopt(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
 }
 
-fn is_allowed(entrance: &Entrance, client: IpAddr) -> bool {
-    entrance.listener.allow.iter().any(|network| network.contains(&client))
-}
-
-/// Serves one client, through TLS when that is how it comes or what it asks for.
-async fn attend(stream: TcpStream, visit: Visit) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    if visit.entrance.listener.tls == TlsMode::Implicit {
-        let stream = handshake(stream, &visit).await?;
-        let session = visit.session(Some(describe(&stream)));
-        let greeted = true;
-        return Box::pin(attend_encrypted(stream, visit, session, greeted)).await;
-    }
-    let session = visit.session(None);
-    let mut connection = Connection::new(stream, visit.clone());
-    connection.greet(&session);
-    let End::StartTls(session) = connection.run(session).await? else { return Ok(()) };
-    let stream = handshake(connection.into_stream(), &visit).await?;
-    let (session, _) = session.step(Input::Encrypted(describe(&stream)));
-    Box::pin(attend_encrypted(stream, visit, session, false)).await
-}
-
-async fn attend_encrypted(
-    stream: TlsStream<TcpStream>,
-    visit: Visit,
-    session: Session,
-    greet: bool,
-) -> io::Result<()> {
-    let mut connection = Connection::new(stream, visit);
-    if greet {
-        connection.greet(&session);
-    }
-    // The session refuses STARTTLS inside TLS, so there is only one kind of end.
-    connection.run(session).await.map(|_| ())
-}
-
-async fn handshake(stream: TcpStream, visit: &Visit) -> io::Result<TlsStream<TcpStream>> {
-    let certificate = visit.entrance.certificate.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-    let acceptor = certificate.acceptor().await;
-    let shaken = tokio::select! {
-        shaken = timeout(HANDSHAKE, acceptor.accept(stream)) => {
-            shaken.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
-        }
-        () = visit.shutdown.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
-    };
-    visit.shared.metrics.handshake(shaken.as_ref().ok().map(describe).as_deref());
-    shaken
-}
-
-/// `allow`, the limits of an address and the question whether it is loopback all mean the IPv4 address of a client that
-/// comes over IPv4 to a socket for both.
-fn canonical(peer: SocketAddr) -> IpAddr {
-    peer.ip().to_canonical()
+/// Port 0 is any port.
+fn is_same(configured: SocketAddr, bound: SocketAddr) -> bool {
+    configured.ip() == bound.ip() && [0, bound.port()].contains(&configured.port())
 }
 
 fn note_end(ended: Result<(), JoinError>) {
@@ -347,11 +293,16 @@ mod tests {
     use governor::Quota;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use tokio::net::TcpStream;
+
+    use super::super::admission::canonical;
+    use super::super::visit::Visit;
     use super::*;
     use crate::clock::Timestamp;
     use crate::dns::{self, Dns};
     use crate::intake;
     use crate::mail::FingerprintMode;
+    use crate::smtp::session::Input;
     use crate::store::memory::MemoryStore;
     use crate::submission::options::{self, AuthMode, Limits, Listener};
 
@@ -365,6 +316,7 @@ mod tests {
                 tls: TlsMode::None,
                 auth: AuthMode::Optional,
                 allow: vec!["192.0.2.0/24".parse().unwrap(), "127.0.0.0/8".parse().unwrap()],
+                trusted_proxies: Vec::new(),
             }],
             tls: None,
             users: Vec::new(),
@@ -412,7 +364,7 @@ mod tests {
         let mut admit = async |peer: &str| {
             let (ours, theirs) =
                 tokio::join!(port.socket.accept(), TcpStream::connect(port.socket.local_addr().unwrap()));
-            port.admit(ours.unwrap().0, peer.parse().unwrap(), &shutdown, &mut sessions);
+            admit(&port.place.load(), ours.unwrap().0, peer.parse().unwrap(), &shutdown, &mut sessions);
             let mut theirs = theirs.unwrap();
             theirs.write_all(b"EHLO c\r\n").await.unwrap();
             let mut said = vec![0; 1_000];
@@ -433,19 +385,28 @@ mod tests {
     #[tokio::test]
     async fn a_mapped_loopback_address_is_loopback() {
         let port = port().await;
-        let is_offered = |client: &str| {
+        let is_offered = |client: &str, is_proxied| {
             let client = canonical(client.parse().unwrap());
             let visit = Visit {
                 shared: port.place.load().shared.clone(),
                 entrance: port.place.load().entrance.clone(),
                 client,
+                is_proxied,
                 shutdown: CancellationToken::new(),
             };
             let (_, action) = visit.session(None).step(Input::Line(b"EHLO c", Timestamp::default()));
             format!("{action:?}").contains("AUTH PLAIN LOGIN")
         };
-        assert!(is_offered("[::ffff:127.0.0.1]:1") && is_offered("[::1]:1") && is_offered("127.0.0.2:1"));
-        assert!(!is_offered("[::ffff:192.0.2.7]:1") && !is_offered("[2001:db8::1]:1"));
+        for (client, expected) in [
+            ("[::ffff:127.0.0.1]:1", true),
+            ("[::1]:1", true),
+            ("127.0.0.2:1", true),
+            ("[::ffff:192.0.2.7]:1", false),
+            ("[2001:db8::1]:1", false),
+        ] {
+            assert_eq!(is_offered(client, false), expected, "{client}");
+            assert!(!is_offered(client, true), "{client}: a header makes nobody a client of this machine");
+        }
     }
 
     #[tokio::test]

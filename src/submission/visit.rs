@@ -48,7 +48,10 @@ pub(super) struct Entrance {
 pub(super) struct Visit {
     pub(super) shared: Arc<Shared>,
     pub(super) entrance: Arc<Entrance>,
+    /// The client's address, or the one that a trusted proxy has told.
     pub(super) client: IpAddr,
+    /// Whether it comes through a proxy. What is for this machine's own clients is not for it, whatever its address.
+    pub(super) is_proxied: bool,
     /// Cancelled when the server shuts down.
     pub(super) shutdown: CancellationToken,
 }
@@ -83,7 +86,7 @@ impl Entrance {
 impl Visit {
     /// A session that has not begun; `tls` describes the encryption when there is some from the start.
     pub(super) fn session(&self, tls: Option<String>) -> Session {
-        let loopback = self.client.is_loopback();
+        let loopback = self.client.is_loopback() && !self.is_proxied;
         Session::new(self.entrance.settings.clone(), self.shared.budget.clone(), loopback, tls)
     }
 

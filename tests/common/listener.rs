@@ -126,6 +126,7 @@ pub fn options() -> Options {
             tls: TlsMode::None,
             auth: AuthMode::None,
             allow: vec!["0.0.0.0/0".parse().unwrap()],
+            trusted_proxies: Vec::new(),
         }],
         tls: None,
         users: Vec::new(),

@@ -19,6 +19,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("listener.tls", "implicit"),
     ("listener.auth", "optional"),
     ("listener.allow", "10.0.0.0/8"),
+    ("listener.trusted_proxies", "192.0.2.7"),
     ("tls.certificate_file", "{other}"),
     ("tls.key_file", "{other_key}"),
     ("tls.min_version", "1.3"),
@@ -125,8 +126,9 @@ const OTHERS: &[(&str, &str)] = &[
     ("log.addresses", "hashed"),
 ];
 
-/// Keys of which this version understands one value only, and those of which the base has every value.
-const FIXED: &[&str] = &["store.backend", "route.transport", "route.auth"];
+/// Keys of which this version understands one value only, those of which the base has every value, and one that goes only
+/// together with another (`proxy_protocol_and_trusted_proxies_go_together`).
+const FIXED: &[&str] = &["store.backend", "route.transport", "route.auth", "listener.proxy_protocol"];
 
 /// Which [[route]] of [`base`] a key is tried on.
 fn route_of(key: &str) -> usize {
@@ -144,6 +146,7 @@ fn base(certificate: &str, key: &str, signing_key: &str) -> String {
         "hostname = \"relay.example\"\n[idempotency]\nfallback_key = \"message-id\"\n\
          [tls]\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"\n\
          [[listener]]\nname = \"in\"\naddress = \"127.0.0.1:0\"\n\
+         allow = [\"10.9.0.0/16\"]\nproxy_protocol = true\ntrusted_proxies = [\"192.0.2.1\"]\n\
          [[user]]\nname = \"shop\"\npassword_hash = \"{HASH}\"\n\
          [[route]]\nname = \"out\"\ntransport = \"smarthost\"\nhosts = [\"smtp.example.com\"]\n\
          recipient_domains = [\"corp.example\"]\nusername = \"u\"\npassword = \"p\"\n\

@@ -1,0 +1,193 @@
+//! Lets clients in or turns them away, and serves those that are in.
+//!
+//! Where load balancers stand in front (`trusted_proxies`), nobody else may connect, and a connection is one of the client
+//! that its PROXY header names: the networks, the limits and the log are about that client. While the header has not
+//! come, the connection counts towards `limits.connections`, and that is for a few seconds at most (S2).
+//!
+//! Nobody becomes a client of this machine by a header: AUTH in plain text is not for those who come through a proxy, and
+//! whoever is said to come from a loopback address is turned away, for it would be another machine's.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, End};
+use super::door::{Full, Pass};
+use super::metrics::Refusal;
+use super::options::{Listener, TlsMode};
+use super::proxy::{self, Origin};
+use super::reception::Place;
+use super::tls::describe;
+use super::visit::{Entrance, Visit};
+use crate::metrics::Present;
+use crate::smtp::session::{Input, Session};
+
+/// A TLS handshake takes no longer than this.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// A proxy says within this time for whom it connects.
+const HEADER: Duration = Duration::from_secs(5);
+
+const STRANGER: Rebuff = (Refusal::Network, "554 This client may not connect here\r\n");
+const CROWD: Rebuff = (Refusal::Full, "421 4.3.2 Too many connections; retry later\r\n");
+const CROWD_OF_ONE: Rebuff =
+    (Refusal::PerClient, "421 4.7.0 Too many connections from this address; retry later\r\n");
+/// What is no header may be anything, so there are no words for it.
+const NO_HEADER: Rebuff = (Refusal::Proxy, "");
+
+/// Why somebody is turned away, and what it is told.
+type Rebuff = (Refusal, &'static str);
+
+/// Has a new connection served among `sessions`, or turns it away.
+pub(super) fn admit(
+    place: &Place,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shutdown: &CancellationToken,
+    sessions: &mut JoinSet<()>,
+) {
+    let Place { shared, entrance } = place;
+    let client = canonical(peer);
+    let proxies = &entrance.listener.trusted_proxies;
+    let is_proxied = !proxies.is_empty();
+    let entered = match is_proxied {
+        true if !is_in(proxies, client) => Err(STRANGER),
+        true => shared.door.enter_unknown().map_err(rebuff),
+        false if !is_allowed(&entrance.listener, client) => Err(STRANGER),
+        false => shared.door.enter(client).map_err(rebuff),
+    };
+    // A token of its own, so that sessions do not meet at one lock.
+    let shutdown = shutdown.child_token();
+    let mut visit =
+        Visit { shared: shared.clone(), entrance: entrance.clone(), client, is_proxied, shutdown };
+    let mut pass = match entered {
+        Ok(pass) => pass,
+        Err(rebuff) => return turn_away(&visit, stream, rebuff),
+    };
+    let open = Present::new(entrance.metrics.clone());
+    sessions.spawn(async move {
+        let mut stream = stream;
+        if is_proxied && let Err(rebuff) = introduce(&mut stream, &mut visit, &mut pass).await {
+            return turn_away(&visit, stream, rebuff);
+        }
+        let _open = (pass, open);
+        visit.entrance.metrics.connected();
+        let client = visit.client;
+        if let Err(error) = attend(stream, visit).await {
+            tracing::debug!(%client, %error, "connection ended");
+        }
+    });
+}
+
+/// Reads for whom a proxy connects, and treats it as that client from then on.
+async fn introduce(stream: &mut TcpStream, visit: &mut Visit, pass: &mut Pass) -> Result<(), Rebuff> {
+    let proxy = visit.client;
+    let read = tokio::select! {
+        read = timeout(HEADER, proxy::read(stream)) => {
+            read.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
+        }
+        () = visit.shutdown.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    let origin = read.map_err(|error| {
+        tracing::debug!(%proxy, %error, "a proxy did not say for whom it connects");
+        NO_HEADER
+    })?;
+    if let Origin::Client(address) = origin {
+        visit.client = canonical(address);
+        if visit.client.is_loopback() {
+            return Err(STRANGER);
+        }
+    }
+    if !is_allowed(&visit.entrance.listener, visit.client) {
+        return Err(STRANGER);
+    }
+    pass.name(visit.client).map_err(rebuff)
+}
+
+fn rebuff(full: Full) -> Rebuff {
+    match full {
+        Full::Total => CROWD,
+        Full::Client => CROWD_OF_ONE,
+    }
+}
+
+/// Costs no task and no wait: the buffer of a new socket is empty, so the words fit or are not said.
+fn turn_away(visit: &Visit, stream: TcpStream, (why, words): Rebuff) {
+    let (Entrance { listener, .. }, client) = (&*visit.entrance, visit.client);
+    visit.shared.metrics.turned_away(why);
+    tracing::debug!(%client, listener = listener.name, refusal = words, "connection refused");
+    if listener.tls != TlsMode::Implicit
+        && let Ok(mut stream) = stream.into_std()
+    {
+        if visit.is_proxied {
+            // A header that nobody has read would make the system send RST, and the words could be lost.
+            let _ = stream.read(&mut [0; 512]);
+        }
+        let _ = stream.write_all(words.as_bytes());
+    }
+}
+
+fn is_allowed(listener: &Listener, client: IpAddr) -> bool {
+    is_in(&listener.allow, client)
+}
+
+fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// Serves one client, through TLS when that is how it comes or what it asks for.
+async fn attend(stream: TcpStream, visit: Visit) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    if visit.entrance.listener.tls == TlsMode::Implicit {
+        let stream = handshake(stream, &visit).await?;
+        let session = visit.session(Some(describe(&stream)));
+        let greeted = true;
+        return Box::pin(attend_encrypted(stream, visit, session, greeted)).await;
+    }
+    let session = visit.session(None);
+    let mut connection = Connection::new(stream, visit.clone());
+    connection.greet(&session);
+    let End::StartTls(session) = connection.run(session).await? else { return Ok(()) };
+    let stream = handshake(connection.into_stream(), &visit).await?;
+    let (session, _) = session.step(Input::Encrypted(describe(&stream)));
+    Box::pin(attend_encrypted(stream, visit, session, false)).await
+}
+
+async fn attend_encrypted(
+    stream: TlsStream<TcpStream>,
+    visit: Visit,
+    session: Session,
+    greet: bool,
+) -> io::Result<()> {
+    let mut connection = Connection::new(stream, visit);
+    if greet {
+        connection.greet(&session);
+    }
+    // The session refuses STARTTLS inside TLS, so there is only one kind of end.
+    connection.run(session).await.map(|_| ())
+}
+
+async fn handshake(stream: TcpStream, visit: &Visit) -> io::Result<TlsStream<TcpStream>> {
+    let certificate = visit.entrance.certificate.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+    let acceptor = certificate.acceptor().await;
+    let shaken = tokio::select! {
+        shaken = timeout(HANDSHAKE, acceptor.accept(stream)) => {
+            shaken.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
+        }
+        () = visit.shutdown.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    visit.shared.metrics.handshake(shaken.as_ref().ok().map(describe).as_deref());
+    shaken
+}
+
+/// `allow`, the limits of an address and the question whether it is loopback all mean the IPv4 address of a client that
+/// comes over IPv4 to a socket for both.
+pub(super) fn canonical(peer: SocketAddr) -> IpAddr {
+    peer.ip().to_canonical()
+}
