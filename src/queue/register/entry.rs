@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::names::{Name, Names};
 use super::{Kind, Standing};
-use crate::mail::{Address, Envelope, Origin, Progress, QueueId, RecipientState, domain};
+use crate::mail::{Address, Envelope, Handling, Origin, Progress, QueueId, RecipientState, domain};
 
 /// The due time of a message that is handed out in the order of arrival.
 pub(in crate::queue) const AT_ONCE: u64 = u64::MAX;
@@ -159,8 +159,12 @@ impl Entry {
         }
     }
 
+    /// Known also of what is unread: no mail has the priority of events.
     pub(super) fn is_event(&self) -> bool {
-        self.kind == Some(Kind::Event)
+        match self.kind {
+            Some(kind) => kind == Kind::Event,
+            None => self.priority == Handling::EVENT_PRIORITY,
+        }
     }
 
     /// Whether the queue is as old as this message, at least.
