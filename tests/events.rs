@@ -8,7 +8,8 @@ use oncemail::clock::{Clock, Timestamp};
 use oncemail::intake::{Decision, Replay, Replays};
 use oncemail::mail::{AttemptReply, Handling, KeyKind, Message, Origin, QueueId, Scope, ScopedKey};
 use oncemail::queue::{
-    Announcer, End, EventKind, Jitter, Lease, OnFailure, Options, Outcome, Queue, Replayed,
+    Action, Announcer, Effect, End, EventKind, Jitter, Lease, OnFailure, Options, Order, Outcome, Queue,
+    Replayed, Wanted,
 };
 use oncemail::store::{Recovered, Store, StoreError};
 use serde_json::Value;
@@ -169,6 +170,34 @@ async fn a_recipient_whose_time_is_up_is_told_of_as_expired() {
     let expired =
         ["b@x.example", "c@y.example"].map(|address| format!("bounced {address} discarded expired -"));
     assert_eq!(bed.take().await, BTreeSet::from(expired));
+}
+
+#[tokio::test]
+async fn what_an_operator_ends_is_told_of_as_such_also_when_it_was_tried_or_its_time_was_up() {
+    let bed = Bed::new(Options { expire_after: HOUR, ..hourly(OnFailure::Hold) }, 100);
+    let order = |action| Order { action, by: "ops".into(), reason: None };
+    let id = bed.accept(|_| ()).await;
+    let lease = bed.next().await;
+    // It stands in line until the attempt has ended.
+    let (queue, discard) = (bed.queue.clone(), order(Action::Discard));
+    let no_patience = Duration::from_millis(1);
+    let effects = queue.order_within(no_patience, vec![id], discard, Wanted::default()).await;
+    assert_eq!(effects, [(id, Effect::Pending)]);
+    lease.settle(&[outcome(0, End::Deferred), outcome(1, End::Delivered)], None).await.unwrap();
+    drop(lease);
+    let ended = "bounced b@x.example discarded operator discarded by ops".to_owned();
+    assert_eq!(
+        bed.take().await,
+        BTreeSet::from([ended.clone(), "delivered c@y.example - - 2.0.0 ok".to_owned()])
+    );
+    let late = bed.accept(|message| drop(message.envelope.recipients.pop())).await;
+    let lease = bed.next().await;
+    bed.clock.advance(2 * HOUR);
+    lease.expire().await.unwrap();
+    drop(lease);
+    assert_eq!(bed.take().await, words(&["held b@x.example - expired -"]));
+    assert_eq!(bed.queue.order(late, order(Action::Discard)).await, Effect::Done);
+    assert_eq!(bed.take().await, BTreeSet::from([ended]));
 }
 
 #[tokio::test]

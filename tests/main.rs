@@ -36,6 +36,7 @@ mod metrics_text;
 mod mx;
 mod oauth;
 mod orders;
+mod orders_at_scale;
 mod orders_model;
 mod outbound;
 mod privacy;

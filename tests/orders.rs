@@ -8,6 +8,8 @@ use oncemail::clock::{Clock, Timestamp};
 use oncemail::mail::{AttemptReply, HoldCause, Message, Progress, QueueId, RecipientState};
 use oncemail::queue::{Action, Effect, End, Lease, Options, Order, Outcome, Queue, Standing, Wanted};
 use oncemail::relay::options::Breaker;
+use oncemail::store::files::RealFiles;
+use oncemail::store::history::{self as past, History};
 use oncemail::store::{Recovered, Store, StoreError};
 
 use crate::common::far_side::{Act, FarSide, PATIENCE, say};
@@ -154,10 +156,35 @@ async fn a_retry_is_due_at_once_and_costs_nothing() {
     drop(lease);
     bed.nothing_is_due().await;
     assert_eq!(bed.order(id, Action::Retry).await, Effect::Done);
-    assert_eq!(bed.progress(id).unwrap().next_attempt, START);
+    let progress = bed.progress(id).unwrap();
+    assert_eq!(progress.next_attempt, START);
+    let recipient = &progress.recipients[0];
+    let texts: Vec<_> = recipient.replies.iter().map(|reply| reply.text.as_str()).collect();
+    assert_eq!(texts, ["4.3.0 later", "retried by ops: as asked"], "its story shows who did it");
+    // A report to its sender has what the far side said.
+    assert_eq!(recipient.last_answer().unwrap().text, "4.3.0 later");
     let lease = bed.lease().await;
     assert_eq!((lease.id(), bed.progress(id).unwrap().attempts), (id, 1));
-    assert!(matches!(bed.order(id, Action::Retry).await, Effect::Unchanged(_)));
+    assert!(matches!(bed.order(id, Action::Retry).await, Effect::Unchanged(why) if why.contains("reset")));
+}
+
+#[tokio::test]
+async fn what_an_order_ends_is_remembered_as_what_an_attempt_ends() {
+    let bed = Bed::new(patient());
+    let dir = tempfile::tempdir().unwrap();
+    let kept = past::Options { retention: Duration::from_secs(86_400), max_bytes: 8 << 20, min_free: 0 };
+    let history = History::open(Arc::new(RealFiles), dir.path(), kept, bed.clock.clone()).unwrap();
+    bed.queue.remember_into(history.clone());
+    for (action, state) in
+        [(Action::Discard, RecipientState::Discarded), (Action::Bounce, RecipientState::Bounced)]
+    {
+        let id = bed.accept(&["b@x.example"]).await;
+        assert_eq!(bed.order(id, Action::Hold).await, Effect::Done);
+        assert!(history.find(id).unwrap().is_none(), "it has not ended");
+        assert_eq!(bed.order(id, action).await, Effect::Done);
+        let ended = history.find(id).unwrap().unwrap().ended.unwrap();
+        assert_eq!(ended.recipients[0].1.state, state);
+    }
 }
 
 #[tokio::test]

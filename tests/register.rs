@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncemail::clock::{Clock, Timestamp};
-use oncemail::mail::{Address, Message, Origin, QueueId, ReversePath};
+use oncemail::mail::{Address, Handling, Message, Origin, QueueId, ReversePath};
 use oncemail::queue::{Action, Found, Kind, Order, Queue, Routes, Standing, Wanted};
 use oncemail::store::files::RealFiles;
 use oncemail::store::{Recovered, Store};
@@ -208,6 +208,30 @@ async fn what_an_earlier_process_has_left_is_found_once_it_is_read() {
     let mail = Wanted { kinds: vec![Kind::Mail], ..wanted };
     assert_eq!(queue.find(&mail, &TwoRoutes, None, 10).messages, [(first, Standing::Queued)]);
     assert_eq!((queue.depth().queued, queue.depth().events), (1, 1));
+}
+
+#[tokio::test]
+async fn what_nobody_has_read_yet_is_found_as_mail_and_events_of_it_are_counted_as_such() {
+    let bed = Bed::new();
+    let queue = Queue::new(patient(), bed.clock.clone());
+    let found = |n, priority| Recovered {
+        id: QueueId::new(START.plus(Duration::from_millis(n))),
+        next_attempt: Some(START),
+        priority,
+        held_back: false,
+    };
+    let (mail, event) = (found(1, 0), found(2, Handling::EVENT_PRIORITY));
+    queue.start(bed.store.clone(), vec![mail, event]);
+    let of = |kinds: &[Kind]| {
+        let wanted = Wanted { kinds: kinds.to_vec(), ..Wanted::default() };
+        let Found { messages, unread, .. } = queue.find(&wanted, &TwoRoutes, None, 10);
+        (messages.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), unread)
+    };
+    assert_eq!(of(&[Kind::Mail, Kind::Notice]), (vec![mail.id], 0));
+    assert_eq!(of(&[Kind::Event]), (vec![event.id], 0));
+    assert_eq!(of(&[Kind::Notice]), (vec![], 1), "it may be one");
+    assert_eq!((queue.depth().queued, queue.depth().events), (1, 1));
+    assert_eq!(queue.oldest(), Some(mail.id.accepted_at()));
 }
 
 #[tokio::test]

@@ -110,7 +110,14 @@ impl Reloader {
         };
         match prepared {
             Ok(prepared) => {
+                let (kept, history) =
+                    (prepared.in_force.config.history.clone(), inner.handles.history.clone());
                 let reloaded = inner.commit(prepared);
+                // It writes and removes files, which no connection has to wait for.
+                let kept = tokio::task::spawn_blocking(move || history.set_options(kept)).await;
+                if let Err(error) = kept {
+                    tracing::error!(%error, "the history keeps its old limits");
+                }
                 inner.succeeded.fetch_add(1, Ordering::Relaxed);
                 let (changed, needs_restart) =
                     (reloaded.changed.join(", "), reloaded.needs_restart.join(", "));
@@ -185,19 +192,18 @@ impl Inner {
     /// Cannot fail, and waits for nothing.
     fn commit(&self, prepared: Prepared) -> Reloaded {
         let Prepared { in_force, relay, submission, reloaded } = prepared;
-        let Handles { queue, intake, history, store, suppressions, relay: the_relay, reception, .. } =
-            &self.handles;
+        let Handles { queue, intake, store, suppressions, relay: the_relay, reception, .. } = &self.handles;
         let config = &in_force.config;
         queue.change(config.queue.clone());
-        queue.announce_to(Some(config.announcer.clone()));
         intake.change(config.intake.clone());
-        history.set_options(config.history.clone());
         store.set_min_free(config.min_free);
         if let (Some(list), Some(ttl)) = (suppressions, config.suppression) {
             list.set_ttl(ttl);
         }
         reception.commit(submission);
         the_relay.commit(relay);
+        // Only now: an event for a sink that has no way yet would have to wait.
+        queue.announce_to(Some(config.announcer.clone()));
         if let Some(control) = self.handles.admin.get() {
             control.set_tokens(config.admin.tokens.clone());
         }

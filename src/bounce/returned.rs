@@ -110,7 +110,7 @@ fn has_utf8_header(content: &[u8]) -> bool {
 fn has_failed_for_8_bits(report: &Report<'_>) -> bool {
     report.mentions.iter().filter(|mention| mention.fate == Fate::Failed).any(|mention| {
         let last =
-            report.progress.recipients.get(mention.recipient).and_then(|progress| progress.replies.last());
+            report.progress.recipients.get(mention.recipient).and_then(|progress| progress.last_answer());
         last.is_some_and(|last| last.text.starts_with(CONVERSION_NEEDED))
     })
 }

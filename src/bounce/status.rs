@@ -48,12 +48,12 @@ fn recipient_fields(subject: &Subject<'_>, smtputf8: bool, lines: &mut Vec<Strin
     }
     lines.push(format!("Final-Recipient: {}", final_recipient(subject.recipient, smtputf8)));
     lines.push(format!("Action: {}", action(subject.fate)));
-    lines.push(format!("Status: {}", code(subject.fate, subject.progress.replies.last())));
+    lines.push(format!("Status: {}", code(subject.fate, subject.progress.last_answer())));
 }
 
 /// What is known of the last attempt; all of it may be left out (RFC 3464 §2.3).
 fn attempt_fields(report: &Report<'_>, subject: &Subject<'_>, smtputf8: bool, lines: &mut Vec<String>) {
-    let Some(last) = subject.progress.replies.last() else { return };
+    let Some(last) = subject.progress.last_answer() else { return };
     let text = if smtputf8 { one_line(&last.text) } else { plain(&last.text) };
     if last.code == 0 {
         // Nobody out there said this: it is ours, or the network's.

@@ -88,7 +88,7 @@ fn about(subject: &Subject<'_>) -> Vec<String> {
     if subject.fate == Fate::Expired {
         lines.push("  It was tried for too long without success. The last answer:".to_owned());
     }
-    match subject.progress.replies.last() {
+    match subject.progress.last_answer() {
         Some(last) => lines.push(said(last)),
         None => lines.push("  No attempt could be made.".to_owned()),
     }

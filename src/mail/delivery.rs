@@ -82,6 +82,20 @@ impl AttemptReply {
     /// Longer texts are cut here (at a character boundary), in bytes.
     pub const MAX_TEXT: usize = 512;
 
+    /// How the note begins of an operator who had the recipient tried at once.
+    pub const RETRIED: &str = "retried by";
+    /// The same of a hold.
+    pub const HELD: &str = "held by";
+    /// The same of a release.
+    pub const RELEASED: &str = "released by";
+
+    /// Whether this is the note of an operator who had the recipient wait or tried: no answer to an attempt, which has a
+    /// route or a status in its text.
+    pub fn is_steering(&self) -> bool {
+        let begins = [Self::RETRIED, Self::HELD, Self::RELEASED];
+        self.code == 0 && self.route.is_empty() && begins.iter().any(|begin| self.text.starts_with(begin))
+    }
+
     /// Cuts a text to [`AttemptReply::MAX_TEXT`].
     pub fn cut(text: &mut String) {
         let mut end = text.len().min(Self::MAX_TEXT);
@@ -95,6 +109,11 @@ impl AttemptReply {
 impl RecipientProgress {
     /// Older replies are dropped beyond this many different ones in a row.
     pub const MAX_REPLIES: usize = 32;
+
+    /// What was said last that tells why a recipient has not been delivered, if anything was.
+    pub fn last_answer(&self) -> Option<&AttemptReply> {
+        self.replies.iter().rev().find(|reply| !reply.is_steering())
+    }
 
     /// Notes a reply; one that says the same as the last is only counted.
     pub fn note(&mut self, mut reply: AttemptReply) {

@@ -39,6 +39,8 @@ impl Lease {
         let was_queued = numbers_queued(progress);
         let mut wait = retry::close(progress, self.due_at(), now, &self.queue.options(), untried);
         let expired = now_expired(&was_queued, progress);
+        // Also when its time is up only now.
+        let was_discarded = was_discarded | (self.is_event() && events::discard_failed(progress));
         if obeyed.is_due && wait.is_some() {
             progress.next_attempt = now;
             wait = Some(Duration::ZERO);
@@ -171,8 +173,10 @@ impl Current {
         match lease.message().await {
             Ok(message) => {
                 let now = lease.queue.clock.now();
+                let by_operator = &told.by_operator;
+                let (message, announced) = (&*message, &known);
                 let change =
-                    Change { message: &message, before, after: progress, announced: &known, expired, now };
+                    Change { message, before, after: progress, announced, expired, by_operator, now };
                 told.events = lease.queue.events_of(&change);
             }
             Err(error) => tracing::error!(target: "oncemail::events", queue_id = %lease.id, %error,

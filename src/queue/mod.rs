@@ -104,7 +104,7 @@ pub struct Depth {
     pub queued: usize,
     /// Nothing is queued, and a recipient is held.
     pub held: usize,
-    /// Events, which are no mail, in whatever state. After a start those that are not read yet count as mail.
+    /// Events, which are no mail, in whatever state.
     pub events: usize,
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Notices {
     pub(super) lines: Vec<(&'static str, usize)>,
     /// Events of the same save.
     pub(super) events: Vec<Arc<Message>>,
+    /// Recipients that an operator has ended, by number; for the events.
+    pub(super) by_operator: Vec<usize>,
     /// What is known of the recipients once the events are durable.
     pub(super) announced: Option<Known>,
 }

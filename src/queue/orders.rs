@@ -28,13 +28,17 @@ use crate::store::StoreError;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long at least, when the messages before took all of that.
 const LEAST_PATIENCE: Duration = Duration::from_millis(100);
-/// Messages that are taken at a time: one pass over the lanes for so many.
+/// Messages that are taken at a time, at least: one pass over the lanes for so many …
 const BATCH: usize = 1_024;
+/// … and so many at most, whose orders are in memory at a time (S2).
+const LARGEST_BATCH: usize = 16 * BATCH;
+/// Passes over the lanes that are thought enough: a lane may hold as many messages as there are orders.
+const PASSES: usize = 64;
 /// Messages that are read and saved at a time, so that many share a commit (S2).
 const AT_A_TIME: usize = 256;
 
-const WITH_THE_RELAY: &str = "it is being tried, or it waits for its destination, whose breaker is open or which asked \
-     for a pause";
+const WITH_THE_RELAY: &str = "it is being tried, or it waits for its destination and is tried as soon as that takes \
+     mail: where the breaker is open, a reset of the destination has it tried now";
 const BROKE_OFF: &str = "an attempt for it has just broken off in doubt";
 const NOBODY_QUEUED: &str = "no recipient of it is queued";
 
@@ -217,7 +221,8 @@ impl Queue {
         let begun = Instant::now();
         let errand = Arc::new(Errand { order, wanted, room: Semaphore::new(AT_A_TIME) });
         let mut effects = Vec::with_capacity(ids.len());
-        for batch in ids.chunks(BATCH) {
+        let at_a_time = (ids.len() / PASSES).clamp(BATCH, LARGEST_BATCH);
+        for batch in ids.chunks(at_a_time) {
             let claims = self.claim_all(batch, &errand);
             let in_line = claims.iter().filter(|(_, claim)| matches!(claim, Claim::InLine(_)));
             self.recall(&in_line.map(|(id, _)| *id).collect());

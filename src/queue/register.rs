@@ -1,8 +1,9 @@
 //! Every message of the queue with what people ask for it by, so that a list of a million needs no disk.
 //!
 //! An entry holds no text of its own: names are shared, addresses are hashed; whoever shows a message reads it from the
-//! store, a page at a time, and who changes one asks again whether it is wanted ([`Wanted::is_met_by`]). A start knows only ids; their messages are read in the background, and are *unread* until
-//! then. It must never hold the queue's lock for longer than a few thousand entries take.
+//! store, a page at a time, and who changes one asks again whether it is wanted ([`Wanted::is_met_by`]). A start knows only
+//! ids, times and priorities; the messages are read in the background, and are *unread* until then. It must never hold the
+//! queue's lock for longer than a few thousand entries take.
 
 mod entry;
 mod judge;

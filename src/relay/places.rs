@@ -79,17 +79,28 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::clock::{Clock, Timestamp};
-    use crate::dns::{self, Dns};
+    use crate::dns::{self, Dns, Family};
+    use crate::mail::QueueId;
+    use crate::queue::{self, Queue};
     use crate::relay::dkim::Signers;
-    use crate::relay::options::{Breaker, InDoubt, Matches, Options, Route, Timeouts, Transport};
+    use crate::relay::lane::{Leg, Share};
+    use crate::relay::options::{
+        Breaker, Hosts, InDoubt, Matches, Mx, Options, Route, Smtp, Timeouts, Transport,
+    };
     use crate::relay::routing::Makeup;
+    use crate::relay::smarthost::Smarthost;
     use crate::relay::surroundings::Surroundings;
+    use crate::relay::tls::Trust;
     use crate::relay::way::{self, Way};
+    use crate::store::Recovered;
+    use crate::store::memory::MemoryStore;
     use arc_swap::ArcSwap;
 
-    fn lane(name: &str) -> Arc<Lane> {
+    fn options() -> (Route, Options) {
         let route = Route {
             name: "r".to_owned(),
             matches: Matches::default(),
@@ -97,8 +108,6 @@ mod tests {
             in_doubt: InDoubt::Resend,
             forward_key_as: None,
         };
-        let signers = Arc::new(ArcSwap::from_pointee(Signers::new(&[]).unwrap()));
-        let surroundings = Surroundings::new(Clock::manual(Timestamp::from_millis(1)));
         let options = Options {
             hostname: "relay.example".to_owned(),
             routes: Vec::new(),
@@ -108,8 +117,48 @@ mod tests {
             own_addresses: Vec::new(),
             sinks: Vec::new(),
         };
-        let makeup = Makeup::new(&route, &options, &Arc::new(Dns::new(dns::Options::default())));
-        Lane::new(Way::new(makeup, &signers, way::Transport::Discard, surroundings), name.into())
+        (route, options)
+    }
+
+    fn way(
+        surroundings: Surroundings,
+        transport: impl FnOnce(&Options, &Arc<Dns>, &Surroundings) -> way::Transport,
+    ) -> Arc<Way> {
+        let signers = Arc::new(ArcSwap::from_pointee(Signers::new(&[]).unwrap()));
+        let (route, options) = options();
+        let dns = Arc::new(Dns::new(dns::Options::default()));
+        let transport = transport(&options, &dns, &surroundings);
+        Way::new(Makeup::new(&route, &options, &dns), &signers, transport, surroundings)
+    }
+
+    fn lane(name: &str) -> Arc<Lane> {
+        let surroundings = Surroundings::new(Clock::manual(Timestamp::from_millis(1)));
+        Lane::new(way(surroundings, |_, _, _| way::Transport::Discard), name.into())
+    }
+
+    #[tokio::test]
+    async fn s2_a_lane_whose_mail_an_order_has_taken_while_it_was_in_line_is_forgotten() {
+        let clock = Clock::manual(Timestamp::from_millis(1));
+        let mut none = Surroundings::new(clock.clone());
+        none.places = Arc::new(Places::new(0));
+        let way = way(none, |options, dns, surroundings| {
+            let mx =
+                Mx { port: 25, allow_private: true, mta_sts: false, mta_sts_port: 443, family: Family::Any };
+            let (smtp, trust) = (Smtp::new(Hosts::Mx(mx)), Trust::system(Arc::default()));
+            let smarthost = Smarthost::new("r".into(), smtp, options, trust, dns.clone(), surroundings);
+            way::Transport::Smarthost(Box::new(smarthost))
+        });
+        let queue = Queue::new(queue::Options::default(), clock.clone());
+        let id = QueueId::new(clock.now());
+        let found = Recovered { id, next_attempt: Some(clock.now()), priority: 0, held_back: false };
+        queue.start(Arc::new(MemoryStore::new(clock, None)), vec![found]);
+        let lease = Arc::new(queue.next(1).await.remove(0));
+        way.push("x.example", Leg { lease, share: Share::All });
+        assert!(way.surroundings.places.are_wanted() && way.all_lanes().len() == 1);
+        way.recall(&HashSet::from([QueueId::new(Timestamp::from_millis(1))]));
+        assert_eq!(way.all_lanes().len(), 1);
+        way.recall(&HashSet::from([id]));
+        assert_eq!(way.all_lanes().len(), 0);
     }
 
     #[test]

@@ -108,7 +108,11 @@ pub(super) fn of_change<'a>(
 ) -> Option<Document<'a>> {
     let recipient = change.message.envelope.recipients.get(number)?;
     let progress = change.after.recipients.get(number)?;
-    let last = progress.replies.last();
+    // What an operator has said is told where it is what became of it.
+    let last = match progress.state {
+        RecipientState::Held(HoldCause::Operator) => progress.replies.last(),
+        _ => progress.last_answer(),
+    };
     let (outcome, reason) = match progress.state {
         RecipientState::Queued | RecipientState::Delivered => (None, None),
         RecipientState::Held(cause) => (None, Some(word(cause))),
@@ -152,19 +156,18 @@ fn word(cause: HoldCause) -> &'static str {
     }
 }
 
-/// Why a recipient is over that was not delivered. Its state says only that it is; who was not tried and whose time was
-/// not up was ended by an operator.
+/// Why a recipient is over that was not delivered: its state says only that it is.
 fn why_over(number: usize, change: &Change<'_>, expire_after: Duration) -> &'static str {
     let due_at = change.message.envelope.due_at(change.message.accepted_at);
     let attempts = change.after.recipients.get(number).map(|r| r.attempts);
     let was_tried = change.before.0.get(number).map(|(_, attempts)| *attempts) != attempts;
-    if change.expired.contains(&number) {
+    if change.by_operator.contains(&number) {
+        "operator"
+    } else if change.expired.contains(&number) {
         "expired"
-    } else if was_tried {
-        "failed"
-    } else if change.now >= due_at.plus(expire_after) {
+    } else if !was_tried && change.now >= due_at.plus(expire_after) {
         "expired"
     } else {
-        "operator"
+        "failed"
     }
 }

@@ -123,6 +123,8 @@ pub(super) struct Change<'a> {
     pub(super) announced: &'a Known,
     /// Recipients whose time was up, by number.
     pub(super) expired: &'a [usize],
+    /// Recipients that an operator has ended, by number.
+    pub(super) by_operator: &'a [usize],
     pub(super) now: Timestamp,
 }
 

@@ -69,18 +69,17 @@ impl Lease {
             progress if progress.is_held() => Next::Held,
             _ => Next::Finished,
         };
-        match current.save(&self, told, Vec::new()).await.map(|settled| settled.saved) {
-            Some(Ok(())) => {
-                self.end(next);
-                Effect::Done
-            }
-            Some(Err(error)) => {
-                // Nothing was sent, so nothing is to be kept from being sent again.
-                current.unsaved = false;
-                Effect::Failed(error)
-            }
-            None => Effect::Gone,
+        let Some(settled) = current.save(&self, told, Vec::new()).await else { return Effect::Gone };
+        if let Err(error) = settled.saved {
+            // Nothing was sent, so nothing is to be kept from being sent again.
+            current.unsaved = false;
+            return Effect::Failed(error);
         }
+        if let (Next::Finished, Some(past)) = (next, self.queue.past()) {
+            past.ended(&message, &settled.progress);
+        }
+        self.end(next);
+        Effect::Done
     }
 
     /// Carries out, in memory, what stands in line at the end of an attempt.
@@ -142,9 +141,7 @@ impl Lease {
         let before = (order.action == Action::Bounce).then(|| progress.clone());
         for number in &concerned {
             let Some(recipient) = progress.recipients.get_mut(*number) else { continue };
-            if order.action != Action::Retry {
-                recipient.note(note(order, recipient.state, now));
-            }
+            recipient.note(note(order, recipient.state, now));
             recipient.state = match order.action {
                 Action::Retry | Action::Release => RecipientState::Queued,
                 Action::Hold => RecipientState::Held(HoldCause::Operator),
@@ -160,7 +157,8 @@ impl Lease {
                 progress.released_at = Some(now);
                 self.note_release(progress);
             }
-            Action::Hold | Action::Discard => {}
+            Action::Hold => {}
+            Action::Discard => told.by_operator.extend(&concerned),
             Action::Bounce => {
                 let options = &*self.queue.options.load_full();
                 let telling = Telling { message, options, due_at: self.due_at(), now };
@@ -169,6 +167,7 @@ impl Lease {
                     *progress = before.unwrap_or_else(|| progress.clone());
                     return Err(NOT_TOLD);
                 }
+                told.by_operator.extend(&concerned);
             }
         }
         Ok(())
@@ -193,11 +192,11 @@ fn concerned(action: Action, progress: &Progress, spared: &[usize]) -> Vec<usize
 /// So that the message's story shows who did it.
 fn note(order: &Order, state: RecipientState, now: Timestamp) -> AttemptReply {
     let what = match order.action {
-        Action::Retry => "retried",
-        Action::Hold => "held",
-        Action::Release => "released",
-        Action::Bounce => "bounced",
-        Action::Discard => "discarded",
+        Action::Retry => AttemptReply::RETRIED,
+        Action::Hold => AttemptReply::HELD,
+        Action::Release => AttemptReply::RELEASED,
+        Action::Bounce => "bounced by",
+        Action::Discard => "discarded by",
     };
     let in_doubt = match (order.action, state) {
         (Action::Release, RecipientState::Held(HoldCause::InDoubt)) => ", though it may have been delivered",
@@ -209,7 +208,7 @@ fn note(order: &Order, state: RecipientState, now: Timestamp) -> AttemptReply {
         route: String::new(),
         host: String::new(),
         code: 0,
-        text: format!("{what} by {}{in_doubt}{reason}", order.by),
+        text: format!("{what} {}{in_doubt}{reason}", order.by),
         times: 1,
         tls: String::new(),
     }

@@ -159,9 +159,12 @@ impl Entry {
         }
     }
 
-    /// Known from its priority, which no mail can have, also while it is unread.
+    /// Known also of what is unread: no mail has the priority of events.
     pub(super) fn is_event(&self) -> bool {
-        self.kind == Some(Kind::Event) || self.priority == Handling::EVENT_PRIORITY
+        match self.kind {
+            Some(kind) => kind == Kind::Event,
+            None => self.priority == Handling::EVENT_PRIORITY,
+        }
     }
 
     /// Whether the queue is as old as this message, at least.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::entry::{Entry, Mailbox, Spelled};
 use super::names::{Name, Names};
-use super::{Found, Routes, Standing, Wanted};
+use super::{Found, Kind, Routes, Standing, Wanted};
 use crate::mail::{Address, Envelope, Origin, QueueId, domain};
 
 /// See the module.
@@ -112,12 +112,11 @@ impl<'a> Judge<'a> {
             return;
         }
         let Some(kind) = entry.kind else {
-            if wanted.needs_reading() {
-                self.page.found.unread += 1;
-            } else {
-                self.page.add(id, entry.standing);
-            }
-            return;
+            return match wanted.is_met_unread(entry.is_event()) {
+                Some(true) => self.page.add(id, entry.standing),
+                Some(false) => {}
+                None => self.page.found.unread += 1,
+            };
         };
         let is_kind = wanted.kinds.is_empty() || wanted.kinds.contains(&kind);
         if !is_kind || !self.is_from(entry) || !self.is_to(entry, names) {
@@ -226,8 +225,9 @@ impl Target {
 }
 
 impl Wanted {
-    /// Whether more has to be known of a message than its id and where it stands.
-    fn needs_reading(&self) -> bool {
+    /// Whether a message that nobody has read yet is wanted, as far as its kind and the rest of it are asked for; `None`: it
+    /// has to be read to know it. Whether it is an event is known, but not a notice from mail.
+    fn is_met_unread(&self, is_event: bool) -> Option<bool> {
         let Self {
             standings: _,
             accepted_before: _,
@@ -239,7 +239,16 @@ impl Wanted {
             user,
             route,
         } = self;
-        !kinds.is_empty() || [to, to_domain, from, user, route].iter().any(|condition| condition.is_some())
+        let is_kind = |kind| kinds.is_empty() || kinds.contains(&kind);
+        let can_be = if is_event { [Kind::Event; 2] } else { [Kind::Mail, Kind::Notice] }.map(is_kind);
+        match can_be {
+            [false, false] => Some(false),
+            [true, true] => {
+                let is_more_asked = [to, to_domain, from, user, route].iter().any(|asked| asked.is_some());
+                (!is_more_asked).then_some(true)
+            }
+            _ => None,
+        }
     }
 
     /// Whether what is asked of addresses, of the user and of the kind is really so: the register knows addresses only

@@ -222,11 +222,16 @@ impl Lane {
     /// Hands back what waits of these messages. What is being carried goes on, and ends by itself (R1).
     pub(super) fn recall(&self, ids: &HashSet<QueueId>) {
         let recalled = self.traffic().legs.take(|stowed| ids.contains(&stowed.id()));
+        let was_any = !recalled.is_empty();
         for stowed in recalled {
             match stowed {
                 Stowed::Parked(parked) => parked.give_back(),
                 Stowed::Leg(leg) => self.hand_back(leg),
             }
+        }
+        if was_any {
+            // A lane that only stood in line for a place has no connection whose end would do it.
+            self.way.retire(self);
         }
     }
 
