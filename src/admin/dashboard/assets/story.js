@@ -2,6 +2,7 @@
 // (`#message=…`), so that the browser's back closes it and a link to it can be sent.
 import { get } from './api.js';
 import { actionsFor, actOnOne, labelOf } from './confirm.js';
+import { whyItWaits } from './destinations.js';
 import { badge, byId, fill, h, setText } from './dom.js';
 import { duration, sender, size } from './format.js';
 import { repeat } from './live.js';
@@ -69,7 +70,8 @@ async function load() {
   if (!wanted) return;
   try {
     const story = await get(`/api/v1/messages/${encodeURIComponent(wanted)}`);
-    const text = JSON.stringify(story);
+    // Why it waits changes without the story.
+    const text = JSON.stringify([story, story.state === 'active' && whyItWaits(story)]);
     if (wanted !== id || text === last) return;
     last = text;
     show(story);
