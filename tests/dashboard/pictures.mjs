@@ -20,6 +20,7 @@ class Traffic {
 
   constructor(relay) {
     this.done = this.#run(relay);
+    this.done.catch(() => {}); // whoever stops it hears of it
   }
 
   async #run(relay) {

@@ -63,6 +63,7 @@ shutdown_grace = "1s"
 format = "json"
 [limits]
 min_free = "1MB"
+messages_per_connection = 100000
 [idempotency]
 fallback_key = "message-id"
 [retry]

@@ -53,6 +53,7 @@ export const steering = {
     await says(page.locator('#story .subject'), HOSTILE);
     await act(page, 'Hold');
     await says(page.locator('#story .lead .badge'), 'held');
+    await says(page.locator('#story .timeline'), 'held because an operator said so');
     await says(page.locator('#story .timeline .said'), `because ${HOSTILE}`);
     const held = await relay.api(`/api/v1/messages/${id}`);
     assert.deepEqual([held.state, held.recipient_stories[0].hold_cause], ['held', 'operator']);
@@ -73,6 +74,7 @@ export const steering = {
   real_discard_of_what_was_refused: () => real({}, async ({ page, relay }) => {
     await story(page, relay, 'refused.example', { state: 'held', mail: { from: 'untold@shop.example' } });
     await says(page.locator('#story .timeline'), 'Refused');
+    await says(page.locator('#story .timeline'), 'held because it failed');
     await act(page, 'Discard');
     await relay.settled('refused.example', 'discarded');
     await says(page.locator('#story .timeline'), 'Finished: discarded');
@@ -83,6 +85,10 @@ export const steering = {
     await relay.submit([...people('all.later.example', 3), ...people('others.later.example', 1)]);
     await relay.settled('all.later.example', 'queued');
     await relay.settled('others.later.example', 'queued');
+    await visit();
+    await button(page, '#bulk', 'Discard').click();
+    await says(page.locator('#ask'), 'these are messages of the whole queue');
+    await page.locator('#ask-no').click();
     await visit('/?to_domain=all.later.example');
     await says(page.locator('#queue-count'), '3 messages of the queue match');
     await actOnAll(page, 'Hold', 3);

@@ -84,7 +84,7 @@ export async function actOnAll(action, filter) {
     const more = trial.matched - trial.sample.length;
     const answer = await ask({
       title: `${label} ${plural(trial.matched, 'message')}?`,
-      body: [h('p', {}, meaning), sample(trial.sample), more > 0 && h('p', { class: 'quiet' }, `… and ${count(more)} more.`)],
+      body: [h('p', {}, meaning), Object.keys(filter).length === 0 && h('p', { class: 'trouble' }, 'Nothing was searched for: these are messages of the whole queue.'), sample(trial.sample), more > 0 && h('p', { class: 'quiet' }, `… and ${count(more)} more.`)],
       yes: `${label} ${plural(trial.matched, 'message')}`, danger: FOR_GOOD.includes(action), reason: true,
     });
     if (!answer) return false;

@@ -4,11 +4,11 @@ import { get } from './api.js';
 import { actionsFor, actOnOne, labelOf } from './confirm.js';
 import { whyItWaits } from './destinations.js';
 import { badge, byId, fill, h, setText } from './dom.js';
-import { duration, sender, size } from './format.js';
+import { duration, plural, sender, size } from './format.js';
 import { repeat } from './live.js';
 import { changed } from './queue.js';
 import { mayOperate, mayRead } from './session.js';
-import { timeline } from './timeline.js';
+import { timeline, whyHeld } from './timeline.js';
 
 const REFRESH = 4000; // milliseconds
 const PREFIX = '#message=';
@@ -133,7 +133,6 @@ function facts(story) {
   ].filter(([, value]) => value);
 }
 
-const CAUSES = { failed: 'it failed', expired: 'it expired', in_doubt: 'nobody knows whether it was sent', operator: 'an operator said so' };
+const person = (one) => h('li', {}, badge(one.state), ' ', h('b', {}, one.address), h('span', { class: 'quiet' }, ` ${more(one)}`));
 
-const person = ({ address, state, hold_cause: cause, attempts, route }) => h('li', {}, badge(state), ' ', h('b', {}, address),
-  h('span', { class: 'quiet' }, ` ${[cause && `held because ${CAUSES[cause] ?? cause}`, attempts && `${attempts} tries`, route && `route ${route}`].filter(Boolean).join(', ')}`));
+const more = ({ attempts, route, ...one }) => [whyHeld([one]), attempts && plural(attempts, 'try', 'tries'), route && `route ${route}`].filter(Boolean).join(', ');
