@@ -51,7 +51,7 @@ class Traffic {
 
 /** A page of somebody who is signed in. */
 async function look(relay, options, play) {
-  await watched(relay.url, { refusals: [404], ...options }, async (page) => {
+  await watched(relay.url, { refusals: [422], ...options }, async (page) => {
     await page.context().request.post(`${relay.url}/session`, { data: { token: TOKENS.admin } });
     const visit = async (path = '/') => {
       await page.goto(relay.url + path);
@@ -86,15 +86,15 @@ export const pictures = {
       await relay.submit([{ to: 'gone@refused.example', subject: 'Your invoice' }, { to: 'left@refused.example', subject: 'Your invoice' }, { to: 'moved@refused.example', subject: 'Your invoice' }], { login: true });
       await relay.submit(PEOPLE.map((name) => ({ to: `${name}@office.example`, subject: 'Minutes' })), { login: true });
       const id = await order(relay);
-      await pause(50 * SECOND);
+      await pause(28 * SECOND);
 
       // A destination is gone: its breaker opens, and its queue grows.
       traffic.warehouse = 9;
       await until(async () => (await relay.api('/api/v1/overview')).open_breakers >= 2, 'the breakers open');
-      await pause(45 * SECOND);
+      await pause(28 * SECOND);
       await look(relay, {}, async ({ page, visit, shoot }) => {
         await visit();
-        await shoot('incident-breaker', clip(700));
+        await shoot('incident-breaker', clip(735));
         await page.locator('#destinations').screenshot({ path: `${IMAGES}incident-breaker-destinations.png` });
       });
 
@@ -103,10 +103,10 @@ export const pictures = {
       traffic.warehouse = 0;
       await relay.api('/api/v1/destinations/reset', { method: 'POST', body: { route: 'warehouse' } });
       traffic.replays = 3;
-      await pause(35 * SECOND);
+      await pause(20 * SECOND);
       await look(relay, {}, async ({ visit, shoot }) => {
         await visit();
-        await shoot('incident-replays', clip(700));
+        await shoot('incident-replays', clip(735));
       });
       traffic.replays = 0;
 
