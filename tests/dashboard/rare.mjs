@@ -35,6 +35,14 @@ export const rare = {
     await harmless(page, '#key-answer .lead');
   }),
 
+  mail_without_a_route_is_no_deed_of_an_operator: () => stage({}, async ({ page, mock, visit }) => {
+    mock.known().recipient_stories[0].replies = [{ at: mock.known().accepted_at, times: 1, route: '', host: '', code: 0, text: '5.4.4 no route matches this recipient', tls: '' }];
+    await visit();
+    await page.goto(`${mock.url}/#message=${mock.known().id}`);
+    await says(page.locator('#story .timeline li').filter({ hasText: 'no route matches' }), 'Not sent');
+    assert.equal(await page.locator('#story .timeline').getByText('Operator').count(), 0);
+  }),
+
   an_unknown_message_is_said_to_be_unknown: () => stage({ refusals: [404] }, async ({ page, mock, visit }) => {
     await visit();
     await page.goto(`${mock.url}/#message=${encodeURIComponent(HOSTILE)}`);
@@ -64,9 +72,12 @@ export const rare = {
 
   a_session_that_ends_leads_to_the_sign_in_form: () => stage({ refusals: [401, 0] }, async ({ page, mock, visit }) => {
     await visit();
+    await page.locator('#bulk').getByRole('button', { name: 'Hold' }).click();
+    await page.locator('#ask .sample').waitFor();
     mock.state.askToken = true;
     mock.drop();
     await page.locator('#sign-in').waitFor();
+    assert.equal(await page.locator('#ask').isVisible(), false);
     assert.equal(await page.locator('main').isVisible(), false);
   }),
 

@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
-# The dashboard in a real Chromium: tests/dashboard/run.sh [--update] [NAME]
+# The dashboard in a real Chromium: tests/dashboard/run.sh [PROGRAM] [--update] [NAME]  (default: target/debug/oncemail).
 #
-# Serves the page's own files over an invented relay (mock.mjs), so that every rare state can be had, and clicks all that
-# can be clicked. With --update the pictures of docs/images/ are taken anew. With NAME only the tests whose name has it
-# are run. Needs node, npm and chromium; root gets a missing chromium by apt.
+# Clicks all that can be clicked over the real relay (steering.mjs), and over an invented one (mock.mjs) for the states
+# that are rare. With --update the pictures of docs/images/ are taken anew, which takes some minutes more. With NAME only
+# the tests whose name has it are run. Needs node, npm and chromium; root gets a missing chromium by apt.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+
+program=target/debug/oncemail
+if [[ -f ${1:-} ]]; then
+    program=$1
+    shift
+fi
+[[ -x $program ]] || { echo "dashboard tests: $program is missing; build it first" >&2; exit 1; }
 
 here=tests/dashboard
 place=${CARGO_TARGET_DIR:-target}/ci/dashboard
@@ -31,4 +38,4 @@ if ! cmp --silent "$here/package.json" "$place/installed.json"; then
     cp "$here/package.json" "$place/installed.json"
 fi
 
-PLACE=$(realpath "$place") CHROMIUM=$(command -v chromium) node "$here/check.mjs" "$@"
+PROGRAM=$(realpath "$program") PLACE=$(realpath "$place") CHROMIUM=$(command -v chromium) node "$here/check.mjs" "$@"

@@ -11,6 +11,7 @@ export class Problem extends Error {
 }
 
 const PATIENCE = 30_000; // milliseconds
+const LONG_PATIENCE = 600_000; // for what may be done to a million messages
 let signedOut = () => {};
 
 /** Sets what happens when the relay asks for a token. */
@@ -25,7 +26,7 @@ export function query(parameters) {
 }
 
 /** One request; gives the document of the answer, or throws a Problem. */
-export async function call(method, path, body) {
+async function call(method, path, body, patience = PATIENCE) {
   const changes = method !== 'GET';
   let response;
   try {
@@ -36,10 +37,12 @@ export async function call(method, path, body) {
       body: body === undefined ? undefined : JSON.stringify(body),
       cache: 'no-store',
       redirect: 'error',
-      signal: AbortSignal.timeout(PATIENCE),
+      signal: AbortSignal.timeout(patience),
     });
   } catch {
-    throw new Problem(0, { title: 'The relay does not answer.' });
+    // Whoever asks for it again because of this should know what the first time has done.
+    const unknown = changes ? ' What was asked for may be done, or still be under way.' : '';
+    throw new Problem(0, { title: `The relay does not answer.${unknown}` });
   }
   const document = await response.json().catch(() => null);
   if (response.ok) return document;
@@ -50,4 +53,5 @@ export async function call(method, path, body) {
 
 export const get = (path, parameters = {}) => call('GET', path + query(parameters));
 export const post = (path, body = {}) => call('POST', path, body);
+export const postAndWait = (path, body) => call('POST', path, body, LONG_PATIENCE);
 export const remove = (path, parameters = {}) => call('DELETE', path + query(parameters));

@@ -109,7 +109,7 @@ function options(legend, format, frame, describe) {
     cursor: { sync: { key: 'time' }, drag: { x: false, y: false }, points: { size: 7 } },
     scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
     axes: [
-      { ...axis, size: 26, space: 70, values: (_, ticks) => ticks.map(clock) },
+      { ...axis, size: 26, space: 70, values: (_, ticks, __, ___, step) => ticks.map((tick) => clock(tick, step)) },
       { ...axis, size: 58, space: 30, values: (_, ticks) => ticks.map((tick) => (tick === 0 ? '0' : format(tick))) },
     ],
     series: [{}, ...legend.map(({ swatch }, line) => ({
@@ -119,7 +119,8 @@ function options(legend, format, frame, describe) {
   };
 }
 
-const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit' });
+/** As exact as the distance between two ticks, seconds. */
+const clock = (seconds, step) => new Date(seconds * 1000).toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit', second: step < 60 ? '2-digit' : undefined });
 
 function recolour() {
   for (const { plot } of charts) plot.redraw(false, true);

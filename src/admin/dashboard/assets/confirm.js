@@ -1,6 +1,6 @@
 // What an operator does to mail, on one message or on all that match: it is said in words, asked for, done, and its
 // result told. On many messages the relay first says how many, and which (a dry run).
-import { post } from './api.js';
+import { post, postAndWait } from './api.js';
 import { badge, byId, fill, h, notice, setText } from './dom.js';
 import { count, duration, plural, sender } from './format.js';
 
@@ -68,7 +68,7 @@ export async function actOnOne(action, message) {
     return true;
   } catch (problem) {
     notice(`${label}: ${problem.message}`, 'bad');
-    return false;
+    return problem.status === 404; // it is over meanwhile, which the page should show
   }
 }
 
@@ -76,7 +76,7 @@ export async function actOnOne(action, message) {
 export async function actOnAll(action, filter) {
   const [label, meaning] = ACTIONS[action];
   try {
-    const trial = await post('/api/v1/messages/actions', { action, filter, dry_run: true });
+    const trial = await postAndWait('/api/v1/messages/actions', { action, filter, dry_run: true });
     if (trial.matched === 0) {
       notice(`${label}: no message matches.`, 'warn');
       return false;
@@ -84,11 +84,12 @@ export async function actOnAll(action, filter) {
     const more = trial.matched - trial.sample.length;
     const answer = await ask({
       title: `${label} ${plural(trial.matched, 'message')}?`,
-      body: [h('p', {}, meaning), sample(trial.sample), more > 0 && h('p', { class: 'quiet' }, `… and ${count(more)} more.`)],
+      body: [h('p', {}, meaning), Object.keys(filter).length === 0 && h('p', { class: 'trouble' }, 'Nothing was searched for: these are messages of the whole queue.'), sample(trial.sample), more > 0 && h('p', { class: 'quiet' }, `… and ${count(more)} more.`)],
       yes: `${label} ${plural(trial.matched, 'message')}`, danger: FOR_GOOD.includes(action), reason: true,
     });
     if (!answer) return false;
-    const result = await post('/api/v1/messages/actions', { action, filter, dry_run: false, ...answer });
+    const working = notice(`${label}: ${plural(trial.matched, 'message')}, under way …`, 'quiet');
+    const result = await postAndWait('/api/v1/messages/actions', { action, filter, dry_run: false, ...answer }).finally(() => working.remove());
     notice(`${label}: ${outcome(result)}.`, result.failed ? 'bad' : 'good');
     return true;
   } catch (problem) {

@@ -12,6 +12,7 @@ const AT_FIRST = 15; // rows
 const BREAKERS = { closed: ['closed', 'good'], half_open: ['probing', 'warn'], open: ['open', 'bad'] };
 
 let all = false;
+let known = []; // as they were heard of last
 let again = () => {};
 
 const nameOf = ({ route, destination }) => (destination ? `${route} / ${destination}` : route);
@@ -41,6 +42,7 @@ export function begin() {
     const trouble = section.querySelector('.trouble');
     try {
       const { destinations, total } = await get('/api/v1/destinations');
+      known = destinations;
       setText(trouble, '');
       update(all ? destinations : destinations.slice(0, AT_FIRST));
       byId('more-destinations').hidden = all || destinations.length <= AT_FIRST;
@@ -55,6 +57,15 @@ export function begin() {
     again();
   });
   again = repeat(REFRESH, load);
+}
+
+/** Why a message in the hands of the relay does not leave, where its destination is left alone; else nothing. */
+export function whyItWaits({ route, recipient_stories: people }) {
+  const domains = people.map(({ address }) => address.slice(address.lastIndexOf('@') + 1).toLowerCase());
+  const line = known.find((one) => one.route === route && resettable(one) && (one.destination === '' || domains.includes(one.destination)));
+  if (!line) return undefined;
+  const what = line.breaker === 'closed' ? 'is paused' : `has a breaker that is ${BREAKERS[line.breaker]?.[0] ?? line.breaker}`;
+  return `${nameOf(line)} ${what}${line.paused_until ? `, and is asked again ${relative(line.paused_until)}` : ''}`;
 }
 
 /** Names of routes, offered where one is asked for. */

@@ -30,7 +30,7 @@ export function setText(element, text) {
 /** A state in words and colour. */
 export const badge = (word, tone = word) => h('span', { class: 'badge', 'data-tone': tone }, word);
 
-/** Says what came of something, for a while; what went wrong stays until it is closed. */
+/** Says what came of something, for a while; what went wrong stays until it is closed. Gives the notice. */
 export function notice(text, tone = 'good') {
   const entry = h('p', { class: 'notice', 'data-tone': tone }, text);
   entry.append(h('button', { type: 'button', 'aria-label': 'Close this notice', onclick: () => entry.remove() }, '×'));
@@ -38,4 +38,5 @@ export function notice(text, tone = 'good') {
   notices.append(entry);
   while (notices.children.length > 4) notices.firstElementChild.remove();
   if (tone === 'good') setTimeout(() => entry.remove(), 8000);
+  return entry;
 }

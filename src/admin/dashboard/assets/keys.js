@@ -7,6 +7,8 @@ import { mayOperate } from './session.js';
 import { addressOf } from './story.js';
 import { timeline } from './timeline.js';
 
+const KINDS = ['header', 'message-id', 'content'];
+
 let turn = 0;
 
 /** Answers the box, and links that name a key. */
@@ -22,28 +24,35 @@ export function begin() {
     if (!link) return;
     form.elements.key.value = link.dataset.key;
     form.elements.scope.value = link.dataset.scope;
-    form.elements.kind.value = 'header';
-    form.requestSubmit();
+    // A story does not say what its key was made of.
+    look({ key: link.dataset.key, scope: link.dataset.scope }, KINDS);
   });
 }
 
-async function look(question) {
+/** Asks for a key of these kinds, one after the other, until one is known. */
+async function look(asked, kinds = [asked.kind]) {
   const mine = ++turn;
   const place = byId('key-answer');
   fill(place, h('p', { class: 'quiet' }, 'Looking …'));
   let answer;
-  try {
-    const found = await get('/api/v1/keys', question);
-    answer = story(found, question);
-  } catch (problem) {
-    answer = problem.status === 404 ? unknown(question) : h('p', { class: 'trouble' }, problem.message);
+  for (const kind of kinds) {
+    const question = { ...asked, kind };
+    try {
+      answer = story(await get('/api/v1/keys', question), question);
+      if (mine === turn) byId('key-form').elements.kind.value = kind;
+      break;
+    } catch (problem) {
+      answer = problem.status === 404 ? unknown(question) : h('p', { class: 'trouble' }, problem.message);
+      if (problem.status !== 404) break;
+    }
   }
   if (mine === turn) fill(place, answer);
 }
 
-const unknown = ({ key, scope }) => h('p', {}, 'No submission is known under the key ', h('b', {}, key),
+const unknown = ({ key, scope, kind }) => h('p', {}, 'No submission is known under the key ', h('b', {}, key),
   scope ? [' in the scope ', h('b', {}, scope)] : ' of clients without login',
-  '. It never came, or it is longer ago than keys are kept; or its scope is another one.');
+  '. It never came, or it is longer ago than keys are kept; or its scope is another one.',
+  kind !== 'header' && ' A key that was made of a Message-ID or a content is the 64 digits that the log and the message have as its key.');
 
 function story(found, question) {
   const { message } = found;

@@ -39,6 +39,7 @@ export async function begin() {
 function showForm() {
   if (!byId('sign-in').hidden) return;
   document.body.dataset.role = 'none';
+  if (byId('ask').open) byId('ask').close('cancel'); // it may show mail
   byId('sign-in').hidden = false;
   byId('token').focus();
 }

@@ -2,12 +2,13 @@
 // (`#message=…`), so that the browser's back closes it and a link to it can be sent.
 import { get } from './api.js';
 import { actionsFor, actOnOne, labelOf } from './confirm.js';
+import { whyItWaits } from './destinations.js';
 import { badge, byId, fill, h, setText } from './dom.js';
-import { duration, sender, size } from './format.js';
+import { duration, plural, sender, size } from './format.js';
 import { repeat } from './live.js';
 import { changed } from './queue.js';
 import { mayOperate, mayRead } from './session.js';
-import { timeline } from './timeline.js';
+import { timeline, whyHeld } from './timeline.js';
 
 const REFRESH = 4000; // milliseconds
 const PREFIX = '#message=';
@@ -69,7 +70,8 @@ async function load() {
   if (!wanted) return;
   try {
     const story = await get(`/api/v1/messages/${encodeURIComponent(wanted)}`);
-    const text = JSON.stringify(story);
+    // Why it waits changes without the story.
+    const text = JSON.stringify([story, story.state === 'active' && whyItWaits(story)]);
     if (wanted !== id || text === last) return;
     last = text;
     show(story);
@@ -131,7 +133,6 @@ function facts(story) {
   ].filter(([, value]) => value);
 }
 
-const CAUSES = { failed: 'it failed', expired: 'it expired', in_doubt: 'nobody knows whether it was sent', operator: 'an operator said so' };
+const person = (one) => h('li', {}, badge(one.state), ' ', h('b', {}, one.address), h('span', { class: 'quiet' }, ` ${more(one)}`));
 
-const person = ({ address, state, hold_cause: cause, attempts, route }) => h('li', {}, badge(state), ' ', h('b', {}, address),
-  h('span', { class: 'quiet' }, ` ${[cause && `held because ${CAUSES[cause] ?? cause}`, attempts && `${attempts} tries`, route && `route ${route}`].filter(Boolean).join(', ')}`));
+const more = ({ attempts, route, ...one }) => [whyHeld([one]), attempts && plural(attempts, 'try', 'tries'), route && `route ${route}`].filter(Boolean).join(', ');

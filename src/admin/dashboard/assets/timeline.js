@@ -1,4 +1,5 @@
 // One message's story in the order in which it happened.
+import { whyItWaits } from './destinations.js';
 import { h } from './dom.js';
 import { plural, relative, size, time } from './format.js';
 
@@ -45,26 +46,38 @@ function replies(story) {
 
 function said({ at, times, route, host, code, text, tls }, addresses, recipients) {
   const whom = recipients > 1 ? `for ${addresses.slice(0, 3).join(', ')}${addresses.length > 3 ? ` and ${addresses.length - 3} more` : ''}` : '';
-  if (route === '') return { at, tone: 'operator', title: 'Operator', by: whom, lines: [text] };
-  const [title, tone] = verdict(code);
+  // Whoever has no route has had no attempt either: an operator, unless it says that there is none.
+  if (route === '' && !decided(text)) return { at, tone: 'operator', title: 'Operator', by: whom, lines: [text] };
+  const [title, tone] = verdict(code, text);
   return {
     at, tone, title: times > 1 ? `${title}, ${times} times in a row` : title, by: [host && `by ${host}`, whom].filter(Boolean).join(' '),
     lines: [code ? `${code} ${text}` : text],
-    note: `route ${route}, ${tls || 'without TLS'}`,
+    // Where nobody spoke SMTP there is nothing to say about TLS.
+    note: [route && `route ${route}`, tls || (code ? 'without TLS' : '')].filter(Boolean).join(', '),
   };
 }
 
-function verdict(code) {
-  if (code === 0) return ['No reply', 'deferred'];
-  if (code < 400) return ['Delivered', 'delivered'];
-  return code < 500 ? ['Deferred', 'deferred'] : ['Refused', 'bounced'];
+const REPLIES = { 2: ['Delivered', 'delivered'], 4: ['Deferred', 'deferred'], 5: ['Refused', 'bounced'] };
+// What the relay has decided itself, such as that a file is written: the class of the enhanced code in its text.
+const DECISIONS = { 2: ['Delivered', 'delivered'], 4: ['Not sent', 'deferred'], 5: ['Not sent', 'bounced'] };
+
+const decided = (text) => DECISIONS[/^([245])\.\d{1,3}\.\d{1,3} /.exec(text)?.[1]];
+
+const verdict = (code, text) => (code ? REPLIES[Math.floor(code / 100)] : decided(text)) ?? ['No reply', 'deferred'];
+
+const CAUSES = { failed: 'it failed', expired: 'it expired', in_doubt: 'nobody knows whether it was delivered: released, it may arrive twice', operator: 'an operator said so' };
+
+/** Why these recipients are held; nothing when none is. */
+export function whyHeld(people) {
+  const causes = new Set(people.map(({ hold_cause: cause }) => cause).filter(Boolean));
+  return causes.size > 0 && `held because ${[...causes].map((cause) => CAUSES[cause] ?? cause).join('; ')}`;
 }
 
 function coming(story) {
   if (story.finished_at) return [{ at: story.finished_at, tone: story.state, title: `Finished: ${story.state}` }];
   const next = [];
-  if (story.state === 'active') next.push({ tone: 'active', title: 'Being sent now' });
-  if (story.state === 'held') next.push({ tone: 'held', title: 'Held until an operator releases it' });
+  if (story.state === 'active') next.push({ tone: 'active', title: 'Waits for its turn, or is being sent', note: whyItWaits(story) });
+  if (story.state === 'held') next.push({ tone: 'held', title: 'Held until an operator releases it', note: whyHeld(story.recipient_stories) });
   if (story.state === 'queued' && story.next_attempt) {
     next.push({ at: story.next_attempt, tone: 'queued', title: 'Next attempt', by: relative(story.next_attempt) });
   }
