@@ -224,6 +224,30 @@ async fn figures_tell_what_the_store_has() {
     assert!(text.contains("store_commit_seconds_count 3\n"), "{text}");
 }
 
+/// What forgets a key is in a segment that goes; the message, which goes on living with the key in its record, is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d4_i1_a_key_that_was_forgotten_does_not_come_back_with_the_copy_of_its_message() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(start()));
+    let (store, _) = open(dir.path(), Arc::new(RealFiles), &clock).unwrap();
+    let (living, text) = (message(clock.now(), Some("living"), 500), key("living"));
+    accept(&store, &living).await.unwrap();
+    assert!(matches!(store.forget_key(&text).await, Ok(Forgotten::Key(_))));
+    for n in 1..=20 {
+        let other = message(clock.now(), None, 1500);
+        accept(&store, &other).await.unwrap();
+        store.save(other.id, finished(clock.now())).await.unwrap();
+        if n % 4 == 0 {
+            store.settle().await.unwrap();
+        }
+    }
+    drop(store);
+    assert!(!dir.path().join("journal/00000001.seg").exists(), "its segment is gone");
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let (store, recovery) = open(dir.path(), Arc::new(RealFiles), &clock).unwrap();
+    assert!(recovery.index_rebuilt && recovery.messages.len() == 1);
+    assert_eq!(store.find_key(&text).await, Ok(None));
+}
+
 /// A message that lives and one that has ended, both with a key that is forgotten and taken again, and then so much mail
 /// that everything is copied and moved; with the number of operations when each step was asked for and acknowledged.
 struct Forgetting {

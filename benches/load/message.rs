@@ -40,6 +40,8 @@ pub enum Destinations {
     Dead,
     /// By turns to so many address literals in 127.0.0.0/8, at most 60,000.
     Literals(u32),
+    /// By turns to so many domains.
+    Domains(u32),
 }
 
 /// What all messages of a run have in common.
@@ -98,6 +100,10 @@ impl Shape {
                 let place = id % u64::from(count.max(1));
                 let (high, low) = (place / 250 + 1, place % 250 + 1);
                 write!(out, "RCPT TO:<recipient{number}@[127.1.{high}.{low}]>\r\n")
+            }
+            Destinations::Domains(count) => {
+                let place = id % u64::from(count.max(1));
+                write!(out, "RCPT TO:<recipient{number}@d{place}.load.invalid>\r\n")
             }
         };
     }

@@ -55,7 +55,7 @@ pub(super) fn examine(content: &[u8], envelope: &Envelope, options: &Options) ->
     let header = Header::split(content);
     let message_id = message_id(&header);
     let verdict = keyed(content, &header, envelope, options);
-    let traceparent = trace::traceparent(content);
+    let traceparent = trace::in_header(&header);
     Examined { verdict, message_id: message_id.as_deref().map(for_log), traceparent }
 }
 

@@ -11,7 +11,11 @@ const LEN: usize = 55;
 ///
 /// Of a later version only the fields that version 00 has are taken (§4.3).
 pub fn traceparent(content: &[u8]) -> Option<String> {
-    let header = Header::split(content);
+    in_header(&Header::split(content))
+}
+
+/// The same, of a header that has been found already.
+pub fn in_header(header: &Header<'_>) -> Option<String> {
     let mut found = header.fields().filter(|field| field.is("traceparent"));
     let (Some(field), None) = (found.next(), found.next()) else { return None };
     let value = field.unfolded();

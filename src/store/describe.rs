@@ -14,8 +14,10 @@ use super::record::{self, Place};
 use super::shared::Shared;
 use crate::mail::{Envelope, Origin, Progress, QueueId};
 
-/// So much of a record is read at first, bytes: nearly every envelope ends before.
+/// So much of a record is read at first, bytes: nearly every envelope ends before …
 const FIRST_READ: u32 = 4096;
+/// … and so many times as much when it does not. The content behind it may be megabytes, and is not wanted.
+const NEXT_READ: u32 = 16;
 
 /// Who a message is from and for, how it came in, and how far it has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,10 +68,13 @@ fn one(
         let (kind, body) = record::read_start(&*file, shared.mark, accepted, most)?;
         codec::decode_envelope(&codec::accepted_body(kind, body).map_err(malformed)?).map_err(malformed)
     };
-    let (found, origin, envelope) = match start(FIRST_READ) {
-        // A thousand recipients take more.
-        Err(_) if accepted.len > FIRST_READ => start(u32::MAX)?,
-        read => read?,
+    let mut most = FIRST_READ;
+    let (found, origin, envelope) = loop {
+        match start(most) {
+            // A thousand recipients take more.
+            Err(_) if most < accepted.len => most = most.saturating_mul(NEXT_READ),
+            read => break read?,
+        }
     };
     let progress = match attempted {
         None => Progress::fresh(envelope.recipients.len(), envelope.due_at(id.accepted_at())),

@@ -3,7 +3,9 @@
 //! A scenario measures and then proves: every acknowledged message must have reached the sink exactly once, without
 //! its key. A proof that fails ends the run with an error, whatever the rates.
 
+mod http;
 mod measure;
+mod observed;
 mod outbound;
 mod relay;
 mod table;
@@ -54,6 +56,10 @@ pub enum Scenario {
     Queued,
     /// The rate with many remembered keys, against the rate with none.
     Keys,
+    /// The rate with a history while somebody scrapes, lists and follows, against the rate without all that.
+    Observed,
+    /// How long operators wait for answers about a long queue.
+    Steered,
 }
 
 /// `load scenario`.
@@ -74,7 +80,7 @@ pub struct Cli {
     /// Messages in the queue of "queued".
     #[arg(long, default_value_t = 100_000)]
     queued: u64,
-    /// Messages in the queue of "destinations".
+    /// Messages in the queue of "destinations" and "steered".
     #[arg(long, default_value_t = 1_000_000)]
     queued_widely: u64,
     /// Remembered keys of "keys".
@@ -140,6 +146,16 @@ fn measure(cli: &Cli, scenario: Scenario, sink: &Sink, table: &mut Table) -> Res
         Scenario::Yardstick => {
             let bench = Bench { sink, messages: cli.messages, threads: cli.threads.into(), drain: cli.drain };
             return bench.yardstick(&mut table.section("sink", &name));
+        }
+        Scenario::Observed | Scenario::Steered if cli.only_compare => return Ok(()),
+        Scenario::Observed | Scenario::Steered => {
+            eprintln!("load: oncemail, {name}");
+            let bench = Bench { sink, messages: cli.messages, threads: cli.threads.into(), drain: cli.drain };
+            let mut section = table.section("oncemail", &name);
+            return match scenario {
+                Scenario::Observed => bench.observed(&cli.binary, &cli.directory, &mut section),
+                _ => bench.steered(&cli.binary, &cli.directory, cli.queued_widely, &mut section),
+            };
         }
         _ => {}
     }

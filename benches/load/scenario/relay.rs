@@ -51,10 +51,18 @@ impl Relay {
     /// # Errors
     /// When it ends, or does not greet in time; the end of its log is part of the error.
     pub fn start(binary: &Path, directory: &Path, ways: Ways) -> Result<Self> {
+        Self::start_with(binary, directory, ways, "")
+    }
+
+    /// The same, with further sections in its configuration.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_with(binary: &Path, directory: &Path, ways: Ways, further: &str) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("oncemail-load-").tempdir_in(directory)?;
         // The port is free a moment before it is used; nothing else on a machine that measures takes ports.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        fs::write(home.path().join("oncemail.toml"), configuration(home.path(), address, ways))?;
+        fs::write(home.path().join("oncemail.toml"), configuration(home.path(), address, ways) + further)?;
         let child = spawn(binary, home.path())?;
         let pid = Some(child.id());
         let own = OwnChild { binary: binary.to_owned(), home, child };

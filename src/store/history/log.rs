@@ -74,10 +74,11 @@ pub struct View {
 }
 
 impl Log {
-    /// Reads what is there, and repairs it (D4).
+    /// Reads what is there, and repairs it (D4). What cannot be read or repaired now, as on a full disk, is left for the
+    /// next start: mail does not wait for it.
     ///
     /// # Errors
-    /// The system's.
+    /// When the directory cannot be read.
     pub fn open(
         files: Arc<dyn Files>,
         dir: PathBuf,
@@ -103,13 +104,29 @@ impl Log {
         let mut numbers: Vec<u32> =
             names.iter().filter_map(|name| name.strip_suffix(".log")?.parse().ok()).collect();
         numbers.sort_unstable();
+        // No number is used twice, not even that of a file which is left over.
+        log.next_number =
+            names.iter().filter_map(|name| number_of(name)).max().map_or(1, |n| n.saturating_add(1));
+        log.remove_left_over(&names, &numbers);
         for number in &numbers {
-            log.next_number = number.saturating_add(1);
             let is_newest = numbers.last() == Some(number);
-            log.take_in(*number, is_newest).map_err(OpenError::at(&dir.join(segment_name(*number))))?;
+            if let Err(error) = log.take_in(*number, is_newest) {
+                let path = dir.join(segment_name(*number));
+                tracing::error!(path = %path.display(), %error,
+                    "a segment of the history cannot be read; it is left as it is until the next start");
+            }
         }
-        log.go_on();
+        log.keep_what_is_to_be_kept();
         Ok(log)
+    }
+
+    /// What a removal or a segment's completion that broke off has left.
+    fn remove_left_over(&self, names: &[String], numbers: &[u32]) {
+        let is_left_over = |name: &&String| {
+            let has_segment = || number_of(name).is_some_and(|number| numbers.binary_search(&number).is_ok());
+            name.ends_with(".idx.new") || (name.ends_with(".idx") && !has_segment())
+        };
+        names.iter().filter(is_left_over).for_each(|name| self.remove_file(name));
     }
 
     fn take_in(&mut self, number: u32, is_newest: bool) -> io::Result<()> {
@@ -167,13 +184,20 @@ impl Log {
     /// Changes how much is kept, and for how long.
     pub fn set_options(&mut self, options: Options) {
         self.options = options;
+        self.keep_what_is_to_be_kept();
+    }
+
+    fn keep_what_is_to_be_kept(&mut self) {
         self.go_on();
+        if !self.options.is_on() {
+            self.remove_set_aside(u32::MAX);
+        }
     }
 
     /// Writes records, framed, one after the other; those that cannot be are counted.
     pub fn append(&mut self, mut records: &[u8]) {
         while !records.is_empty() {
-            if self.failed_at.is_some_and(|at| self.clock.now().since(at) < RETRY) {
+            if self.has_just_failed() {
                 return self.drop_all(records);
             }
             match self.append_some(records) {
@@ -191,6 +215,12 @@ impl Log {
                 }
             }
         }
+    }
+
+    /// Whether nothing is to be written for now. A clock that was set back must not make that last.
+    fn has_just_failed(&self) -> bool {
+        let now = self.clock.now().as_millis();
+        self.failed_at.is_some_and(|at| u128::from(now.abs_diff(at.as_millis())) < RETRY.as_millis())
     }
 
     /// Writes as much as belongs into one segment; how many bytes.
@@ -253,8 +283,10 @@ impl Log {
         self.files.create_dir(&self.dir)?;
         let number = self.next_number;
         self.next_number = number.checked_add(1).ok_or_else(|| io::Error::other("no number is left"))?;
-        let file = self.files.create(&self.dir.join(segment_name(number)))?;
-        file.write_at(0, &[IoSlice::new(&header(number))])?;
+        let name = segment_name(number);
+        let file = self.files.create(&self.dir.join(&name))?;
+        // A disk that stays full must not collect empty files.
+        file.write_at(0, &[IoSlice::new(&header(number))]).inspect_err(|_| self.remove_file(&name))?;
         let written = HEADER as u64;
         Ok(Open { number, file, written, synced: written, entries: Vec::new(), span: Span::default() })
     }
@@ -287,9 +319,8 @@ impl Log {
             self.remove(open.number);
         }
         let first = self.open.as_ref().map_or(Timestamp::MAX, |open| open.span.first);
-        let may_seal = self.failed_at.is_none_or(|at| now.since(at) >= RETRY);
         if now.since(first) >= retention / AGES
-            && may_seal
+            && !self.has_just_failed()
             && let Err(error) = self.seal()
         {
             tracing::error!(%error, "a segment of the history could not be completed");
@@ -297,15 +328,20 @@ impl Log {
         }
         let mut bytes = self.bytes();
         let mut gone = Vec::new();
+        let mut ends = self.ends(now).into_iter();
         self.sealed.retain(|segment| {
-            let goes = is_off || now.since(segment.span.last) >= retention || bytes > self.options.max_bytes;
+            let end = ends.next().unwrap_or(segment.span.last);
+            let goes = is_off || now.since(end) >= retention || bytes > self.options.max_bytes;
             if goes {
                 bytes = bytes.saturating_sub(segment.bytes());
                 gone.push(segment.number);
             }
             !goes
         });
-        gone.into_iter().for_each(|number| self.remove(number));
+        gone.iter().for_each(|number| self.remove(*number));
+        if let Some(number) = gone.last() {
+            self.remove_set_aside(*number);
+        }
         let oldest = self.sealed.iter().map(|segment| segment.span.first).min().unwrap_or(Timestamp::MAX);
         let first = self.open.as_ref().map_or(Timestamp::MAX, |open| open.span.first);
         let segments = self.sealed.len() + usize::from(self.open.is_some());
@@ -314,20 +350,47 @@ impl Log {
         self.counts.oldest.store(oldest.min(first).as_millis(), Ordering::Relaxed);
     }
 
-    /// Removes a segment, and what was set aside of it.
+    /// When each complete segment ended. One from a time that has not come, as the clock was ahead, ended before the one
+    /// behind it: else what is in it would be kept for as much longer.
+    fn ends(&self, now: Timestamp) -> Vec<Timestamp> {
+        let mut behind = now;
+        let mut ends: Vec<_> = self
+            .sealed
+            .iter()
+            .rev()
+            .map(|segment| {
+                let last = segment.span.last;
+                behind = if last > now { behind } else { last };
+                behind
+            })
+            .collect();
+        ends.reverse();
+        ends
+    }
+
+    /// Removes a segment.
     fn remove(&self, number: u32) {
-        let set_aside = self.files.list(&self.dir).unwrap_or_default().into_iter().filter(|name| {
-            name.ends_with(".damaged") && name.strip_prefix(&format!("{number:08}.")).is_some()
-        });
         // The records first: an index without them means nothing.
-        for name in [segment_name(number), index_name(number)].into_iter().chain(set_aside) {
-            let path = self.dir.join(name);
-            match self.files.remove(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(path = %path.display(), %error, "a part of the history could not be removed");
-                }
-                _ => {}
+        self.remove_file(&segment_name(number));
+        self.remove_file(&index_name(number));
+    }
+
+    /// Removes what was set aside of segments up to this one: it is to be kept no longer than they are.
+    fn remove_set_aside(&self, up_to: u32) {
+        let names = self.files.list(&self.dir).unwrap_or_default();
+        let is_old = |name: &&String| {
+            name.ends_with(".damaged") && number_of(name).is_some_and(|number| number <= up_to)
+        };
+        names.iter().filter(is_old).for_each(|name| self.remove_file(name));
+    }
+
+    fn remove_file(&self, name: &str) {
+        let path = self.dir.join(name);
+        match self.files.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "a part of the history could not be removed");
             }
+            _ => {}
         }
     }
 
@@ -362,4 +425,9 @@ impl Log {
     pub fn view_of(&self, id: QueueId) -> View {
         self.view(|entry| entry.id == id)
     }
+}
+
+/// Which segment a file belongs to, by its name.
+fn number_of(name: &str) -> Option<u32> {
+    name.split('.').next()?.parse().ok()
 }

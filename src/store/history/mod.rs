@@ -3,7 +3,6 @@
 //!
 //! Like the suppression list it is a memory aid and not a promise: nobody waits for it, and a power cut may take the
 //! last seconds of it. It must never hold up mail: when its thread does not keep up, records are dropped and counted.
-
 //!
 //! Records stand in segments in the directory `history`, written by a thread of its own about every second; whole
 //! segments go when their time is up or too many are there. A damaged record costs itself, a torn end is cut off. When
@@ -166,6 +165,8 @@ struct Inner {
     log: Mutex<Log>,
     waiting: Mutex<Waiting>,
     wake: Condvar,
+    /// Held while somebody looks through all: where the records of a segment stand takes megabytes (S2).
+    looking: Mutex<()>,
 }
 
 /// What the thread has not written yet.
@@ -180,7 +181,7 @@ impl History {
     /// worker.
     ///
     /// # Errors
-    /// When a file cannot be read, repaired or made.
+    /// When the directory cannot be read, or there can be no thread.
     pub fn open(
         files: Arc<dyn Files>,
         data_dir: &Path,
@@ -192,7 +193,8 @@ impl History {
         let is_on = AtomicBool::new(options.is_on());
         let log = Log::open(files.clone(), dir.clone(), options, clock.clone(), counts.clone())?;
         let (log, waiting) = (Mutex::new(log), Mutex::default());
-        let inner = Arc::new(Inner { files, dir, clock, is_on, counts, log, waiting, wake: Condvar::new() });
+        let (wake, looking) = (Condvar::new(), Mutex::default());
+        let inner = Arc::new(Inner { files, dir, clock, is_on, counts, log, waiting, wake, looking });
         let worker = inner.clone();
         let thread = std::thread::Builder::new().name("oncemail-past".into()).spawn(move || worker.run());
         let thread = thread.map_err(OpenError::at(Path::new("oncemail-past")))?;
@@ -239,11 +241,13 @@ impl History {
     }
 
     /// Looks through what has ended, from `after` on backwards in time, for at most `most`. What is asked about a
-    /// recipient has to hold for one and the same. Reads files, up to 32 MiB: not for a tokio worker.
+    /// recipient has to hold for one and the same. Reads files, up to 32 MiB, and waits for others that do: not for a
+    /// tokio worker.
     ///
     /// # Errors
     /// When a file cannot be read, or (`InvalidInput`) `after` is nothing that a page has said.
     pub fn search(&self, wanted: &PastWanted, after: Option<&str>, most: usize) -> io::Result<PastPage> {
+        let _alone = self.inner.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let view = self.inner.catch_up().view(|entry| entry.is_end());
         search::search(&*self.inner.files, &self.inner.dir, &view, wanted, after, most)
     }

@@ -36,11 +36,14 @@ pub struct Head {
 
 /// A record, framed, of the end of a message; `None` when it would be too long even without replies.
 pub fn encode_ended(message: &Message, progress: &Progress, at: Timestamp) -> Option<Vec<u8>> {
-    // The whole of it nearly always fits, and is then encoded once.
-    let keep_all = |recipient: &RecipientProgress| recipient.replies.len();
-    let whole = framed(message, progress, at, keep_all);
-    if whole.len() <= FRAME + LONG_BODY {
-        return Some(whole);
+    // The whole of it nearly always fits, and is then encoded once. What a thousand recipients were told is megabytes,
+    // and not even tried.
+    let replies = progress.recipients.iter().flat_map(|recipient| &recipient.replies);
+    if replies.map(|reply| reply.text.len()).sum::<usize>() <= LONG_BODY {
+        let whole = framed(message, progress, at, |recipient| recipient.replies.len());
+        if whole.len() <= FRAME + LONG_BODY {
+            return Some(whole);
+        }
     }
     let last_only = framed(message, progress, at, |recipient| recipient.replies.len().min(1));
     if last_only.len() <= FRAME + MAX_BODY {
@@ -80,9 +83,8 @@ fn framed(
         if dropped == 0 {
             codec::write_progress(&mut w, reached);
         } else {
-            let mut shorter = reached.clone();
-            shorter.replies.drain(..dropped);
-            codec::write_progress(&mut w, &shorter);
+            let replies = reached.replies.get(dropped..).unwrap_or_default().to_vec();
+            codec::write_progress(&mut w, &RecipientProgress { replies, ..*reached });
         }
     }
     finish(w)

@@ -364,3 +364,101 @@ fn events_are_not_remembered() {
     history.ended(&Arc::new(message), &bed.progress(&[RecipientState::Delivered]));
     assert_eq!(Bed::all(&history, &PastWanted::default(), 10), []);
 }
+
+#[test]
+fn a_left_over_index_is_never_taken_for_that_of_a_later_segment() {
+    let bed = Bed::new();
+    let history = bed.open();
+    (0..3000).for_each(|_| drop(bed.delivered(&history)));
+    drop(history);
+    // What a power cut leaves of a removal: the records went, the index did not.
+    let at = |name: &str| bed.dir.path().join("history").join(name);
+    let index = bed.names(".idx").into_iter().max().unwrap();
+    for name in bed.names(".log").iter().filter(|name| **name != "00000001.log") {
+        RealFiles.remove(&at(name)).unwrap();
+    }
+    assert_ne!(index, "00000001.idx");
+    RealFiles.create(&at("00000003.idx.new")).unwrap();
+    let history = bed.open();
+    assert_eq!(bed.names(".idx"), ["00000001.idx"]);
+    assert_eq!(bed.names(".new"), Vec::<String>::new());
+    let id = bed.delivered(&history);
+    drop(history);
+    assert!(
+        bed.names(".log").into_iter().max() > Some(index),
+        "a number is used twice: {:?}",
+        bed.names(".log")
+    );
+    assert!(bed.open().find(id).unwrap().is_some());
+}
+
+#[test]
+fn what_was_written_while_the_clock_was_ahead_goes_with_what_came_behind_it() {
+    let bed = Bed::new();
+    let (history, now) = (bed.open(), bed.clock.now());
+    let seal = || {
+        bed.clock.advance(DAY);
+        history.set_options(bed.options.clone());
+    };
+    bed.clock.set(now.plus(365 * DAY));
+    let ahead = bed.delivered(&history);
+    let _ = history.find(ahead).unwrap();
+    seal();
+    bed.clock.set(now);
+    let behind = bed.delivered(&history);
+    let _ = history.find(behind).unwrap();
+    seal();
+    assert!(history.find(ahead).unwrap().is_some() && history.find(behind).unwrap().is_some());
+    bed.clock.advance(6 * DAY);
+    history.set_options(bed.options.clone());
+    assert_eq!((history.find(ahead).unwrap(), history.find(behind).unwrap()), (None, None));
+}
+
+#[test]
+fn what_was_set_aside_is_kept_no_longer_than_what_is_remembered() {
+    let bed = Bed::new();
+    let history = bed.open();
+    (0..3).for_each(|_| drop(bed.delivered(&history)));
+    drop(history);
+    let log = bed.dir.path().join("history/00000001.log");
+    RealFiles.open(&log).unwrap().write_at(0, &[io::IoSlice::new(b"nonsense")]).unwrap();
+    let history = bed.open();
+    assert_eq!(bed.names(".damaged"), ["00000001.damaged"]);
+    bed.delivered(&history);
+    let _ = history.search(&PastWanted::default(), None, 1).unwrap();
+    for _ in 0..2 {
+        bed.clock.advance(7 * DAY);
+        history.set_options(bed.options.clone());
+    }
+    assert_eq!(bed.names(""), Vec::<String>::new());
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_left_alone_and_keeps_nothing_from_starting() {
+    let bed = Bed::new();
+    let history = bed.open();
+    (0..3000).for_each(|_| drop(bed.delivered(&history)));
+    drop(history);
+    let first = bed.dir.path().join("history/00000001.log");
+    let before = std::fs::read(&first).unwrap();
+    // Its index is gone, and there is no room for another: a directory stands where it would be made.
+    RealFiles.remove(&first.with_extension("idx")).unwrap();
+    RealFiles.create_dir(&first.with_extension("idx.new")).unwrap();
+    let history = bed.open();
+    let late = bed.delivered(&history);
+    assert_eq!(Bed::all(&history, &PastWanted::default(), 10_000)[0], late);
+    assert!(std::fs::read(&first).unwrap() == before);
+}
+
+#[test]
+fn a_clock_that_was_set_back_after_a_failure_does_not_end_the_writing() {
+    let bed = Bed::new();
+    let history = bed.open();
+    history.set_options(Options { min_free: u64::MAX, ..bed.options.clone() });
+    let lost = bed.delivered(&history);
+    assert_eq!(history.find(lost).unwrap(), None);
+    history.set_options(bed.options.clone());
+    bed.clock.set(Timestamp::from_millis(bed.clock.now().as_millis() - 3_600_000));
+    let id = bed.delivered(&history);
+    assert!(history.find(id).unwrap().is_some());
+}
