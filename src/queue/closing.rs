@@ -39,8 +39,6 @@ impl Lease {
         let was_queued = numbers_queued(progress);
         let mut wait = retry::close(progress, self.due_at(), now, &self.queue.options(), untried);
         let expired = now_expired(&was_queued, progress);
-        // Also when its time is up only now.
-        let was_discarded = was_discarded | (self.is_event() && events::discard_failed(progress));
         if obeyed.is_due && wait.is_some() {
             progress.next_attempt = now;
             wait = Some(Duration::ZERO);
