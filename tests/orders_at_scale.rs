@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use oncemail::clock::Clock;
@@ -15,6 +15,7 @@ use oncemail::relay::options::Breaker;
 use oncemail::store::embedded::Options;
 use oncemail::store::files::RealFiles;
 use oncemail::store::{EmbeddedStore, Store};
+use tokio::time::Instant;
 
 use crate::common::relay_rig::{Rig, message, nobody, patient, to_hosts};
 use crate::orders::order;

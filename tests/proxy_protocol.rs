@@ -57,10 +57,11 @@ async fn the_client_that_the_header_names_is_the_one_of_the_message() {
         connection.ask("EHLO client.example").await;
         connection.begin().await;
         assert!(connection.ask("Subject: x\r\n\r\n.").await.starts_with("250 "));
-        let client = Some(IpAddr::from(Ipv4Addr::from(client)));
-        let message = server.messages().into_iter().find(|message| message.origin.client == client).unwrap();
+        let client = IpAddr::from(Ipv4Addr::from(client));
+        let mut messages = server.messages().into_iter();
+        let message = messages.find(|message| message.origin.client == Some(client)).unwrap();
         let content = String::from_utf8_lossy(&message.content).into_owned();
-        let named = format!("[{}]", client.unwrap());
+        let named = format!("[{}]", client);
         assert!(content.contains(&named) && !content.contains("127.0.0.1"), "{content}");
     }
 }

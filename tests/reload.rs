@@ -206,6 +206,7 @@ async fn a_broken_configuration_changes_nothing_and_is_told_in_the_words_of_chec
         }
         assert_eq!(said.join("\n"), expected);
     }
+    #[expect(clippy::disallowed_methods, reason = "a test's own file")]
     std::fs::rename(it.config(), it.dir.path().join("away")).unwrap();
     it.relay.hang_up();
     let problem = it.relay.says(REFUSED).await["problem"].as_str().unwrap().to_owned();

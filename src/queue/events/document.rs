@@ -161,11 +161,10 @@ fn why_over(number: usize, change: &Change<'_>, expire_after: Duration) -> &'sta
     let due_at = change.message.envelope.due_at(change.message.accepted_at);
     let attempts = change.after.recipients.get(number).map(|r| r.attempts);
     let was_tried = change.before.0.get(number).map(|(_, attempts)| *attempts) != attempts;
+    let is_over_time = !was_tried && change.now >= due_at.plus(expire_after);
     if change.by_operator.contains(&number) {
         "operator"
-    } else if change.expired.contains(&number) {
-        "expired"
-    } else if !was_tried && change.now >= due_at.plus(expire_after) {
+    } else if is_over_time || change.expired.contains(&number) {
         "expired"
     } else {
         "failed"

@@ -369,7 +369,9 @@ fn events_are_not_remembered() {
 fn a_left_over_index_is_never_taken_for_that_of_a_later_segment() {
     let bed = Bed::new();
     let history = bed.open();
-    (0..3000).for_each(|_| drop(bed.delivered(&history)));
+    (0..3000).for_each(|_| {
+        bed.delivered(&history);
+    });
     drop(history);
     // What a power cut leaves of a removal: the records went, the index did not.
     let at = |name: &str| bed.dir.path().join("history").join(name);
@@ -418,7 +420,9 @@ fn what_was_written_while_the_clock_was_ahead_goes_with_what_came_behind_it() {
 fn what_was_set_aside_is_kept_no_longer_than_what_is_remembered() {
     let bed = Bed::new();
     let history = bed.open();
-    (0..3).for_each(|_| drop(bed.delivered(&history)));
+    (0..3).for_each(|_| {
+        bed.delivered(&history);
+    });
     drop(history);
     let log = bed.dir.path().join("history/00000001.log");
     RealFiles.open(&log).unwrap().write_at(0, &[io::IoSlice::new(b"nonsense")]).unwrap();
@@ -437,7 +441,9 @@ fn what_was_set_aside_is_kept_no_longer_than_what_is_remembered() {
 fn a_segment_that_cannot_be_read_is_left_alone_and_keeps_nothing_from_starting() {
     let bed = Bed::new();
     let history = bed.open();
-    (0..3000).for_each(|_| drop(bed.delivered(&history)));
+    (0..3000).for_each(|_| {
+        bed.delivered(&history);
+    });
     drop(history);
     let first = bed.dir.path().join("history/00000001.log");
     let before = std::fs::read(&first).unwrap();
