@@ -69,12 +69,15 @@ impl Lease {
             progress if progress.is_held() => Next::Held,
             _ => Next::Finished,
         };
-        match current.save(&self, told, Vec::new()).await.map(|settled| settled.saved) {
-            Some(Ok(())) => {
+        match current.save(&self, told, Vec::new()).await.map(|settled| (settled.saved, settled.progress)) {
+            Some((Ok(()), progress)) => {
+                if let (Next::Finished, Some(past)) = (&next, self.queue.past()) {
+                    past.ended(&message, &progress);
+                }
                 self.end(next);
                 Effect::Done
             }
-            Some(Err(error)) => {
+            Some((Err(error), _)) => {
                 // Nothing was sent, so nothing is to be kept from being sent again.
                 current.unsaved = false;
                 Effect::Failed(error)
