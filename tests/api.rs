@@ -3,6 +3,7 @@
 mod document;
 mod endpoints;
 mod hostile;
+mod real;
 mod rig;
 
 use std::time::Duration;

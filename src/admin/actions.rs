@@ -1,7 +1,7 @@
 //! What an operator does with messages: with one, or with all that match.
 //!
-//! An order is carried out to its end also when the client is gone meanwhile: half an order would be nobody's wish. What
-//! is done is durable before the answer says so.
+//! An order is carried out to its end, and logged, also when the client is gone meanwhile: half an order would be nobody's
+//! wish. What is done is durable before the answer says so.
 
 use std::sync::Arc;
 
@@ -38,10 +38,14 @@ pub(super) async fn one(
     Body(request): Body<ActionRequest>,
 ) -> Result<Json<ActionResult>, Refusal> {
     let order = order(request.action, request.reason, &caller)?;
-    let (queue, wish) = (shared.queue.clone(), order.clone());
-    let ordered = tokio::spawn(async move { queue.order(id, wish).await }).await;
-    let effect = ordered.map_err(|error| Refusal::broken("the order failed", &error))?;
-    super::audit(&caller, word(request.action), &id, &format!("{effect:?}"));
+    let queue = shared.queue.clone();
+    let ordered = tokio::spawn(async move {
+        let action = order.action.as_str();
+        let effect = queue.order(id, order).await;
+        super::audit(&caller, action, &id, &format!("{effect:?}"));
+        effect
+    });
+    let effect = ordered.await.map_err(|error| Refusal::broken("the order failed", &error))?;
     let (effect, detail) = match effect {
         queue::Effect::Done => (Effect::Done, None),
         queue::Effect::Pending => (
@@ -81,23 +85,32 @@ pub(super) async fn bulk(
     let mut first = find(&shared, wanted.clone(), None, SAMPLE).await?;
     first.messages.truncate(SAMPLE);
     let sample = summaries(&shared, &wanted, &first).await?;
-    let mut result =
-        BulkResult { dry_run: request.dry_run, matched: first.matched, sample, ..BulkResult::default() };
+    let mut result = BulkResult {
+        dry_run: request.dry_run,
+        matched: first.matched,
+        unread: first.unread,
+        sample,
+        ..BulkResult::default()
+    };
     if request.dry_run {
         if needs_a_look(&wanted) {
+            let _place = shared.reads.enter().await?;
             result.matched = meant_ids(&shared, &wanted).await?.len() as u64;
         }
         return Ok(Json(result));
     }
-    let work = carry_out(shared.clone(), wanted, order, result);
-    let done = tokio::spawn(work).await.map_err(|error| Refusal::broken("the order failed", &error))??;
-    let what = serde_json::to_string(&request.filter).unwrap_or_default();
-    let effect = format!(
-        "matched {}, done {}, pending {}, unchanged {}, failed {}",
-        done.matched, done.done, done.pending, done.unchanged, done.failed
-    );
-    super::audit(&caller, word(request.action), &what, &effect);
-    Ok(Json(done))
+    let work = tokio::spawn(async move {
+        let action = order.action.as_str();
+        let done = carry_out(shared, wanted, order, result).await?;
+        let what = serde_json::to_string(&request.filter).unwrap_or_default();
+        let effect = format!(
+            "matched {}, done {}, pending {}, unchanged {}, failed {}",
+            done.matched, done.done, done.pending, done.unchanged, done.failed
+        );
+        super::audit(&caller, action, &what, &effect);
+        Ok(Json(done))
+    });
+    work.await.map_err(|error| Refusal::broken("the order failed", &error))?
 }
 
 /// Orders everything that is meant. The messages are known before the first of them is changed, so that what a change
@@ -174,14 +187,4 @@ fn order(action: Action, reason: Option<String>, caller: &Caller) -> Result<Orde
         Action::Discard => queue::Action::Discard,
     };
     Ok(Order { action, by: caller.name.to_string(), reason: reason.filter(|reason| !reason.is_empty()) })
-}
-
-fn word(action: Action) -> &'static str {
-    match action {
-        Action::Retry => "retry",
-        Action::Hold => "hold",
-        Action::Release => "release",
-        Action::Bounce => "bounce",
-        Action::Discard => "discard",
-    }
 }

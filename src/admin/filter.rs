@@ -205,9 +205,12 @@ fn name(what: &str, text: Option<&String>) -> Result<Option<String>, Refusal> {
     }
 }
 
+/// One number with one unit, and nothing that needs explaining: no `0` and no `1month`.
 fn age(name: &str, text: &str) -> Result<Duration, Refusal> {
-    humantime::parse_duration(text)
-        .map_err(|_| Refusal::bad(format!("`{name}` is a number with a unit: 90s, 15m, 2h, 3d")))
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let is_plain = unit.len() < text.len() && matches!(unit, "ms" | "s" | "m" | "h" | "d" | "w");
+    let age = humantime::parse_duration(text).ok().filter(|_| is_plain);
+    age.ok_or_else(|| Refusal::bad(format!("`{name}` is a number with a unit: 90s, 15m, 2h, 3d")))
 }
 
 fn before(now: Timestamp, age: Duration) -> Timestamp {
@@ -270,6 +273,10 @@ mod tests {
         assert!(
             said(|filter| filter.older = Some("2".to_owned())).starts_with("`older` is a number with a unit")
         );
+        for wrong in ["0", "1h30m", "1 d", "1month", "h", "99999999999999999999999s"] {
+            assert!(age("older", wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(age("older", "2w"), Ok(Duration::from_secs(14 * 86_400)));
         assert!(said(|filter| filter.newer = Some("soon".to_owned())).starts_with("`newer` is a number"));
         assert!(said(|filter| filter.user = Some(String::new())).starts_with("`user` is a name"));
     }

@@ -64,20 +64,22 @@ pub(super) async fn forget(
 ) -> Result<StatusCode, Refusal> {
     let key = read(query.as_deref())?;
     let (store, wanted) = (shared.store.clone(), key.clone());
-    let done = tokio::spawn(async move { store.forget_key(&wanted).await }).await;
-    let record = match done.map_err(|error| Refusal::broken("the key could not be forgotten", &error))?? {
-        Forgotten::Key(record) => record,
+    // Of its own: it is logged also when the client is gone meanwhile.
+    let work = tokio::spawn(async move {
+        let forgotten = store.forget_key(&wanted).await;
+        if let Ok(Forgotten::Key(record)) = &forgotten {
+            let what = format!("{:?} of {:?}", wanted.key, wanted.scope.name());
+            super::audit(&caller, "forget key", &what, &record.id.to_string());
+        }
+        forgotten
+    });
+    match work.await.map_err(|error| Refusal::broken("the key could not be forgotten", &error))?? {
+        Forgotten::Key(_) => {}
         Forgotten::Unknown => return Err(unknown(&key)),
         Forgotten::TooMany => {
             return Err(Refusal::busy("too many keys were forgotten before their time: later again"));
         }
-    };
-    super::audit(
-        &caller,
-        "forget key",
-        &format!("{:?} of {:?}", key.key, key.scope.name()),
-        &record.id.to_string(),
-    );
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

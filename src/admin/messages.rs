@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
@@ -20,7 +21,7 @@ use super::server::Shared;
 use super::story;
 use crate::mail::QueueId;
 use crate::queue::{Found, Wanted};
-use crate::store::history::{PastPage, PastWanted};
+use crate::store::history::{Past, PastPage, PastWanted};
 
 /// Messages on a page …
 const PAGE: usize = 50;
@@ -30,6 +31,9 @@ const MAX_PAGE: usize = 500;
 const READS: usize = 4;
 /// A page of the history may be empty; so many are read for one request.
 const PAST_CALLS: usize = 4;
+
+/// From the end of a message to the record of it.
+const BETWEEN: Duration = Duration::from_millis(50);
 
 /// Where a page begins.
 enum After {
@@ -119,10 +123,12 @@ pub(super) async fn find_story(
         let _place = shared.reads.enter().await?;
         shared.queue.look(id).await?
     };
-    let past = match shared.history.clone() {
-        Some(history) => shared.reads.block(move || history.find(id)).await?.map_err(history_failed)?,
-        None => None,
-    };
+    let mut past = remembered(shared, id).await?;
+    if look.is_none() && past.is_none() && shared.history.is_some() {
+        // What has ended at this very moment is gone from the store, and not yet in the history.
+        tokio::time::sleep(BETWEEN).await;
+        past = remembered(shared, id).await?;
+    }
     let now = shared.clock.now();
     let story = match (look, &past) {
         (Some(look), past) => {
@@ -139,6 +145,11 @@ pub(super) async fn find_story(
         (None, None) => None,
     };
     Ok(story)
+}
+
+async fn remembered(shared: &Shared, id: QueueId) -> Result<Option<Past>, Refusal> {
+    let Some(history) = shared.history.clone() else { return Ok(None) };
+    shared.reads.block(move || history.find(id)).await?.map_err(history_failed)
 }
 
 /// Looks through the queue.

@@ -10,6 +10,7 @@
 mod access;
 mod actions;
 mod counts;
+mod crowd;
 pub mod dashboard;
 mod filter;
 mod gate;

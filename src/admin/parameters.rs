@@ -1,5 +1,5 @@
-//! A query string as named values. A name that means nothing, a value that does not fit, and a name that is there twice
-//! are refused, each with a sentence that says what is allowed.
+//! A query string as named values. A name that means nothing, a value that does not fit or is empty, and a name that is
+//! there twice are refused, each with a sentence that says what is allowed.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -36,6 +36,10 @@ impl Parameters {
                         "`{known}` is UTF-8 text of at most {MAX_VALUE} bytes without control characters"
                     ))
                 })?;
+            if value.is_empty() {
+                // Who has forgotten to say which user does not mean all of them.
+                return Err(Refusal::bad(format!("`{known}` is empty: say one, or leave it out")));
+            }
             if values.insert(*known, value.into_owned()).is_some() {
                 return Err(Refusal::bad(format!("`{known}` is there twice")));
             }
@@ -43,9 +47,9 @@ impl Parameters {
         Ok(Self(values))
     }
 
-    /// A text, if it is there and not empty.
+    /// A text, if it is there; never an empty one.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.0.get(name).map(String::as_str)
     }
 
     /// A text that must be there.
@@ -87,8 +91,11 @@ impl Parameters {
     /// # Errors
     /// 400 when one is none of them.
     pub fn choices<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<Vec<T>, Refusal> {
-        let text = self.text(name).unwrap_or_default();
-        text.split(',').filter(|text| !text.is_empty()).map(|text| one_of(name, text, choices)).collect()
+        self.text(name)
+            .into_iter()
+            .flat_map(|text| text.split(','))
+            .map(|text| one_of(name, text, choices))
+            .collect()
     }
 }
 
@@ -150,6 +157,8 @@ mod tests {
         assert_eq!(detail("state=lost"), "`state` can be held, queued");
         assert_eq!(detail("sate=held"), "`sate` is unknown here: known are limit, state, to");
         assert_eq!(detail("to=a&to=b"), "`to` is there twice");
+        assert_eq!(detail("to="), "`to` is empty: say one, or leave it out");
+        assert_eq!(detail("limit"), "`limit` is empty: say one, or leave it out");
         assert!(detail("to=%ff").starts_with("`to` is UTF-8"));
         assert!(detail("to=a%00b").starts_with("`to` is UTF-8"));
         assert!(detail(&format!("to={}", "a".repeat(3000))).starts_with("`to` is UTF-8"));

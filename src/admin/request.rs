@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::access::Caller;
 use super::options::Role;
+use super::parameters::Parameters;
 use super::refusal::Refusal;
 use crate::mail::QueueId;
 
@@ -106,6 +107,8 @@ impl<S: Sync> FromRequest<S> for Nothing {
 }
 
 async fn read(request: Request) -> Result<Bytes, Refusal> {
+    // Whoever says `?dry_run=true` here must not be taken to have said nothing.
+    Parameters::read(request.uri().query(), &[])?;
     let too_long =
         || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {MAX_BODY} bytes"));
     if !is_json(request.headers()) {

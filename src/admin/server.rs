@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::FutureExt;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Peer};
 use super::counts::Counts;
+use super::crowd::Crowd;
 use super::gate::Gate;
 use super::live::{Live, STREAMS};
 use super::options::{Options, Token};
@@ -40,6 +42,14 @@ use crate::store::suppression::Suppressions;
 const CONNECTIONS: usize = 256;
 /// … and over the unix socket, so that whoever fills the first does not shut out the machine's own operator.
 const LOCAL_CONNECTIONS: usize = 64;
+/// … of which one client may have this many: a proxy needs some, and whoever opens them and says nothing leaves the
+/// others to those who ask whether we are ready.
+const CONNECTIONS_EACH: usize = 64;
+/// What a client beyond that is told.
+const TURNED_AWAY: &str = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\n\
+    Content-Length: 122\r\nRetry-After: 1\r\nConnection: close\r\nCache-Control: no-store\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Too Many Requests\",\"status\":429,\
+    \"detail\":\"too many connections are open from this address\"}";
 /// A request's head has come by then; also how long a connection may stay without a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// No head is longer, in bytes.
@@ -184,7 +194,9 @@ impl Admin {
         let Self { tcp, socket, shared } = self;
         let router = router(shared.clone());
         let _streams = shared.shutdown.clone().drop_guard();
-        let port = Port { router, streams: shared.shutdown.clone(), shutdown: shutdown.clone(), grace };
+        let crowd = Crowd::new(CONNECTIONS_EACH);
+        let port =
+            Port { router, crowd, streams: shared.shutdown.clone(), shutdown: shutdown.clone(), grace };
         let network = async {
             if let Some((listener, _)) = tcp {
                 port.clone().serve(listener, CONNECTIONS).await;
@@ -227,6 +239,7 @@ impl Accept for Socket {
 #[derive(Clone)]
 struct Port {
     router: Router,
+    crowd: Crowd,
     streams: CancellationToken,
     shutdown: CancellationToken,
     grace: Duration,
@@ -246,10 +259,17 @@ impl Port {
             }
             match self.shutdown.run_until_cancelled(clients.next()).await {
                 None => break,
-                Some(Ok((stream, peer))) => {
-                    let connection =
-                        connection(Patient::new(stream), peer, self.router.clone(), self.shutdown.clone());
-                    running.spawn(connection);
+                Some(Ok((mut stream, peer))) => {
+                    let Some(place) = self.crowd.admit(peer) else {
+                        // A new connection takes so little at once, or is not worth waiting for.
+                        let _ = stream.write_all(TURNED_AWAY.as_bytes()).now_or_never();
+                        continue;
+                    };
+                    let (router, shutdown) = (self.router.clone(), self.shutdown.clone());
+                    running.spawn(async move {
+                        connection(Patient::new(stream), peer, router, shutdown).await;
+                        drop(place);
+                    });
                 }
                 Some(Err(error)) => {
                     tracing::warn!(target: "oncemail::admin", %error, "the HTTP API cannot accept");

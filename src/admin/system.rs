@@ -53,12 +53,14 @@ pub(super) async fn reload(
     Operator(caller): Operator,
     _: Nothing,
 ) -> Result<Json<Reloaded>, Refusal> {
-    let (process, by) = (shared.process.clone(), caller.name.clone());
-    // Of its own: a client that goes away must not leave it half done.
-    let reloaded = tokio::spawn(async move { process.reload(&by).await }).await;
-    let reloaded = reloaded.map_err(|error| Refusal::broken("the reload failed", &error))?;
-    let effect = if reloaded.is_ok() { "done" } else { "refused" };
-    super::audit(&caller, "reload", &"", effect);
+    let process = shared.process.clone();
+    // Of its own: a client that goes away must not leave it half done, nor unsaid.
+    let work = tokio::spawn(async move {
+        let reloaded = process.reload(&caller.name).await;
+        super::audit(&caller, "reload", &"", if reloaded.is_ok() { "done" } else { "refused" });
+        reloaded
+    });
+    let reloaded = work.await.map_err(|error| Refusal::broken("the reload failed", &error))?;
     reloaded.map(Json).map_err(Refusal::configuration)
 }
 

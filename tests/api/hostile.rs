@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use super::rig::{OPERATOR, PATIENCE, READER, Rig};
+use super::rig::{OPERATOR, PATIENCE, READER, Rig, exchange};
 
 #[tokio::test]
 async fn s2_a_body_is_bounded_however_it_comes() {
@@ -125,4 +125,75 @@ async fn s2_only_so_many_watch() {
     let answer = rig.read("/api/v1/stream").await;
     answer.problem(503);
     assert!(answer.header("retry-after").is_some());
+}
+
+#[tokio::test]
+async fn s2_a_client_that_opens_many_connections_leaves_places_for_others() {
+    let rig = Rig::new().await;
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(TcpStream::connect(rig.address).await.unwrap());
+    }
+    let mut beyond = TcpStream::connect(rig.address).await.unwrap();
+    let mut told = String::new();
+    timeout(PATIENCE, beyond.read_to_string(&mut told)).await.unwrap().unwrap();
+    let (head, body) = told.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.starts_with("HTTP/1.1 429 ") && head.contains(&format!("Content-Length: {}\r\n", body.len()))
+    );
+    assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"], 429);
+    // Somebody else, here the same machine by another of its addresses, is served at once.
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let other = timeout(PATIENCE, other.connect(rig.address)).await.unwrap().unwrap();
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", rig.address);
+    assert_eq!(exchange(other, &request).await.status, 200);
+    // And the first again, once it has let go of one.
+    drop(silent.pop());
+    let again = async {
+        loop {
+            let mut stream = TcpStream::connect(rig.address).await.unwrap();
+            let mut answer = Vec::new();
+            // Whoever is turned away may not get to read why.
+            let _ = stream.write_all(request.as_bytes()).await;
+            let _ = stream.read_to_end(&mut answer).await;
+            if answer.starts_with(b"HTTP/1.1 200 ") {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.expect("a place");
+}
+
+#[tokio::test]
+async fn what_is_strange_in_a_request_is_refused_and_nothing_breaks() {
+    let rig = Rig::new().await;
+    for path in [
+        "messages/..%2f..%2fetc%2fpasswd",
+        "messages/%00",
+        "messages/01KAPZ0000000000000000000%00",
+        "messages/%ff",
+        "messages?limit=1&limit=2",
+        "messages?user=",
+        "messages?to=a%00@b.example",
+        "messages?%00=1",
+        "messages?after=q:..",
+        "keys?key=a&key=b",
+        "keys?key=%ff",
+        "explain?address=a@b.example&from=%0d%0aX:1",
+    ] {
+        rig.read(&format!("/api/v1/{path}")).await.problem(400);
+    }
+    let order = r#"{"action":"hold","dry_run":false,"filter":{}}"#;
+    rig.operate("POST /api/v1/messages/actions?dry_run=true", order).await.problem(400);
+    let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
+    rig.operate("POST /api/v1/messages/actions", &deep).await.problem(400);
+    let filter = format!(r#"{{"action":"hold","dry_run":true,"filter":{deep}}}"#);
+    assert!(matches!(rig.operate("POST /api/v1/messages/actions", &filter).await.status, 400 | 422));
+    for line in ["CONNECT evil.example:443 HTTP/1.1", "OPTIONS * HTTP/1.1", "TRACE / HTTP/1.1"] {
+        let request = format!("{line}\r\nHost: {}\r\nConnection: close\r\n\r\n", rig.address);
+        let answer = rig.send_raw(&request).await;
+        assert!((400..500).contains(&answer.status), "{line}: {answer:?}");
+    }
+    rig.read("/api/v1/overview").await.ok();
 }

@@ -238,12 +238,12 @@ impl Rig {
     }
 }
 
-fn text(request: &str, fields: &[String], body: &str) -> String {
+pub fn text(request: &str, fields: &[String], body: &str) -> String {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     format!("{request} HTTP/1.1\r\n{}\r\nConnection: close\r\n{length}\r\n{body}", fields.join("\r\n"))
 }
 
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &str) -> Answer {
+pub async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &str) -> Answer {
     let exchange = async {
         // What is refused early may close the connection before all is written.
         let _ = stream.write_all(bytes.as_bytes()).await;

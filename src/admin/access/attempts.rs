@@ -1,10 +1,11 @@
 //! Wrong tokens of each client address: ten are borne at once, and one is forgiven every six seconds.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::network;
 use crate::clock::{Clock, Timestamp};
 
 /// So many at once are borne.
@@ -57,14 +58,6 @@ fn make_room(table: &mut HashMap<IpAddr, Timestamp>, now: Timestamp) {
         && let Some(first) = table.iter().min_by_key(|(_, until)| **until).map(|(address, _)| *address)
     {
         table.remove(&first);
-    }
-}
-
-/// One client usually holds a whole /64 of IPv6 addresses.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 

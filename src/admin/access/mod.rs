@@ -9,7 +9,7 @@
 mod attempts;
 mod sessions;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -148,6 +148,14 @@ impl Access {
         tokens
             .iter()
             .fold(None, |found, token| if token.digest() == *digest { Some(token.clone()) } else { found })
+    }
+}
+
+/// What is counted as one client: of IPv6 it usually holds a whole /64.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 

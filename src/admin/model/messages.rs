@@ -297,6 +297,10 @@ pub struct BulkResult {
     pub unchanged: u64,
     /// See [`Effect::Failed`].
     pub failed: u64,
+    /// Messages that a start has found and that are not read yet: whether they match is not known, and nothing is done
+    /// with them.
+    #[serde(default)]
+    pub unread: u64,
     /// The newest that match, at most 20.
     pub sample: Vec<Summary>,
 }

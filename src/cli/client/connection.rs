@@ -1,25 +1,20 @@
 //! From a target to a stream that HTTP can be spoken on.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::target::{Server, Target};
+use crate::admin::socket::{ADMIN_SOCKET, connect};
 
 /// A byte stream of any kind.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// `sun_path` of unix(7) with its final NUL, in bytes.
-const MAX_SOCKET_PATH: usize = 107;
 
 /// Connects.
 ///
@@ -27,7 +22,7 @@ const MAX_SOCKET_PATH: usize = 107;
 /// A sentence with what to do about it.
 pub(super) async fn open(target: &Target) -> Result<Box<dyn Duplex>, String> {
     match target {
-        Target::Socket(directory) => match connect_socket(directory).await {
+        Target::Socket(directory) => match connect(directory, ADMIN_SOCKET).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(no_socket(target, &error)),
         },
@@ -50,18 +45,6 @@ fn no_socket(target: &Target, error: &io::Error) -> String {
         ),
         _ => format!("cannot open {name}: {error}"),
     }
-}
-
-/// A path that is too long for a socket address goes through the directory's file descriptor, which Linux shows under
-/// /proc.
-async fn connect_socket(directory: &Path) -> io::Result<UnixStream> {
-    let path = directory.join(Target::socket_name());
-    if path.as_os_str().len() <= MAX_SOCKET_PATH {
-        return UnixStream::connect(path).await;
-    }
-    let open = File::open(directory)?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/{}", open.as_raw_fd(), Target::socket_name()));
-    UnixStream::connect(path).await
 }
 
 /// TLS with the authorities that the system trusts; there is no way to do without.

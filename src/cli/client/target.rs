@@ -9,12 +9,11 @@ use hyper::Uri;
 use hyper::header::HeaderValue;
 use zeroize::Zeroizing;
 
+use crate::admin::socket::ADMIN_SOCKET;
 use crate::cli::environment;
 use crate::cli::failure::Failure;
 use crate::config;
 
-/// The socket's name in the data directory.
-const SOCKET_NAME: &str = "admin.sock";
 /// No token is longer, in bytes.
 const MAX_TOKEN: u64 = 4096;
 /// The token itself.
@@ -76,7 +75,7 @@ impl Target {
     /// For sentences.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Socket(directory) => directory.join(SOCKET_NAME).display().to_string(),
+            Self::Socket(directory) => directory.join(ADMIN_SOCKET).display().to_string(),
             Self::Network(_) => self.authority(),
         }
     }
@@ -87,11 +86,6 @@ impl Target {
             Self::Socket(_) => "",
             Self::Network(server) => &server.prefix,
         }
-    }
-
-    /// The file name of a [`Target::Socket`].
-    pub(super) const fn socket_name() -> &'static str {
-        SOCKET_NAME
     }
 }
 

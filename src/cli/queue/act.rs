@@ -173,7 +173,11 @@ async fn on_matching(
         };
     }
     if first.document.matched == 0 {
-        return if json { say_json(&first.text) } else { say("No message matches: nothing to do.\n") };
+        return if json {
+            say_json(&first.text)
+        } else {
+            say(&format!("No message matches: nothing to do.\n{}", list::unread_note(first.document.unread)))
+        };
     }
     if !yes {
         // On standard error, like the question: the output may go elsewhere.
@@ -203,10 +207,11 @@ fn sample_of(result: &BulkResult, paper: Paper) -> String {
 
 fn dry(action: Action, result: &BulkResult, paper: Paper) -> String {
     if result.matched == 0 {
-        return "No message matches: nothing would be done.\n".to_owned();
+        return format!("No message matches: nothing would be done.\n{}", list::unread_note(result.unread));
     }
     let what = counted(result.matched, "message");
-    format!("{}Would {} {what}. Nothing was changed.\n", sample_of(result, paper), verb(action))
+    let unread = list::unread_note(result.unread);
+    format!("{}Would {} {what}. Nothing was changed.\n{unread}", sample_of(result, paper), verb(action))
 }
 
 fn done(action: Action, result: &BulkResult) -> String {
@@ -220,6 +225,7 @@ fn done(action: Action, result: &BulkResult) -> String {
             text.push_str(&format!("{}: {what}\n", counted(count, "message")));
         }
     }
+    text.push_str(&list::unread_note(result.unread));
     text
 }
 
@@ -280,6 +286,11 @@ mod tests {
                 .ends_with("Would bounce 1,003 messages. Nothing was changed.\n")
         );
         assert!(dry(Action::Bounce, &BulkResult::default(), paper).starts_with("No message matches"));
+        let unread = BulkResult { unread: 7, ..BulkResult::default() };
+        let note = "7 messages from before the start not read yet: ask again soon\n";
+        assert!(
+            done(Action::Hold, &unread).ends_with(note) && dry(Action::Hold, &unread, paper).ends_with(note)
+        );
         let one =
             ActionResult { id: "X".into(), effect: Effect::Unchanged, detail: Some("it is\x1b held".into()) };
         assert_eq!(told(Action::Hold, &one), "X  unchanged: it is\\u{1b} held");

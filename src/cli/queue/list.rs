@@ -73,7 +73,7 @@ fn footer(shown: u64, matched: u64, unread: u64) -> String {
 }
 
 /// What a list cannot know yet.
-fn unread_note(unread: u64) -> String {
+pub(super) fn unread_note(unread: u64) -> String {
     match unread {
         0 => String::new(),
         unread => {
