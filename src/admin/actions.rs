@@ -23,8 +23,6 @@ use crate::queue::{self, Order, Wanted};
 const MAX_REASON: usize = 200;
 /// Messages that are looked for at once: a look goes through the whole queue.
 const PAGE: usize = 20_000;
-/// Messages that are ordered at once.
-const BATCH: usize = 1_000;
 /// Messages that are shown.
 const SAMPLE: usize = 20;
 /// Messages that are read from the store at once to see whether they are meant.
@@ -124,16 +122,15 @@ async fn carry_out(
     let _place = shared.bulk.enter_now()?;
     let ids = meant_ids(&shared, &wanted).await?;
     result.matched = ids.len() as u64;
-    for batch in ids.chunks(BATCH) {
-        for (_, effect) in shared.queue.order_all(batch.to_vec(), order.clone(), wanted.clone()).await {
-            let count = match effect {
-                queue::Effect::Done => &mut result.done,
-                queue::Effect::Pending => &mut result.pending,
-                queue::Effect::Unchanged(_) | queue::Effect::Gone => &mut result.unchanged,
-                queue::Effect::Failed(_) => &mut result.failed,
-            };
-            *count += 1;
-        }
+    // All at once: the queue makes batches of its own, and waits once for what is being sent.
+    for (_, effect) in shared.queue.order_all(ids, order, wanted).await {
+        let count = match effect {
+            queue::Effect::Done => &mut result.done,
+            queue::Effect::Pending => &mut result.pending,
+            queue::Effect::Unchanged(_) | queue::Effect::Gone => &mut result.unchanged,
+            queue::Effect::Failed(_) => &mut result.failed,
+        };
+        *count += 1;
     }
     Ok(result)
 }

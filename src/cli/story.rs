@@ -156,9 +156,15 @@ fn event(at: &str, what: &'static str, paint: Paint, text: String) -> Event {
     Event { at: at.to_owned(), what, paint, text }
 }
 
+/// `5.4.4 …`: an enhanced status code (RFC 3463).
+fn starts_with_status(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(class, _)| ["2", "4", "5"].contains(&class))
+}
+
 fn said(address: &str, reply: &Reply) -> Event {
     let (what, paint) = match reply.code {
-        _ if reply.route.is_empty() => ("operator", Paint::Title),
+        // What has a status was found out here: no route takes it.
+        0 if reply.route.is_empty() && !starts_with_status(&reply.text) => ("operator", Paint::Title),
         200..300 => ("delivered", Paint::Good),
         // No server has said it: it was put where it was to go by ourselves.
         0 if reply.text.starts_with("2.") => ("delivered", Paint::Good),

@@ -138,6 +138,7 @@ mod tests {
         drop(named);
         assert_eq!(door.enter(client(2)).err(), Some(Full::Client));
         drop(unknown);
-        assert_eq!((door.open().total, door.open().by_client.len()), (0, 0));
+        let left = door.open();
+        assert_eq!((left.total, left.by_client.len()), (0, 0));
     }
 }
