@@ -10,14 +10,14 @@ use axum::extract::State;
 use futures_util::stream::{self, StreamExt};
 
 use super::access::Caller;
-use super::filter::{self, Meant, is_meant};
+use super::filter::{self, Meant};
 use super::messages::{find, summaries};
 use super::model::{Action, ActionRequest, ActionResult, BulkRequest, BulkResult, Effect};
 use super::refusal::Refusal;
 use super::request::{Body, Id, Operator};
 use super::server::Shared;
 use crate::mail::QueueId;
-use crate::queue::{self, Order, Wanted};
+use crate::queue::{self, Look, Order, Wanted};
 
 /// Longer reasons are refused, characters.
 const MAX_REASON: usize = 200;
@@ -72,7 +72,7 @@ pub(super) async fn bulk(
 ) -> Result<Json<BulkResult>, Refusal> {
     let order = order(request.action, request.reason.take(), &caller)?;
     if request.filter.state.is_empty() {
-        request.filter.state = filter::states_for(request.action);
+        request.filter.state = order.action.applies_to().iter().copied().map(filter::state).collect();
     }
     let meant = Meant::new(&request.filter, shared.clock.now()).map_err(Refusal::into_unfit)?;
     if meant.past.is_some() {
@@ -163,7 +163,8 @@ async fn looked_at(
     let mut looks = stream::iter(ids.into_iter().map(|id| shared.queue.look(id))).buffered(READS);
     let mut meant = Vec::new();
     while let Some(look) = looks.next().await {
-        meant.extend(look?.filter(|look| is_meant(wanted, &look.message)).map(|look| look.message.id));
+        let is_met = |look: &Look| wanted.is_met_by(&look.message.envelope, &look.message.origin);
+        meant.extend(look?.filter(is_met).map(|look| look.message.id));
     }
     Ok(meant)
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::model::{Action, Filter, Kind, State};
+use super::model::{Filter, Kind, State};
 use super::parameters::Parameters;
 use super::refusal::Refusal;
 use crate::clock::Timestamp;
-use crate::mail::{Address, Message, RecipientState, domain};
+use crate::mail::{Address, RecipientState};
 use crate::queue::{Standing, Wanted};
 use crate::store::history::PastWanted;
 
@@ -58,13 +58,12 @@ pub(super) fn from_query(query: &Parameters) -> Result<Filter, Refusal> {
     })
 }
 
-/// States that an action applies to.
-pub(super) fn states_for(action: Action) -> Vec<State> {
-    match action {
-        Action::Retry => vec![State::Queued],
-        Action::Hold => vec![State::Queued, State::Active],
-        Action::Release => vec![State::Held],
-        Action::Bounce | Action::Discard => vec![State::Queued, State::Active, State::Held],
+/// A standing in the API's words.
+pub(super) fn state(standing: Standing) -> State {
+    match standing {
+        Standing::Queued => State::Queued,
+        Standing::Active => State::Active,
+        Standing::Held => State::Held,
     }
 }
 
@@ -121,23 +120,6 @@ impl Meant {
             kinds: kinds.to_vec(),
         })
     }
-}
-
-/// Whether a message that the queue has found really is from and for the addresses that were asked for: the queue
-/// compares hashes, and nobody's mail may be thrown away because two addresses share one.
-pub(super) fn is_meant(wanted: &Wanted, message: &Message) -> bool {
-    let is_to = |to: &String| {
-        message.envelope.recipients.iter().any(|recipient| recipient.forward_path.canonical() == *to)
-    };
-    let is_from = |from: &String| match message.envelope.reverse_path.mailbox() {
-        None => from == "<>",
-        Some(mailbox) if from.starts_with('@') => mailbox.domain().is_some_and(|domain| {
-            from.strip_prefix('@')
-                .is_some_and(|wanted| domain::canonical(wanted) == domain::canonical(domain))
-        }),
-        Some(mailbox) => mailbox.canonical() == *from,
-    };
-    wanted.to.as_ref().is_none_or(is_to) && wanted.from.as_ref().is_none_or(is_from)
 }
 
 fn standing(state: State) -> Option<Standing> {

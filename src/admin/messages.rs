@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, StreamExt};
 
 use super::access::Caller;
-use super::filter::{self, Meant, is_meant};
+use super::filter::{self, Meant};
 use super::model::{Messages, Story, Summary};
 use super::parameters::Parameters;
 use super::refusal::Refusal;
@@ -176,7 +176,7 @@ pub(super) async fn summaries(
     let mut summaries = Vec::with_capacity(found.messages.len());
     while let Some(look) = looks.next().await {
         let Some(look) = look? else { continue };
-        if is_meant(wanted, &look.message) {
+        if wanted.is_met_by(&look.message.envelope, &look.message.origin) {
             summaries.push(story::summary(&look, now, &*shared.outbound));
         }
     }

@@ -1,5 +1,6 @@
 //! What is told of a message: in a list, and as its whole story. Pure, but for the question where it would go now.
 
+use super::filter;
 use super::model::{Kind, RecipientStory, Replay, Reply, State, Story, Summary};
 use super::ports::Outbound;
 use crate::clock::Timestamp;
@@ -28,11 +29,7 @@ pub(super) fn summary(look: &Look, now: Timestamp, outbound: &dyn Outbound) -> S
     let open = message.envelope.recipients.iter().zip(&progress.recipients).find(|(_, at)| is_open(at.state));
     Summary {
         id: message.id.to_string(),
-        state: match look.standing {
-            Standing::Queued => State::Queued,
-            Standing::Active => State::Active,
-            Standing::Held => State::Held,
-        },
+        state: filter::state(look.standing),
         kind: kind(&message.origin.listener),
         accepted_at: message.accepted_at.to_string(),
         age_seconds: now.since(message.accepted_at).as_secs(),

@@ -37,8 +37,6 @@ const MANY_BYTES: usize = 512 << 10;
 const MOST_BYTES: usize = 8 << 20;
 /// What was dropped is said at most this often.
 const SAID: Duration = Duration::from_secs(60);
-/// What comes from here is an event about mail, not mail.
-const EVENTS: &str = "oncemail:events";
 
 /// `[history]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -215,7 +213,7 @@ impl History {
 
     /// Remembers the end of a message; that of an event is not. Never waits.
     pub fn ended(&self, message: &Arc<Message>, progress: &Progress) {
-        if !self.is_on() || message.origin.listener == EVENTS {
+        if !self.is_on() || message.origin.is_event() {
             return;
         }
         match record::encode_ended(message, progress, self.inner.clock.now()) {

@@ -360,7 +360,7 @@ fn events_are_not_remembered() {
     let bed = Bed::new();
     let history = bed.open();
     let mut message = Message::clone(&bed.message(&["b@x.example"]));
-    message.origin.listener = EVENTS.into();
+    message.origin = Origin::event();
     history.ended(&Arc::new(message), &bed.progress(&[RecipientState::Delivered]));
     assert_eq!(Bed::all(&history, &PastWanted::default(), 10), []);
 }
