@@ -1,6 +1,7 @@
 //! Which messages arrived, and how often.
 
 use std::collections::HashMap;
+use std::iter::Sum;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,18 @@ pub struct Verdict {
     pub unacknowledged: u64,
     /// Arrived with an idempotency key, which a relay that understands it keeps to itself.
     pub keyed: u64,
+}
+
+impl Sum for Verdict {
+    fn sum<I: Iterator<Item = Self>>(verdicts: I) -> Self {
+        verdicts.fold(Self::default(), |all, one| Self {
+            accepted: all.accepted + one.accepted,
+            missing: all.missing + one.missing,
+            duplicated: all.duplicated + one.duplicated,
+            unacknowledged: all.unacknowledged + one.unacknowledged,
+            keyed: all.keyed + one.keyed,
+        })
+    }
 }
 
 impl Tally {

@@ -6,17 +6,31 @@ use super::header::Header;
 
 /// Length of version 00, and of what any later version begins with.
 const LEN: usize = 55;
+const NAME: &str = "traceparent";
 
 /// The `traceparent` of a message (W3C Trace Context §3.2.2); `None` when it has none, several, or one that is not valid.
 ///
 /// Of a later version only the fields that version 00 has are taken (§4.3).
 pub fn traceparent(content: &[u8]) -> Option<String> {
-    in_header(&Header::split(content))
+    // Asked for each message, and few have one: no line that begins with the name, no field of it.
+    may_have_one(content).then(|| in_header(&Header::split(content)))?
+}
+
+fn may_have_one(content: &[u8]) -> bool {
+    let mut rest = content;
+    while !rest.is_empty() && !rest.starts_with(b"\r\n") {
+        if rest.get(..NAME.len()).is_some_and(|start| start.eq_ignore_ascii_case(NAME.as_bytes())) {
+            return true;
+        }
+        let Some(end) = memchr::memchr(b'\n', rest) else { return false };
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    false
 }
 
 /// The same, of a header that has been found already.
 pub fn in_header(header: &Header<'_>) -> Option<String> {
-    let mut found = header.fields().filter(|field| field.is("traceparent"));
+    let mut found = header.fields().filter(|field| field.is(NAME));
     let (Some(field), None) = (found.next(), found.next()) else { return None };
     let value = field.unfolded();
     let text = str::from_utf8(&value).ok()?.trim();

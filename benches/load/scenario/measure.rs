@@ -15,6 +15,7 @@ use crate::generate::{self, Finished, Load};
 use crate::message::Keys;
 use crate::report::Report;
 use crate::sink::Sink;
+use crate::tally::Verdict;
 
 pub const SMALL: usize = 2 * 1024;
 const LARGE: usize = 50 * 1024;
@@ -231,9 +232,17 @@ impl Bench<'_> {
     pub fn prove(&self, load: &Load, finished: &Finished, section: &mut Section<'_>) {
         self.wait(load, finished);
         thread::sleep(SETTLE);
-        let verdict =
-            self.sink.tally.verify(load.shape.run, &finished.measured.accepted, load.shape.recipients);
-        section.add_verdict(&verdict);
+        section.add_verdict(&self.verdict(load, finished));
+    }
+
+    /// The same of many loads, in one verdict.
+    pub fn prove_all(&self, loads: &[(Arc<Load>, Finished)], section: &mut Section<'_>) {
+        thread::sleep(SETTLE);
+        section.add_verdict(&loads.iter().map(|(load, finished)| self.verdict(load, finished)).sum());
+    }
+
+    fn verdict(&self, load: &Load, finished: &Finished) -> Verdict {
+        self.sink.tally.verify(load.shape.run, &finished.measured.accepted, load.shape.recipients)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,14 @@ use super::http::{self, Watchers};
 use super::measure::{Bench, CALM, MANY, SMALL, generate};
 use super::relay::{Relay, Ways};
 use super::table::{Goal, Section};
-use crate::generate::Load;
+use crate::generate::{Finished, Load};
 use crate::message::Destinations;
 
-/// Relays that are measured of each kind, by turns.
-const ROUNDS: usize = 7;
+/// Loads that each relay gets, by turns with the other: a machine's speed drifts over seconds, by more than what is
+/// looked for.
+const TURNS: usize = 160;
+/// One of them is this part of the scenario's messages.
+const PART: u64 = 30;
 /// Domains that many queued messages are for.
 const DOMAINS: u32 = 1_000;
 /// Each question is asked so often, and the slowest answer counts.
@@ -43,52 +47,39 @@ fn administration() -> Result<(SocketAddr, String)> {
 }
 
 impl Bench<'_> {
-    /// The same load through relays that remember nothing and that nobody watches, and through others.
+    /// The same loads, by turns, through a relay that remembers nothing and that nobody watches, and through another.
     pub fn observed(&self, binary: &Path, directory: &Path, section: &mut Section<'_>) -> Result<()> {
-        let (mut alone, mut observed, mut ratios) = (Rates::default(), Rates::default(), Vec::new());
-        for round in 0..ROUNDS {
-            // A machine that grows slower or faster must not always do so for the same one.
-            let (unseen, seen) = if round % 2 == 0 {
-                let unseen = self.unseen(binary, directory, section)?;
-                (unseen, self.seen(binary, directory, section)?)
-            } else {
-                let seen = self.seen(binary, directory, section)?;
-                (self.unseen(binary, directory, section)?, seen)
-            };
-            alone.add(unseen);
-            observed.add(seen);
-            ratios.push(seen.0 / unseen.0);
+        let way = || Ways::Sink(self.sink.address);
+        let unseen = Relay::start_with(binary, directory, way(), "\n[history]\nretention = \"off\"\n")?;
+        let (address, served) = administration()?;
+        let seen = Relay::start_with(binary, directory, way(), &served)?;
+        let (mut alone, mut observed, mut answers) = (Vec::new(), Vec::new(), 0);
+        let mut loads = Vec::new();
+        // The first turn warms both up, and does not count.
+        for turn in 0..=TURNS {
+            // Whatever grows slower or faster must not always do so for the same one.
+            for is_seen in [turn % 2 == 0, turn % 2 != 0] {
+                let relay = if is_seen { &seen } else { &unseen };
+                let watchers = is_seen.then(|| Watchers::start(address));
+                let through = self.through(relay, section);
+                if let Some(watchers) = watchers {
+                    answers += watchers.stop().with_context(|| relay.log_tail())?;
+                }
+                let (measured, load) = through?;
+                if is_seen { &mut observed } else { &mut alone }.push(measured);
+                loads.push(load);
+            }
         }
-        ratios.sort_by(f64::total_cmp);
-        let median = ratios.get(ratios.len() / 2).copied().unwrap_or_default();
-        section.add("alone, best of the rounds", alone.best, "messages/s", None);
-        section.add("observed, best of the rounds", observed.best, "messages/s", None);
-        section.add("observed / alone, rate, median round", median, "", Some(Goal::AtLeast(0.97)));
-        section.add("observed / alone, CPU", observed.cpu / alone.cpu, "", None);
+        self.prove_all(&loads, section);
+        ensure!(answers > 3 * TURNS as u64, "the watchers saw only {answers} answers and events");
+        section.add("answers and events meanwhile", answers as f64, "", None);
+        say(alone.get(1..).unwrap_or_default(), observed.get(1..).unwrap_or_default(), section);
         Ok(())
     }
 
-    /// One load through a relay that remembers nothing and that nobody watches.
-    fn unseen(&self, binary: &Path, directory: &Path, section: &mut Section<'_>) -> Result<(f64, f64)> {
-        let unseen = "\n[history]\nretention = \"off\"\n";
-        let relay = Relay::start_with(binary, directory, Ways::Sink(self.sink.address), unseen)?;
-        self.through(&relay, section)
-    }
-
-    /// One load through a relay with its history, while it is watched.
-    fn seen(&self, binary: &Path, directory: &Path, section: &mut Section<'_>) -> Result<(f64, f64)> {
-        let (address, served) = administration()?;
-        let relay = Relay::start_with(binary, directory, Ways::Sink(self.sink.address), &served)?;
-        let watchers = Watchers::start(address);
-        let measured = self.through(&relay, section);
-        let answers = watchers.stop().with_context(|| relay.log_tail())?;
-        section.add("answers and events meanwhile", answers as f64, "", None);
-        measured
-    }
-
-    /// Accepted and relayed messages per second, and the relay's CPU seconds for each.
-    fn through(&self, relay: &Relay, section: &mut Section<'_>) -> Result<(f64, f64)> {
-        let load = self.load(Load::new(relay.address, MANY, self.messages, SMALL));
+    /// Accepted and relayed messages per second, and the relay's CPU seconds for each; and the load, to be proved.
+    fn through(&self, relay: &Relay, section: &mut Section<'_>) -> Result<((f64, f64), Sent)> {
+        let load = self.load(Load::new(relay.address, MANY, (self.messages / PART).max(1), SMALL));
         let before = relay.cpu()?.unwrap_or_default();
         let (finished, report) = generate(&load)?;
         section.add_troubles(&report);
@@ -96,9 +87,7 @@ impl Bench<'_> {
         let cpu = relay.cpu()?.unwrap_or_default().saturating_sub(before).as_secs_f64();
         let (_, last) = self.sink.tally.times(load.shape.run).context("nothing was relayed")?;
         let rate = report.accepted as f64 / (last - finished.began).as_secs_f64();
-        section.add("accepted and relayed", rate, "messages/s", None);
-        self.prove(&load, &finished, section);
-        Ok((rate, cpu / report.accepted.max(1) as f64))
+        Ok(((rate, cpu / report.accepted.max(1) as f64), (load, finished)))
     }
 
     /// How long answers take with a long queue, also while it is read after a crash.
@@ -148,18 +137,37 @@ impl Bench<'_> {
     }
 }
 
-/// Of several rounds.
-#[derive(Default)]
-struct Rates {
-    best: f64,
-    cpu: f64,
+/// A load that was sent, and what was answered.
+type Sent = (Arc<Load>, Finished);
+
+/// What each turn has measured, rates first, set against the other's of the same turn.
+fn say(alone: &[(f64, f64)], observed: &[(f64, f64)], section: &mut Section<'_>) {
+    let rate = |turn: &(f64, f64)| turn.0;
+    let cpu = |turn: &(f64, f64)| turn.1;
+    let ratios = |of: fn(&(f64, f64)) -> f64, over: &[(f64, f64)], under: &[(f64, f64)]| {
+        sorted(over.iter().zip(under).map(|(over, under)| of(over) / of(under)))
+    };
+    let rates = ratios(rate, observed, alone);
+    section.add("alone, median", at(&sorted(alone.iter().map(rate)), 0.5), "messages/s", None);
+    section.add("observed, median", at(&sorted(observed.iter().map(rate)), 0.5), "messages/s", None);
+    section.add("observed / alone, rate, median turn", at(&rates, 0.5), "", Some(Goal::AtLeast(0.97)));
+    section.add("observed / alone, rate, quarter of the turns below", at(&rates, 0.25), "", None);
+    section.add("observed / alone, rate, quarter of the turns above", at(&rates, 0.75), "", None);
+    section.add("observed / alone, CPU, median turn", at(&ratios(cpu, observed, alone), 0.5), "", None);
+    // One and the same relay against itself, a turn later: what the machine alone does to such a figure.
+    let later = alone.get(1..).unwrap_or_default();
+    section.add("alone / alone a turn before, rate, median", at(&ratios(rate, later, alone), 0.5), "", None);
 }
 
-impl Rates {
-    fn add(&mut self, (rate, cpu): (f64, f64)) {
-        self.best = self.best.max(rate);
-        self.cpu += cpu;
-    }
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// The value that this part of all stand before.
+fn at(sorted: &[f64], part: f64) -> f64 {
+    sorted.get((sorted.len() as f64 * part) as usize).copied().unwrap_or_default()
 }
 
 /// Milliseconds.

@@ -28,8 +28,6 @@ const MOST_ENTRIES: usize = 512 << 10;
 const AGES: u32 = 24;
 /// After a failure nothing is written for so long.
 const RETRY: Duration = Duration::from_secs(60);
-/// Bytes that are synced at a time: a commit of the journal may have to wait for as much.
-const SYNC: u64 = 4 << 20;
 
 /// What anybody may look at without waiting for a write.
 #[derive(Default)]
@@ -54,6 +52,8 @@ pub struct Log {
     open: Option<Open>,
     next_number: u32,
     failed_at: Option<Timestamp>,
+    /// An empty buffer for the records to come: its memory was asked for already.
+    pub spare: Vec<u8>,
 }
 
 /// The segment that is written to.
@@ -61,7 +61,6 @@ struct Open {
     number: u32,
     file: Arc<dyn StoreFile>,
     written: u64,
-    synced: u64,
     entries: Vec<Entry>,
     span: Span,
 }
@@ -100,6 +99,7 @@ impl Log {
             open: None,
             next_number: 1,
             failed_at: None,
+            spare: Vec::new(),
         };
         let mut numbers: Vec<u32> =
             names.iter().filter_map(|name| name.strip_suffix(".log")?.parse().ok()).collect();
@@ -154,7 +154,7 @@ impl Log {
                 tracing::info!(bytes = torn, "the history ended within a record, which was cut off");
                 file.truncate(data_len)?;
             }
-            self.open = Some(Open { number, file, written: data_len, synced: data_len, entries, span });
+            self.open = Some(Open { number, file, written: data_len, entries, span });
         } else {
             let segment = Segment::write(&*self.files, &self.dir, number, data_len, span, &mut entries)?;
             self.sealed.push(Arc::new(segment));
@@ -265,17 +265,7 @@ impl Log {
             open.span = span;
             open.entries.extend(entries);
         }
-        let synced = if written.is_ok() && open.written - open.synced >= SYNC {
-            open.synced = open.written;
-            open.file.sync_data()
-        } else {
-            Ok(())
-        };
         self.open = Some(open);
-        if let Err(error) = synced {
-            // The records may be there all the same.
-            tracing::warn!(%error, "the history could not be synced");
-        }
         written.map(|()| taken)
     }
 
@@ -287,8 +277,7 @@ impl Log {
         let file = self.files.create(&self.dir.join(&name))?;
         // A disk that stays full must not collect empty files.
         file.write_at(0, &[IoSlice::new(&header(number))]).inspect_err(|_| self.remove_file(&name))?;
-        let written = HEADER as u64;
-        Ok(Open { number, file, written, synced: written, entries: Vec::new(), span: Span::default() })
+        Ok(Open { number, file, written: HEADER as u64, entries: Vec::new(), span: Span::default() })
     }
 
     /// Completes the segment that is written to.

@@ -2,7 +2,9 @@
 //! that "what happened to order 123?" has an answer.
 //!
 //! Like the suppression list it is a memory aid and not a promise: nobody waits for it, and a power cut may take the
-//! last seconds of it. It must never hold up mail: when its thread does not keep up, records are dropped and counted.
+//! last half minute of it, which the system has not written out by itself (a kill takes a second at most): a sync of it
+//! would make the journal's wait. It must never hold up mail: when its thread does not keep up, records are dropped and
+//! counted.
 //!
 //! Records stand in segments in the directory `history`, written by a thread of its own about every second; whole
 //! segments go when their time is up or too many are there. A damaged record costs itself, a torn end is cut off. When
@@ -27,13 +29,14 @@ use self::log::{Counts, Log};
 use super::OpenError;
 use super::files::Files;
 use crate::clock::{Clock, Timestamp};
+use crate::mail::trace::traceparent;
 use crate::mail::{Message, Progress, QueueId, RecipientProgress, ReversePath, ScopedKey};
 
 /// Records are written out at least this often …
 const TICK: Duration = Duration::from_secs(1);
 /// … and once this many bytes wait.
 const MANY_BYTES: usize = 512 << 10;
-/// No more bytes wait; what comes then is dropped and counted (S2).
+/// While more bytes than this wait, what comes is dropped and counted (S2). A record is 4 MiB at most.
 const MOST_BYTES: usize = 8 << 20;
 /// What was dropped is said at most this often.
 const SAID: Duration = Duration::from_secs(60);
@@ -216,16 +219,18 @@ impl History {
         if !self.is_on() || message.origin.is_event() {
             return;
         }
-        match record::encode_ended(message, progress, self.inner.clock.now()) {
-            Some(record) => self.inner.add(&record),
-            None => self.inner.drop_one(),
-        }
+        let (at, traceparent) = (self.inner.clock.now(), traceparent(&message.content));
+        self.inner.add(|records| record::add_ended(records, message, progress, traceparent.as_deref(), at));
     }
 
     /// Remembers that a retry was answered with `first`. Never waits.
     pub fn replayed(&self, first: QueueId, client: Option<IpAddr>) {
         if self.is_on() {
-            self.inner.add(&record::encode_replayed(first, client, self.inner.clock.now()));
+            let at = self.inner.clock.now();
+            self.inner.add(|records| {
+                record::add_replayed(records, first, client, at);
+                true
+            });
         }
     }
 
@@ -307,29 +312,31 @@ impl Inner {
     /// Writes what waits.
     fn catch_up(&self) -> MutexGuard<'_, Log> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let records = std::mem::take(&mut self.waiting().records);
+        let spare = std::mem::take(&mut log.spare);
+        let mut records = std::mem::replace(&mut self.waiting().records, spare);
         log.append(&records);
+        records.clear();
+        // What a flood has made it grow to is given back.
+        records.shrink_to(2 * MANY_BYTES);
+        log.spare = records;
         log
     }
 
-    fn add(&self, record: &[u8]) {
+    /// Lets `write` add one record to those that wait; it says whether it did. Nothing is set aside for a record, and
+    /// none is copied: that would cost more than all the rest.
+    fn add(&self, write: impl FnOnce(&mut Vec<u8>) -> bool) {
         let mut waiting = self.waiting();
         let before = waiting.records.len();
-        if waiting.is_closed || before + record.len() > MOST_BYTES {
-            drop(waiting);
-            return self.drop_one();
-        }
-        waiting.records.extend_from_slice(record);
+        let is_added = !waiting.is_closed && before <= MOST_BYTES && write(&mut waiting.records);
         let after = waiting.records.len();
         drop(waiting);
-        // Once is enough, and a wake costs more than all the rest.
+        if !is_added {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        // Once is enough, and a wake is dear, too.
         if before < MANY_BYTES && after >= MANY_BYTES {
             self.wake.notify_one();
         }
-    }
-
-    fn drop_one(&self) {
-        self.counts.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {

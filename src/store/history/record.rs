@@ -7,7 +7,6 @@ use std::net::IpAddr;
 
 use super::Ended;
 use crate::clock::Timestamp;
-use crate::mail::trace::traceparent;
 use crate::mail::{Address, Message, Progress, QueueId, RecipientProgress, ReversePath};
 use crate::store::codec::{self, Malformed, Reader, Writer};
 
@@ -34,86 +33,106 @@ pub struct Head {
     pub at: Timestamp,
 }
 
-/// A record, framed, of the end of a message; `None` when it would be too long even without replies.
-pub fn encode_ended(message: &Message, progress: &Progress, at: Timestamp) -> Option<Vec<u8>> {
+/// Adds a record, framed, of the end of a message to `records`; false, and nothing is added, when it would be too long
+/// even without replies.
+pub fn add_ended(
+    records: &mut Vec<u8>,
+    message: &Message,
+    progress: &Progress,
+    traceparent: Option<&str>,
+    at: Timestamp,
+) -> bool {
+    let end = End { message, progress, traceparent, at };
     // The whole of it nearly always fits, and is then encoded once. What a thousand recipients were told is megabytes,
     // and not even tried.
     let replies = progress.recipients.iter().flat_map(|recipient| &recipient.replies);
-    if replies.map(|reply| reply.text.len()).sum::<usize>() <= LONG_BODY {
-        let whole = framed(message, progress, at, |recipient| recipient.replies.len());
-        if whole.len() <= FRAME + LONG_BODY {
-            return Some(whole);
-        }
-    }
-    let last_only = framed(message, progress, at, |recipient| recipient.replies.len().min(1));
-    if last_only.len() <= FRAME + MAX_BODY {
-        return Some(last_only);
-    }
-    let without = framed(message, progress, at, |_| 0);
-    (without.len() <= FRAME + MAX_BODY).then_some(without)
+    let may_fit = replies.map(|reply| reply.text.len()).sum::<usize>() <= LONG_BODY;
+    (may_fit && end.add(records, LONG_BODY, |recipient| recipient.replies.len()))
+        || end.add(records, MAX_BODY, |recipient| recipient.replies.len().min(1))
+        || end.add(records, MAX_BODY, |_| 0)
 }
 
-fn framed(
-    message: &Message,
-    progress: &Progress,
+/// What a record of the end of a message is made from.
+struct End<'a> {
+    message: &'a Message,
+    progress: &'a Progress,
+    traceparent: Option<&'a str>,
     at: Timestamp,
-    replies: impl Fn(&RecipientProgress) -> usize,
-) -> Vec<u8> {
-    let mut w = start(ENDED, message.id, at, 384);
-    w.u64(message.accepted_at.as_millis());
-    w.optional_text(message.envelope.reverse_path.mailbox().map(Address::as_str));
-    w.text(&message.origin.listener);
-    w.optional_text(message.origin.user.as_deref());
-    codec::write_client(&mut w, message.origin.client);
-    w.u8(message.key.is_some().into());
-    if let Some(key) = &message.key {
-        codec::write_scoped_key(&mut w, key);
+}
+
+impl End<'_> {
+    /// Adds it with so many of each recipient's last replies, if its body is then no longer than `most`.
+    fn add(&self, records: &mut Vec<u8>, most: usize, replies: impl Fn(&RecipientProgress) -> usize) -> bool {
+        let begin = records.len();
+        let mut w = Writer(std::mem::take(records));
+        self.write(&mut w, replies);
+        finish(&mut w, begin);
+        *records = w.0;
+        let fits = records.len() - begin <= FRAME + most;
+        if !fits {
+            records.truncate(begin);
+        }
+        fits
     }
-    w.text(&message.message_id);
-    w.optional_text(traceparent(&message.content).as_deref());
-    w.u64(message.content.len() as u64);
-    w.u32(progress.attempts);
-    w.u8(progress.warned.into());
-    w.raw(&message.envelope.handling.priority.to_be_bytes());
-    let recipients = message.envelope.recipients.iter().zip(&progress.recipients);
-    w.count(recipients.len());
-    for (recipient, reached) in recipients {
-        w.text(recipient.forward_path.as_str());
-        let dropped = reached.replies.len().saturating_sub(replies(reached));
-        if dropped == 0 {
-            codec::write_progress(&mut w, reached);
-        } else {
-            let replies = reached.replies.get(dropped..).unwrap_or_default().to_vec();
-            codec::write_progress(&mut w, &RecipientProgress { replies, ..*reached });
+
+    fn write(&self, w: &mut Writer, replies: impl Fn(&RecipientProgress) -> usize) {
+        let Self { message, progress, traceparent, at } = *self;
+        start(w, ENDED, message.id, at);
+        w.u64(message.accepted_at.as_millis());
+        w.optional_text(message.envelope.reverse_path.mailbox().map(Address::as_str));
+        w.text(&message.origin.listener);
+        w.optional_text(message.origin.user.as_deref());
+        codec::write_client(w, message.origin.client);
+        w.u8(message.key.is_some().into());
+        if let Some(key) = &message.key {
+            codec::write_scoped_key(w, key);
+        }
+        w.text(&message.message_id);
+        w.optional_text(traceparent);
+        w.u64(message.content.len() as u64);
+        w.u32(progress.attempts);
+        w.u8(progress.warned.into());
+        w.raw(&message.envelope.handling.priority.to_be_bytes());
+        let recipients = message.envelope.recipients.iter().zip(&progress.recipients);
+        w.count(recipients.len());
+        for (recipient, reached) in recipients {
+            w.text(recipient.forward_path.as_str());
+            let dropped = reached.replies.len().saturating_sub(replies(reached));
+            if dropped == 0 {
+                codec::write_progress(w, reached);
+            } else {
+                let replies = reached.replies.get(dropped..).unwrap_or_default().to_vec();
+                codec::write_progress(w, &RecipientProgress { replies, ..*reached });
+            }
         }
     }
-    finish(w)
 }
 
-/// A record, framed, of a retry that was answered.
-pub fn encode_replayed(first: QueueId, client: Option<IpAddr>, at: Timestamp) -> Vec<u8> {
-    let mut w = start(REPLAYED, first, at, 17);
+/// Adds a record, framed, of a retry that was answered to `records`.
+pub fn add_replayed(records: &mut Vec<u8>, first: QueueId, client: Option<IpAddr>, at: Timestamp) {
+    let begin = records.len();
+    let mut w = Writer(std::mem::take(records));
+    start(&mut w, REPLAYED, first, at);
     codec::write_client(&mut w, client);
-    finish(w)
+    finish(&mut w, begin);
+    *records = w.0;
 }
 
-fn start(kind: u8, id: QueueId, at: Timestamp, more: usize) -> Writer {
-    let mut w = Writer(Vec::with_capacity(FRAME + HEAD + more));
+fn start(w: &mut Writer, kind: u8, id: QueueId, at: Timestamp) {
     w.raw(&[0; FRAME]);
     w.u8(kind);
     w.raw(&id.to_bytes());
     w.u64(at.as_millis());
-    w
 }
 
-fn finish(w: Writer) -> Vec<u8> {
-    let mut bytes = w.0;
-    if let Some((frame, body)) = bytes.split_first_chunk_mut::<FRAME>() {
+/// Fills in the frame of the record that begins at `begin`.
+fn finish(w: &mut Writer, begin: usize) {
+    let record = w.0.get_mut(begin..).unwrap_or_default();
+    if let Some((frame, body)) = record.split_first_chunk_mut::<FRAME>() {
         let len = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
         let crc = crc32c::crc32c(body).to_be_bytes();
         frame.iter_mut().zip(len.into_iter().chain(crc)).for_each(|(to, from)| *to = from);
     }
-    bytes
 }
 
 /// The length of a body and its checksum, as a frame says; `None` for a length that no body has.
