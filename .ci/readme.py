@@ -1,7 +1,8 @@
 """Keeps the README honest: readme.py PROGRAM.
 
 - every file of examples/ but send.py stands in it word for word;
-- every file that it or docs/ links to exists, and docs/dependencies.md has every crate that Cargo.toml names, with its
+- every file that it, SECURITY.md or docs/ links to exists, every test that SECURITY.md names too, and
+  docs/dependencies.md has every crate that Cargo.toml names, with its
   licence;
 - its TOML passes `check-config`, as do that of docs/providers.md and the files of config/; a block that is only a part
   stands where the route of the README's first one is;
@@ -41,10 +42,21 @@ def check_examples():
 
 
 def check_links():
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             if not (page.parent / target).exists():
                 faults.append(f"{page.relative_to(ROOT)} links to {target}, which is not there")
+
+
+def check_named_tests():
+    """A promise whose test has another name now is a promise without a test."""
+    sources = [*(ROOT / "src").rglob("*.rs"), *(ROOT / "tests").rglob("*.rs")]
+    there = {name for path in sources for name in re.findall(r"\bfn (\w+)\(", path.read_text())}
+    named = re.findall(r"`((?:[a-z0-9]+_){3,}[a-z0-9]+)`", (ROOT / "SECURITY.md").read_text())
+    if len(named) < 30:
+        faults.append(f"SECURITY.md names only {len(named)} tests")
+    faults.extend(f"SECURITY.md names a test {name}, which is not there" for name in named
+                  if name not in there and not name.endswith("_file"))
 
 
 def check_dependencies():
@@ -207,6 +219,7 @@ def await_delivery(place):
 def main():
     check_examples()
     check_links()
+    check_named_tests()
     check_dependencies()
     with tempfile.TemporaryDirectory() as scratch:
         check_configs(Path(scratch))

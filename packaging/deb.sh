@@ -21,5 +21,6 @@ mkdir -p "$made/man" "$made/completions"
 for shell in bash zsh fish; do
     "$binary" completions "$shell" >"$made/completions/$shell"
 done
+packaging/sbom.sh
 
 cargo deb --locked --no-build --profile "$profile" "$@"

@@ -65,8 +65,6 @@ async fn is_deferred_at(step: &str, capabilities: &[&'static str], act: Act, cau
             smarthost.auth = (step == "AUTH").then(|| Auth { username: "u".into(), with });
         }))
     };
-    // mail-send, which speaks AUTH, has fewer words.
-    let cause = if step == "AUTH" { "AUTH" } else { cause };
     is_deferral(&attempt_with(far, "x", options).await, cause, &format!("{step} {about}"));
 }
 

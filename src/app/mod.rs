@@ -11,6 +11,7 @@
 //! A part that ends while it should run takes the others with it (`parts.rs`): nothing here runs half.
 
 mod administration;
+pub mod dumps;
 pub mod health;
 pub mod log_key;
 pub mod metrics;

@@ -15,6 +15,7 @@ const STRAGGLERS: Duration = Duration::from_secs(1);
 
 /// Loads the configuration and runs until a signal comes.
 pub(super) fn run(path: Option<&Path>) -> ExitCode {
+    let is_kept_to_itself = app::dumps::forbid();
     let config = match load(path) {
         Ok(config) => config,
         Err(exit) => return exit,
@@ -27,6 +28,9 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
         }
     };
     let set_level = Box::new(logging::start(&config.log, privacy));
+    if let Err(error) = is_kept_to_itself {
+        tracing::warn!(%error, "core dumps could not be forbidden; one would hold passwords and mail");
+    }
     // Before there are other threads.
     let sockets = match systemd::sockets() {
         Ok(sockets) => sockets,

@@ -52,7 +52,7 @@ pub(super) fn apply(root: &mut Table, variables: &Variables, has_file: bool, pro
 }
 
 fn text(text: impl Into<String>) -> Value {
-    Value::Text(text.into())
+    Value::text(text)
 }
 
 fn add_listener(root: &mut Table, variables: &Variables) {
@@ -87,7 +87,7 @@ fn add_smarthost(root: &mut Table, url: &str, variables: &Variables, problems: &
         Ok(Smarthost { host, tls, username }) => {
             route.set("name", &place, text("smarthost"));
             route.set("transport", &place, text("smarthost"));
-            route.set("hosts", &place, Value::Loose(host));
+            route.set("hosts", &place, Value::loose(host));
             route.set("tls", &place, text(tls));
             if let Some(username) = username {
                 route.set("username", &place, text(username));
@@ -102,7 +102,7 @@ fn add_smarthost(root: &mut Table, url: &str, variables: &Variables, problems: &
     }
     for (variable, key) in [(PASSWORD, "password"), (PASSWORD_FILE, "password_file")] {
         if let Some(value) = variables.get(variable) {
-            route.set(key, &Place::whole(variable), Value::Loose(value.to_owned()));
+            route.set(key, &Place::whole(variable), Value::loose(value));
         }
     }
     push(root, "route", route);

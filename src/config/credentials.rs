@@ -78,7 +78,7 @@ fn password(section: &Section<'_>) -> Option<Secret> {
         let hint = "password_file = \"/run/secrets/provider\", or ONCEMAIL_SMARTHOST_PASSWORD_FILE";
         section.problem("username", "`username` without a password", hint);
     }
-    section.secret("password").map(Secret::Password)
+    section.secret("password").map(|text| Secret::Password(text.into()))
 }
 
 fn oauth2(section: &Section<'_>, known: &Known) -> Option<OAuth2> {

@@ -3,6 +3,8 @@
 //! `ONCEMAIL__HOSTNAME`, `ONCEMAIL__LIMITS__RECIPIENTS`, `ONCEMAIL__ROUTE__0__PASSWORD_FILE`; lists are separated by
 //! commas. A variable that means nothing is an error, like a key that means nothing.
 
+use zeroize::Zeroizing;
+
 use super::container::SHORT_VARIABLES;
 use super::errors::{Place, Problems, nearest};
 use super::keys::{self, SECTIONS, Shape};
@@ -17,11 +19,12 @@ const COMMAND_LINE: [&str; 4] =
     ["ONCEMAIL_CONFIG", "ONCEMAIL_SERVER", "ONCEMAIL_ADMIN_TOKEN", "ONCEMAIL_ADMIN_TOKEN_FILE"];
 
 /// The variables that concern the configuration, empty ones left out.
-pub(super) struct Variables(Vec<(String, String)>);
+pub(super) struct Variables(Vec<(String, Zeroizing<String>)>);
 
 impl Variables {
     /// Picks ours.
     pub fn collect(env: impl Iterator<Item = (String, String)>) -> Self {
+        let env = env.map(|(name, value)| (name, Zeroizing::new(value)));
         let mut variables: Vec<_> = env.filter(|(name, value)| is_ours(name) && !value.is_empty()).collect();
         // `…__10__…` must come after `…__9__…`.
         variables.sort_by_cached_key(|(name, _)| (index_of(name), name.clone()));
@@ -130,7 +133,7 @@ fn set_key(
     if table.get(&twin).is_some_and(|node| !matches!(node.value, Value::Loose(_))) {
         table.remove(&twin);
     }
-    table.set(key, place, Value::Loose(value.to_owned()));
+    table.set(key, place, Value::loose(value));
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Files that a configuration names: read once when it is checked, so that a missing or broken one is told then.
 //!
-//! Reads are bounded: a path that leads to a device or a log must not fill the memory.
+//! Reads are bounded: a path that leads to a device or a log must not fill the memory. What was read may be a secret, and
+//! is wiped when it goes.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,18 +16,25 @@ use zeroize::Zeroizing;
 
 /// Nothing that a configuration names is longer, in bytes.
 pub(super) const MAX_FILE: u64 = 16 << 20;
+/// Room behind a file's content, in bytes.
+const END: usize = 64;
 
 /// Reads a text file; the error is a sentence with the path.
-pub(super) fn text(path: &Path) -> Result<String, String> {
-    let bytes = bytes(path)?;
-    String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8 text", path.display()))
+pub(super) fn text(path: &Path) -> Result<Zeroizing<String>, String> {
+    let mut bytes = bytes(path)?;
+    String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
+        *bytes = error.into_bytes();
+        format!("{} is not UTF-8 text", path.display())
+    })
 }
 
 /// Reads a file; the error is a sentence with the path.
-pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
     let file = File::open(path).map_err(cannot)?;
-    let mut bytes = Vec::new();
+    // Room for all of it and for the read that finds the end: a buffer that grows would leave copies behind.
+    let len = file.metadata().map_err(cannot)?.len().min(MAX_FILE);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or_default() + END));
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
     match u64::try_from(bytes.len()) {
         Ok(len) if len <= MAX_FILE => Ok(bytes),
@@ -36,7 +44,7 @@ pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, String> {
 
 /// Reads a secret without its trailing line end.
 pub(super) fn secret(path: &Path) -> Result<Zeroizing<String>, String> {
-    let mut secret = Zeroizing::new(text(path)?);
+    let mut secret = text(path)?;
     if secret.ends_with('\n') {
         secret.pop();
         if secret.ends_with('\r') {
@@ -59,7 +67,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 /// Reads a PEM file that must contain a private key without a passphrase.
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let pem = Zeroizing::new(bytes(path)?);
+    let pem = bytes(path)?;
     PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|_| format!("{} contains no unencrypted private key in PEM form", path.display()))
 }
@@ -67,7 +75,7 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String>
 /// Reads a PEM file with a key to sign with, as it is. Whether it can be used is for the one who signs; here it must
 /// be a private key, and of a kind that DKIM has (RFC 6376 §3.3, RFC 8463).
 pub(super) fn signing_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let pem = Zeroizing::new(bytes(path)?);
+    let pem = bytes(path)?;
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|_| format!("{} contains no unencrypted private key in PEM form", path.display()))?;
     let loaded = ring::default_provider().key_provider.load_private_key(key);

@@ -28,6 +28,8 @@ mod presets;
 mod recipients;
 mod routes;
 mod said;
+#[cfg(test)]
+mod secrecy;
 mod section;
 mod settings;
 mod smtp;

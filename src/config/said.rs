@@ -233,7 +233,7 @@ fn digest(key: &str, value: &Value) -> blake3::Hash {
         && key.ends_with("_file")
         && let Ok(octets) = files::bytes(Path::new(path))
     {
-        hasher.update(&zeroize::Zeroizing::new(octets));
+        hasher.update(&octets);
     }
     hasher.finalize()
 }
@@ -257,7 +257,7 @@ fn feed(hasher: &mut blake3::Hasher, value: &Value) {
         Value::Table(table) => {
             octets(5, &(table.iter().count() as u64).to_le_bytes());
             for (key, _, node) in table.iter() {
-                feed(hasher, &Value::Text(key.to_owned()));
+                feed(hasher, &Value::text(key));
                 feed(hasher, &node.value);
             }
         }
@@ -279,9 +279,19 @@ fn shown(key: &str, value: &Value) -> Json {
 }
 
 /// A path to a secret is none.
-fn is_secret(key: &str) -> bool {
+pub(super) fn is_secret(key: &str) -> bool {
     let may_hold_one = ["password", "secret", "token"].iter().any(|word| key.contains(word));
     may_hold_one && !key.ends_with("_file") && !key.ends_with("_url")
+}
+
+/// What a key says, for a sentence about a mistake: whole, but for URLs, also those that are none.
+pub(super) fn quoted(key: &str, text: &str) -> String {
+    let is_url = key == "url" || key.ends_with("_url");
+    match text.contains("://") {
+        _ if !is_url => format!("{text:?}"),
+        true => format!("{:?}", shown_text("url", text)),
+        false => "no URL".to_owned(),
+    }
 }
 
 /// A URL without what may prove who asks: a user, a query, and the path of one that is called to be told something.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::errors::{Place, Problems, nearest};
 use super::tree::{Node, Table, Value};
-use super::{files, keys, units};
+use super::{files, keys, said, units};
 
 /// One section, or nothing where it is not written.
 pub(super) struct Section<'a> {
@@ -94,14 +94,14 @@ impl<'a> Section<'a> {
     /// Whether `key` is exactly `word`; anything else is for the reader of the key to judge.
     pub fn says(&self, key: &str, word: &str) -> bool {
         let node = self.node(key).map(|node| &node.value);
-        matches!(node, Some(Value::Text(text) | Value::Loose(text)) if text == word)
+        matches!(node, Some(Value::Text(text) | Value::Loose(text)) if text.as_str() == word)
     }
 
     /// A text as it stands.
     pub fn text(&self, key: &str) -> Option<&'a str> {
         let node = self.node(key)?;
         match &node.value {
-            Value::Text(text) | Value::Loose(text) => Some(text),
+            Value::Text(text) | Value::Loose(text) => Some(text.as_str()),
             _ => {
                 self.wrong_kind(key, node, "a text in quotes");
                 None
@@ -114,7 +114,7 @@ impl<'a> Section<'a> {
         let node = self.node(key)?;
         let result = match &node.value {
             Value::Text(text) | Value::Loose(text) => {
-                parse(text).map_err(|wanted| (format!("{text:?}"), wanted))
+                parse(text).map_err(|wanted| (said::quoted(key, text), wanted))
             }
             // What is no text at all still deserves the example.
             other => {
@@ -252,7 +252,7 @@ impl<'a> Section<'a> {
             }
             Value::List(items) => {
                 let text = |item: &'a Node| match &item.value {
-                    Value::Text(text) => Some(Item { place: &item.place, text }),
+                    Value::Text(text) => Some(Item { place: &item.place, text: text.as_str() }),
                     _ => {
                         self.problems.hint(&item.place, format!("`{key}` is a list of texts"), "use quotes");
                         None

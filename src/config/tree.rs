@@ -1,12 +1,14 @@
 //! What was said, and where: the file and the environment as one tree in which every node knows its place.
 //!
-//! Nothing in here knows a key of the configuration, and no node is ever printed: it may hold a secret.
+//! Nothing in here knows a key of the configuration, and no node is ever printed: it may hold a secret, and so every text
+//! is wiped when the tree goes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
 
 use super::errors::{Place, Problem};
 
@@ -19,9 +21,9 @@ pub(super) struct Node {
 /// A value before anybody has asked what it means.
 pub(super) enum Value {
     /// A string of a file.
-    Text(String),
+    Text(Zeroizing<String>),
     /// The text of an environment variable: read as whatever the key wants, lists separated by commas.
-    Loose(String),
+    Loose(Zeroizing<String>),
     /// `None`: beyond 64 bits.
     Integer(Option<i64>),
     Boolean(bool),
@@ -32,6 +34,16 @@ pub(super) enum Value {
 }
 
 impl Value {
+    /// A text, as a file would have it.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text(Zeroizing::new(text.into()))
+    }
+
+    /// A text, as the environment has it.
+    pub fn loose(text: impl Into<String>) -> Self {
+        Self::Loose(Zeroizing::new(text.into()))
+    }
+
     /// What it is, for "not a …".
     pub fn kind(&self) -> &'static str {
         match self {
@@ -154,7 +166,7 @@ impl Places<'_> {
 
     fn value(&self, value: &DeValue<'_>, place: &Place) -> Value {
         match value {
-            DeValue::String(text) => Value::Text(text.to_string()),
+            DeValue::String(text) => Value::text(&**text),
             DeValue::Integer(digits) => {
                 let digits_only = digits.as_str().replace('_', "");
                 Value::Integer(i64::from_str_radix(&digits_only, digits.radix()).ok())

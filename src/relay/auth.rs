@@ -8,18 +8,20 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use mail_send::SmtpClient;
-use smtp_proto::{AUTH_LOGIN, AUTH_PLAIN, EhloResponse};
 use zeroize::Zeroizing;
 
 use super::oauth::{Token, Tokens};
-use super::opening::{Trouble, describe};
-use super::options::{Auth, Secret};
+use super::opening::Trouble;
+use super::options::{Auth, Password, Secret};
 use super::tls::Trust;
-use super::wire::Wire;
+use super::wire::{Wire, WireError};
 use crate::dns::Dns;
 use crate::smtp::Reply;
 use crate::smtp::capabilities::Capabilities;
+
+/// RFC 4954 §4: "Unrecognized authentication type".
+const UNKNOWN_MECHANISM: u16 = 504;
+const CRLF: &[u8] = b"\r\n";
 
 /// Proves who we are over an open connection.
 pub(super) struct Authenticator {
@@ -28,7 +30,7 @@ pub(super) struct Authenticator {
 }
 
 enum With {
-    Password(Zeroizing<String>),
+    Password(Password),
     Tokens(Box<Tokens>),
 }
 
@@ -60,34 +62,56 @@ impl Authenticator {
         }
     }
 
+    /// PLAIN where it is offered: one command. LOGIN else, or where PLAIN turns out not to be known (RFC 4954 §4). After
+    /// any other refusal no second mechanism is tried: it would be the same password again.
     async fn by_password(
         &self,
         password: &str,
-        wire: Wire,
+        mut wire: Wire,
         capabilities: &Capabilities,
         limit: Duration,
     ) -> Result<Wire, Trouble> {
-        let stream = wire.into_stream().map_err(|error| Trouble::lost("AUTH", &error))?;
-        // mail-send would also start AUTH CRAM-MD5, which it is built without here, and leave it half done.
-        let offered = [(capabilities.auth_plain, AUTH_PLAIN), (capabilities.auth_login, AUTH_LOGIN)];
-        let auth_mechanisms = offered
-            .iter()
-            .filter(|(is_offered, _)| *is_offered)
-            .fold(0, |all, (_, mechanism)| all | mechanism);
-        if auth_mechanisms == 0 {
-            return Err(Trouble::local("AUTH: the far side offers neither PLAIN nor LOGIN"));
-        }
-        let offer = EhloResponse { auth_mechanisms, ..EhloResponse::<String>::default() };
-        let secret = mail_send::Credentials::new(self.username.as_str(), password);
-        let mut client = SmtpClient { stream, timeout: limit };
-        match client.authenticate(&secret, &offer).await {
-            Ok(_) => Ok(Wire::new(client.stream)),
-            Err(mail_send::Error::AuthenticationFailed(reply) | mail_send::Error::UnexpectedReply(reply)) => {
-                let text = format!("{} (in reply to AUTH)", spoken(&reply));
-                Err(Trouble { code: reply.code, text, is_about_password: true })
+        let Capabilities { auth_plain, auth_login, .. } = *capabilities;
+        let mut reply = match (auth_plain, auth_login) {
+            (true, _) => self.plain(&mut wire, password, limit).await?,
+            (false, true) => self.login(&mut wire, password, limit).await?,
+            (false, false) => {
+                return Err(Trouble::local("AUTH: the far side offers neither PLAIN nor LOGIN"));
             }
-            Err(error) => Err(Trouble::local(format!("AUTH: {}", describe(&error)))),
+        };
+        if auth_plain && auth_login && reply.code == UNKNOWN_MECHANISM {
+            reply = self.login(&mut wire, password, limit).await?;
         }
+        match reply.code {
+            235 => {
+                // S1: what comes early would be taken for the answer to MAIL.
+                wire.expect_quiet().map_err(lost)?;
+                Ok(wire)
+            }
+            // Whatever it wants to know next, there is nothing more to say.
+            code if code < 400 => Err(Trouble::local(format!("AUTH: the far side answered with {code}"))),
+            _ => Err(Trouble { is_about_password: true, ..Trouble::refused("AUTH", &reply) }),
+        }
+    }
+
+    /// RFC 4616 §2.
+    async fn plain(&self, wire: &mut Wire, password: &str, limit: Duration) -> Result<Reply, Trouble> {
+        let response = secret(&["\0", &self.username, "\0", password]);
+        let reply = ask(wire, "AUTH PLAIN ", &response, limit).await?;
+        // A server that knows no initial response asks for it (RFC 2554 §4).
+        if reply.code == 334 { ask(wire, "", &response, limit).await } else { Ok(reply) }
+    }
+
+    /// Two questions, whose words differ from server to server; their order does not.
+    async fn login(&self, wire: &mut Wire, password: &str, limit: Duration) -> Result<Reply, Trouble> {
+        let mut reply = wire.command("AUTH LOGIN\r\n", limit).await.map_err(lost)?;
+        for answer in [self.username.as_str(), password] {
+            if reply.code != 334 {
+                break;
+            }
+            reply = ask(wire, "", answer, limit).await?;
+        }
+        Ok(reply)
     }
 
     async fn by_token(
@@ -115,6 +139,7 @@ impl Authenticator {
             }
         }
         if reply.code == 235 {
+            wire.expect_quiet().map_err(lost)?;
             return Ok(wire);
         }
         Err(Trouble { is_about_password: is_refusal(&reply), ..Trouble::refused("AUTH", &reply) })
@@ -122,11 +147,8 @@ impl Authenticator {
 
     /// <https://developers.google.com/workspace/gmail/imap/xoauth2-protocol#the_sasl_xoauth2_mechanism>
     async fn xoauth2(&self, wire: &mut Wire, token: &Token, limit: Duration) -> Result<Reply, Trouble> {
-        let lost = |error| Trouble::lost("AUTH", &error);
-        let response =
-            Zeroizing::new(format!("user={}\x01auth=Bearer {}\x01\x01", self.username, token.as_str()));
-        let command = Zeroizing::new(format!("AUTH XOAUTH2 {}\r\n", BASE64.encode(response.as_bytes())));
-        let reply = wire.command(&command, limit).await.map_err(lost)?;
+        let response = secret(&["user=", &self.username, "\x01auth=Bearer ", token, "\x01\x01"]);
+        let reply = ask(wire, "AUTH XOAUTH2 ", &response, limit).await?;
         if reply.code != 334 {
             return Ok(reply);
         }
@@ -141,11 +163,30 @@ fn is_refusal(reply: &Reply) -> bool {
     reply.code / 100 == 5
 }
 
-/// A reply of mail-send as `5.7.8 text`, without controls.
-fn spoken(reply: &smtp_proto::Response<String>) -> String {
-    let [class, subject, detail] = reply.esc;
-    let enhanced = if class == 0 { String::new() } else { format!("{class}.{subject}.{detail} ") };
-    let text: String =
-        reply.message.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("{enhanced}{text}")
+/// Says `response` in base64 behind `verb`. The line is wiped afterwards; it is encoded where it stands, and never
+/// outgrows its first allocation: both would leave copies behind.
+async fn ask(wire: &mut Wire, verb: &str, response: &str, limit: Duration) -> Result<Reply, Trouble> {
+    let encoded_len = response.len().div_ceil(3) * 4;
+    let mut line = Zeroizing::new(vec![0; verb.len() + encoded_len + CRLF.len()]);
+    let (start, rest) = line.split_at_mut(verb.len());
+    let (middle, end) = rest.split_at_mut(encoded_len);
+    start.copy_from_slice(verb.as_bytes());
+    let encoded = BASE64.encode_slice(response, middle);
+    encoded.map_err(|error| Trouble::local(format!("AUTH: {error}")))?;
+    end.copy_from_slice(CRLF);
+    wire.expect_quiet().map_err(lost)?;
+    wire.send(&line, limit).await.map_err(lost)?;
+    wire.reply(limit).await.map_err(lost)
+}
+
+/// All in one allocation, wiped afterwards.
+fn secret(parts: &[&str]) -> Zeroizing<String> {
+    let len = parts.iter().map(|part| part.len()).sum();
+    let mut whole = Zeroizing::new(String::with_capacity(len));
+    parts.iter().for_each(|part| whole.push_str(part));
+    whole
+}
+
+fn lost(error: WireError) -> Trouble {
+    Trouble::lost("AUTH", &error)
 }

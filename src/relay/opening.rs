@@ -1,8 +1,8 @@
 //! From a host name to a connection that is ready for MAIL: TCP, greeting, EHLO, STARTTLS, AUTH.
 //!
-//! mail-send connects, does the TLS handshake and AUTH. Greeting, EHLO and STARTTLS are read here, because its reader
-//! drops what it has read beyond a reply (S1 needs to see that), keeps no text of some refusals and has one time-out
-//! for all steps; `docs/relay.md` says more. TLS that is required is never done without; only
+//! mail-send does the TLS handshake. Greeting, EHLO, STARTTLS and AUTH are read here, because its reader drops what it
+//! has read beyond a reply (S1 needs to see that), keeps no text of some refusals and has one time-out for all steps;
+//! `docs/relay.md` says more. TLS that is required is never done without; only
 //! [`Level::Opportunistic`] may end in clear. Every failure is about us or the far side, never about a message (R2): it
 //! defers.
 

@@ -1,7 +1,9 @@
 //! What the relay can be told.
 
+mod password;
 mod sinks;
 
+pub use password::Password;
 pub use sinks::{EventFile, Sink, SinkTransport, WEBHOOK_CONNECTIONS, Webhook};
 
 use std::fmt;
@@ -263,7 +265,7 @@ pub struct Auth {
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// A password, by the best mechanism of PLAIN and LOGIN that is offered; never printed.
-    Password(zeroize::Zeroizing<String>),
+    Password(Password),
     /// XOAUTH2, with tokens from the provider.
     OAuth2(OAuth2),
 }

@@ -128,7 +128,7 @@ impl LineReader {
 }
 
 /// Whether a line is, or is becoming, an AUTH command, which may hold a password.
-pub fn is_auth(line: &[u8]) -> bool {
+fn is_auth(line: &[u8]) -> bool {
     line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "))
 }
 

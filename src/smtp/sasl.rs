@@ -2,8 +2,8 @@
 //!
 //! Nothing is verified here, and a password is wiped from memory when its value goes.
 
-use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::{Engine, decoded_len_estimate};
 use zeroize::Zeroizing;
 
 use super::reply::Reply;
@@ -92,7 +92,9 @@ impl Challenge {
         if line == b"*" {
             return Err(SaslFault::Cancelled);
         }
-        let decoded = Zeroizing::new(STANDARD.decode(line).map_err(|_| SaslFault::Encoding)?);
+        // Wiped also when it turns out half-way to be no base64.
+        let mut decoded = Zeroizing::new(Vec::with_capacity(decoded_len_estimate(line.len())));
+        STANDARD.decode_vec(line, &mut decoded).map_err(|_| SaslFault::Encoding)?;
         match self {
             Self::Plain => plain(&decoded).map(Exchange::Done),
             Self::LoginUser => Ok(Exchange::Challenge(Self::LoginPassword(name(&decoded)?))),

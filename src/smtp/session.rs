@@ -58,7 +58,6 @@ pub enum AuthPolicy {
 }
 
 /// What happens to a session.
-#[derive(Debug)]
 pub enum Input<'a> {
     /// A line, without its CRLF, and when it was taken up.
     Line(&'a [u8], Timestamp),
@@ -76,6 +75,24 @@ pub enum Input<'a> {
     Decided(Reply),
     /// Answers [`Action::StartTls`]: the handshake is done; TLS version and cipher suite.
     Encrypted(String),
+}
+
+impl std::fmt::Debug for Input<'_> {
+    /// Without the line: it may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Line(line, at) => {
+                f.debug_tuple("Line").field(&format_args!("{} octets", line.len())).field(at).finish()
+            }
+            Self::Fault(fault) => f.debug_tuple("Fault").field(fault).finish(),
+            Self::Verified(verdict) => f.debug_tuple("Verified").field(verdict).finish(),
+            Self::MaySend(answer) => f.debug_tuple("MaySend").field(answer).finish(),
+            Self::Recipient(check) => f.debug_tuple("Recipient").field(check).finish(),
+            Self::Received(_) => f.write_str("Received"),
+            Self::Decided(reply) => f.debug_tuple("Decided").field(reply).finish(),
+            Self::Encrypted(tls) => f.debug_tuple("Encrypted").field(tls).finish(),
+        }
+    }
 }
 
 /// What to do before the next input. Replies are written in the order of the actions.

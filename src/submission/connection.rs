@@ -8,11 +8,10 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
-use zeroize::Zeroize;
 
+use super::received::Received;
 use super::recipients::Patience;
 use super::record::Record;
 use super::visit::Visit;
@@ -20,11 +19,9 @@ use crate::intake::{Submission, Trace};
 use crate::mail::{Address, Origin, Scope};
 use crate::smtp::Reply;
 use crate::smtp::data::Receiver;
-use crate::smtp::line::{LineReader, is_auth};
+use crate::smtp::line::LineReader;
 use crate::smtp::session::{Action, Incoming, Input, RecipientCheck, Refusal, Session};
 
-/// Read at a time between messages: all that an idle connection holds.
-const COMMAND_BLOCK: usize = 2 * 1024;
 /// The first read of a message, which is the only one for most.
 const FIRST_BLOCK: usize = 16 * 1024;
 /// Later reads of a message.
@@ -44,7 +41,7 @@ pub(super) struct Connection<S> {
     stream: S,
     visit: Visit,
     /// Read, but not yet used.
-    received: BytesMut,
+    received: Received,
     /// Said, but not yet written.
     replies: Vec<u8>,
     lines: LineReader,
@@ -91,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self {
             stream,
             visit,
-            received: BytesMut::new(),
+            received: Received::default(),
             replies: Vec::new(),
             lines: LineReader::default(),
             message_deadline: None,
@@ -120,19 +117,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             let (consumed, event) = self.lines.read(&self.received, session.max_line());
             let Some(event) = event else {
-                self.received.advance(consumed);
+                self.received.wipe(consumed);
                 if let Some(end) = self.await_command(&session, command_deadline).await? {
                     return Ok(end);
                 }
                 continue;
             };
-            let holds_secret = session.expects_secret() || event.is_ok_and(is_auth);
             let (next, mut action) = session.step(match event {
                 Ok(line) => Input::Line(line, self.visit.shared.clock.now()),
                 Err(fault) => Input::Fault(fault),
             });
             session = next;
-            self.consume(consumed, holds_secret);
+            self.received.wipe(consumed);
             loop {
                 match self.act(action, &session).await? {
                     Next::Answer(answer) => (session, action) = session.step(answer),
@@ -201,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Waits for more of a command; gives back the end if there is one instead.
     async fn await_command(&mut self, session: &Session, deadline: Instant) -> io::Result<Option<End>> {
         self.flush().await?;
-        make_room(&mut self.received);
+        self.received.make_room();
         // A client between two chunks is in the middle of a message, and may finish it.
         let heed_shutdown = !session.is_receiving();
         let deadline = self.message_deadline.map_or(deadline, |end| end.min(deadline));
@@ -228,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 break;
             }
             self.flush().await?;
-            self.received.reserve(next_read);
+            self.received.make_room_for(next_read);
             next_read = NEXT_BLOCK;
             match self.wait(end.min(Instant::now() + block), false).await? {
                 Woken::Input => {}
@@ -236,9 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Woken::Gone | Woken::ShuttingDown => return Ok(Next::End(EndKind::Closed)),
             }
         }
-        if self.received.is_empty() {
-            self.received = BytesMut::new();
-        }
+        self.received.shrink();
         Ok(Next::Answer(Input::Received(receiver)))
     }
 
@@ -335,9 +329,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.stream.shutdown().await?;
             let mut left = LINGER_OCTETS;
             while left > 0 {
-                self.received.clear();
-                self.received.reserve(COMMAND_BLOCK);
-                match self.stream.read_buf(&mut self.received).await? {
+                self.received.wipe_all();
+                self.received.make_room();
+                match self.received.read_from(&mut self.stream).await? {
                     0 => break,
                     read => left = left.saturating_sub(read),
                 }
@@ -353,29 +347,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         tokio::select! {
             biased;
             () = self.visit.shutdown.cancelled(), if heed_shutdown => Ok(Woken::ShuttingDown),
-            read = timeout_at(deadline, self.stream.read_buf(&mut self.received)) => match read {
+            read = timeout_at(deadline, self.received.read_from(&mut self.stream)) => match read {
                 Err(_) => Ok(Woken::Late),
                 Ok(Ok(0)) => Ok(Woken::Gone),
                 Ok(Ok(_)) => Ok(Woken::Input),
                 Ok(Err(error)) => Err(error),
             },
         }
-    }
-
-    fn consume(&mut self, octets: usize, holds_secret: bool) {
-        if holds_secret && let Some(line) = self.received.get_mut(..octets) {
-            line.zeroize();
-        }
-        self.received.advance(octets);
-    }
-}
-
-/// Room for the next read between messages, and no more than that where nothing waits to be used. The buffer of a
-/// message shows its whole size only when room is asked for.
-fn make_room(received: &mut BytesMut) {
-    received.reserve(COMMAND_BLOCK);
-    if received.is_empty() && received.capacity() > 2 * COMMAND_BLOCK {
-        *received = BytesMut::with_capacity(COMMAND_BLOCK);
     }
 }
 
@@ -385,29 +363,4 @@ fn shutting_down() -> Reply {
 
 fn timed_out() -> Reply {
     Reply::new(421, (4, 4, 2), "Timed out")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn s2_an_idle_connection_does_not_keep_the_buffer_of_a_message() {
-        let mut received = BytesMut::new();
-        received.reserve(NEXT_BLOCK);
-        received.extend_from_slice(&[b'x'; NEXT_BLOCK]);
-        // The message's end, and then the commands behind it.
-        received.advance(NEXT_BLOCK - 10);
-        received.advance(10);
-        make_room(&mut received);
-        assert!(
-            (COMMAND_BLOCK..=2 * COMMAND_BLOCK).contains(&received.capacity()),
-            "{}",
-            received.capacity()
-        );
-        // What waits to be used stays.
-        received.extend_from_slice(b"MAIL");
-        make_room(&mut received);
-        assert_eq!(&received[..], b"MAIL");
-    }
 }

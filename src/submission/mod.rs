@@ -16,6 +16,7 @@ mod failures;
 pub mod metrics;
 mod passwords;
 mod proxy;
+mod received;
 mod reception;
 mod recipients;
 mod record;

@@ -12,7 +12,7 @@ use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
 use tokio::sync::{OnceCell, Semaphore};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::clock::{Clock, Timestamp};
 use crate::smtp::sasl::Credentials;
@@ -23,6 +23,9 @@ const VERIFICATIONS: usize = 2;
 const MAX_CACHED: usize = 4_096;
 /// How long a login is remembered.
 const CACHED_FOR: Duration = Duration::from_secs(5 * 60);
+
+/// More than hashing a password uses of the stack, in bytes.
+const HASHING_STACK: usize = 32 << 10;
 
 /// A login under the process's key.
 type Digest = [u8; 32];
@@ -119,6 +122,7 @@ impl Passwords {
         may_go_on: impl Fn() -> bool,
     ) -> Option<Finding> {
         let digest = self.digest(&credentials);
+        wipe_stack();
         if self.is_cached(&digest) {
             return Some(Finding::Right);
         }
@@ -147,7 +151,12 @@ impl Passwords {
         let Some(hash) = known.or(self.decoy.as_ref()).cloned() else { return Some(false) };
         tracing::debug!("a password is being hashed");
         let password = credentials.password.clone();
-        let is_equal = tokio::task::spawn_blocking(move || matches(&password, &hash)).await;
+        let is_equal = tokio::task::spawn_blocking(move || {
+            let is_equal = matches(&password, &hash);
+            wipe_stack();
+            is_equal
+        })
+        .await;
         match is_equal {
             Ok(is_equal) => Some(is_equal && known.is_some()),
             Err(error) => {
@@ -157,6 +166,7 @@ impl Passwords {
         }
     }
 
+    #[inline(never)]
     fn digest(&self, credentials: &Credentials) -> Digest {
         let mut hasher = blake3::Hasher::new_keyed(&self.memory.key);
         // What was right for one hash says nothing about another.
@@ -224,11 +234,21 @@ fn check(hash: &str) -> Result<(), BadHash> {
     if is_usable { Ok(()) } else { Err(BadHash) }
 }
 
+#[inline(never)]
 fn matches(password: &[u8], hash: &str) -> bool {
     if is_bcrypt(hash) {
         return bcrypt::verify(password, hash).unwrap_or(false);
     }
     PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+}
+
+/// Hash functions leave what they were given on the stack. This overwrites what calls as deep as theirs, from the same
+/// place, have used of it; those are never inlined, so that nothing of theirs is in their caller's frame.
+#[inline(never)]
+fn wipe_stack() {
+    let mut used = [0_u8; HASHING_STACK];
+    std::hint::black_box(&mut used);
+    used.zeroize();
 }
 
 #[cfg(test)]

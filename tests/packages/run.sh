@@ -8,4 +8,7 @@ if [ ! -x "$venv/bin/python" ]; then
     python3 -m venv "$venv"
     "$venv/bin/pip" --quiet install PyYAML kubernetes-validate
 fi
-PATH="$PWD/$venv/bin:$PATH" python tests/packages/check.py "${1:-target/debug/oncemail}"
+binary=${1:-target/debug/oncemail}
+PATH="$PWD/$venv/bin:$PATH" python tests/packages/check.py "$binary"
+python3 tests/packages/root.py "$binary"
+python3 tests/packages/syscalls.py "$binary"
