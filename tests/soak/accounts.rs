@@ -33,6 +33,10 @@ pub struct Account {
     /// Messages without a key that are there more than once, because their reply was lost.
     pub unkeyed_again: u64,
     pub reports: u64,
+    /// Of outcomes, in the file; lines that are there again, and lines that a kill has cut off.
+    pub events: u64,
+    pub events_again: u64,
+    pub events_torn: u64,
     /// The longest time between a reply and the kill that excused its copy.
     pub longest_doubt: Duration,
 }
@@ -69,6 +73,9 @@ pub fn reckon(pages: &mut Pages, waiting: &[Waiting]) -> (Account, Vec<Order>) {
             }
         }
         let pages: &Pages = pages;
+        account.events = pages.events.told.values().map(|ids| ids.len() as u64).sum();
+        account.events_again = pages.events.again;
+        account.events_torn = pages.events.torn;
         let mut round = Round { pages, seen: &seen, account: &mut account, faults: &mut faults };
         round.ids();
         round.copies();
@@ -197,6 +204,7 @@ impl<'a> Round<'a> {
                 let is_reported = reported.contains(&who);
                 let is_doomed = submission.draft.is_doomed(recipient);
                 self.account.recipients += 1;
+                let mut end = None;
                 let wrong = match (left, copies > 0, is_reported) {
                     (Some(left), _, false) if left.state == "held" => {
                         self.account.held += 1;
@@ -213,14 +221,17 @@ impl<'a> Round<'a> {
                     }
                     (None, true, false) => {
                         self.account.delivered += 1;
+                        end = Some("delivered");
                         is_doomed
                     }
                     (None, false, true) => {
                         self.account.bounced += 1;
+                        end = Some("bounced");
                         !is_doomed
                     }
                     _ => true,
                 };
+                self.faults.extend(self.pages.events.wrong(who.0, who.1, end));
                 let is_said = self.pages.delivered.contains_key(&(id.clone(), recipient.address.clone()));
                 if wrong || (is_said && copies == 0) {
                     let state = left.map(|left| (&left.state, &left.cause));
@@ -256,7 +267,8 @@ impl<'a> Round<'a> {
     }
 }
 
-/// After the orders were carried out: what was released has arrived once, nothing else has changed.
+/// After the orders were carried out: what was released has arrived once, unless the far side refuses it, and nothing is
+/// left.
 pub fn check_orders(pages: &mut Pages, orders: &[Order], left: &[Waiting]) {
     let mut copies: HashMap<(&str, &str), usize> = HashMap::new();
     for copy in &pages.copies {
@@ -268,7 +280,12 @@ pub fn check_orders(pages: &mut Pages, orders: &[Order], left: &[Waiting]) {
     for order in orders.iter().filter(|order| order.action == "release") {
         for recipient in &order.recipients {
             let copies = copies.get(&(order.id.as_str(), recipient.as_str())).copied().unwrap_or_default();
-            if copies != 1 {
+            let uid = recipient.split('.').next().unwrap_or_default();
+            let known = pages.submissions.get(uid).map(|submission| &submission.draft);
+            let is_doomed = known.is_some_and(|draft| {
+                draft.recipients.iter().any(|one| one.address == *recipient && draft.is_doomed(one))
+            });
+            if copies != usize::from(!is_doomed) {
                 faults.push(format!("{} to {recipient} was released, and arrived {copies} times", order.id));
             }
         }

@@ -39,7 +39,9 @@ impl Api {
     pub async fn is_drained_within(&self, limit: Duration) -> Result<bool> {
         let began = Instant::now();
         while began.elapsed() < limit {
-            let (_, page) = self.ask("GET", "/api/v1/messages?state=queued,active&limit=1", "").await?;
+            let (_, page) = self
+                .ask("GET", "/api/v1/messages?state=queued,active&kind=mail,notice,event&limit=1", "")
+                .await?;
             if page["matched"] == 0 && page["unread"] == 0 {
                 return Ok(true);
             }

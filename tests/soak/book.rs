@@ -8,14 +8,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::events::Events;
 use crate::message::{Draft, Route};
+use crate::trap::{Moment, Trap};
 
 /// Faults beyond these are counted, not kept.
 const MOST_FAULTS: usize = 200;
 
 /// See the module.
 #[derive(Default)]
-pub struct Book(Mutex<Pages>);
+pub struct Book {
+    pages: Mutex<Pages>,
+    pub trap: Trap,
+}
 
 /// What is in a book.
 #[derive(Default)]
@@ -26,6 +31,8 @@ pub struct Pages {
     pub copies: Vec<Copy>,
     /// Queue id and recipient that the log has called delivered, and by which process: that outcome was durable by then.
     pub delivered: HashMap<(String, String), u64>,
+    /// What was told of outcomes; read at the end of a round.
+    pub events: Events,
     /// How each process of the relay has ended, by number.
     pub ends: HashMap<u64, End>,
     /// Lines of the log at WARN, by message.
@@ -95,7 +102,7 @@ pub struct End {
 impl Book {
     pub fn lock(&self) -> MutexGuard<'_, Pages> {
         // A panic elsewhere fails the run anyway.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something that must not happen.
@@ -122,6 +129,9 @@ impl Book {
 
     /// A 250 for a message of this book, or of an earlier one.
     pub fn acknowledged(&self, uid: &str, variant: char, id: &str, is_replay: bool) {
+        if !is_replay {
+            self.trap.spring(Moment::Acknowledged);
+        }
         let mut pages = self.lock();
         *pages.counts.entry(if is_replay { "replays" } else { "acknowledged" }).or_default() += 1;
         let Some(submission) = pages.submissions.get_mut(uid) else { return };
@@ -187,5 +197,6 @@ impl Pages {
         self.copies.clear();
         self.delivered.clear();
         self.put_off.clear();
+        self.events = Events::default();
     }
 }

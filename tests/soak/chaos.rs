@@ -7,15 +7,19 @@ use anyhow::{Result, bail};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::process::{Process, Starter};
+use crate::trap::Moment;
 
 /// In milliseconds: how long one lives that is to be killed, and one that is left in peace for once.
 const LIFE: std::ops::Range<u64> = 0..2_500;
 const LONG_LIFE: std::ops::Range<u64> = 5_000..15_000;
 /// How long after its start one is killed that shall not get to listen. A start takes some tens.
 const START: std::ops::Range<u64> = 0..120;
+
+/// How long to wait for a moment that counts.
+const WAITING: Duration = Duration::from_secs(2);
 
 /// Starts and ends the relay until `until`; leaves it down.
 pub async fn rage(starter: &mut Starter, rng: &mut StdRng, until: Instant) -> Result<()> {
@@ -48,6 +52,18 @@ pub async fn rage(starter: &mut Starter, rng: &mut StdRng, until: Instant) -> Re
 async fn end(starter: &mut Starter, mut process: Process, rng: &mut StdRng) -> Result<()> {
     let book = starter.book.clone();
     match rng.random_range(0..100) {
+        _ if rng.random_bool(0.5) => {
+            let (moment, name) = match rng.random_range(0..3) {
+                0 => (Moment::Acknowledged, "kills at a 250"),
+                1 => (Moment::Dot, "kills at a final dot"),
+                _ => (Moment::Replied, "kills at a far side's reply"),
+            };
+            let sprung = timeout(WAITING, book.trap.set(moment, process.pid())).await;
+            book.trap.disarm();
+            if sprung.is_ok() {
+                book.count(name);
+            }
+        }
         0..12 => {
             book.count("SIGTERM");
             return starter.stop(process).await;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::book::{Book, Copy, Reply};
 use crate::message::{AtDot, MARK, Mood, Route};
+use crate::trap::Moment;
 
 /// No line of ours is longer.
 const MAX_LINE: usize = 4096;
@@ -167,6 +168,7 @@ impl Session {
             }
             _ => {}
         }
+        self.book.trap.spring(Moment::Dot);
         self.book.far_side(self.route, "taken");
         let copy = Copy {
             route: self.route,
@@ -192,7 +194,9 @@ impl Session {
         }
         // Before it is written: the relay must not know earlier than the book.
         self.book.replied(copy, Reply::Written(Instant::now()));
-        self.say("250 2.0.0 taken").await
+        self.say("250 2.0.0 taken").await?;
+        self.book.trap.spring(Moment::Replied);
+        Some(())
     }
 
     /// Reads up to the final dot, and notes what must not be in there.

@@ -23,6 +23,7 @@ mod application;
 mod book;
 mod chaos;
 mod client;
+mod events;
 mod far_side;
 mod message;
 mod process;
@@ -30,6 +31,7 @@ mod report;
 mod round;
 mod samples;
 mod settings;
+mod trap;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};

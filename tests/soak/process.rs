@@ -141,6 +141,10 @@ impl Starter {
 }
 
 impl Process {
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill_process(self.pid, signal)?)
     }

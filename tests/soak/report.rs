@@ -39,6 +39,9 @@ impl Total {
             (&mut sum.keys, account.keys),
             (&mut sum.unkeyed_again, account.unkeyed_again),
             (&mut sum.reports, account.reports),
+            (&mut sum.events, account.events),
+            (&mut sum.events_again, account.events_again),
+            (&mut sum.events_torn, account.events_torn),
         ] {
             *own += other;
         }
@@ -92,6 +95,8 @@ impl Report<'_> {
         }
         println!("  longest time between a reply and the kill that excused its copy: {:?}", a.longest_doubt);
         println!("  without a key, queued again after a lost reply: {}", a.unkeyed_again);
+        let (events, again, torn) = (a.events, a.events_again, a.events_torn);
+        println!("  events: {events}; {again} lines are there again, {torn} were cut off");
         println!("\n  done to the relay, and told to applications:");
         self.pages.counts.iter().for_each(|(what, count)| println!("    {what:<28}{count:>8}"));
         println!("  at the far sides:");
@@ -137,6 +142,7 @@ impl Report<'_> {
             "messages": a.messages, "keys": a.keys, "recipients": a.recipients, "delivered": a.delivered,
             "queued": a.queued, "held": a.held, "held_taken": a.held_taken, "held_unsent": a.held_unsent,
             "bounced": a.bounced, "reports": a.reports, "unkeyed_again": a.unkeyed_again,
+            "events": a.events, "events_again": a.events_again, "events_torn": a.events_torn,
             "sent_again": duplicates, "longest_doubt_seconds": a.longest_doubt.as_secs_f64(),
             "counts": pages.counts, "far_sides": far_sides, "warnings": pages.warnings,
             "samples": self.samples, "history": { "asked": total.asked, "known": total.known },

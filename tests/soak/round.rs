@@ -13,6 +13,7 @@ use crate::accounts::{self, Account};
 use crate::api::{Api, Waiting};
 use crate::application::Application;
 use crate::chaos;
+use crate::events;
 use crate::far_side::Weather;
 use crate::process::Starter;
 use crate::samples::Sampler;
@@ -63,6 +64,8 @@ impl Bed {
         self.drain().await?;
         self.starter.read_logs().await?;
         let waiting = self.api.waiting().await?;
+        let events = events::read(&self.starter.config)?;
+        self.starter.book.lock().events = events;
         let ids = self.some_ids();
         let mut known = 0;
         for id in &ids {
@@ -80,6 +83,7 @@ impl Bed {
         self.starter.stop(last).await?;
         self.starter.read_logs().await?;
         self.starter.book.lock().turn_over();
+        events::forget(&self.starter.config)?;
         Ok(Brought { account, asked: ids.len() as u64, known })
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::events;
 use crate::message::Route;
 
 /// Octets that the history may take: what is on the disk must be bounded within a short run too.
@@ -12,6 +13,7 @@ pub const HISTORY: u64 = 32_000_000;
 
 /// Writes it into `directory`, with a route to each far side, and says where it stands.
 pub fn write(directory: &Path, far_sides: &[(Route, SocketAddr)]) -> Result<PathBuf> {
+    let path = directory.join("oncemail.toml");
     let data_dir = directory.join("var");
     let mut text = format!(
         r#"
@@ -23,6 +25,11 @@ format = "json"
 min_free = "100MB"
 [history]
 size = "{HISTORY}B"
+[events]
+file = "{events}"
+file_size = "16MB"
+file_count = {kept}
+events = ["delivered", "bounced", "held"]
 [[listener]]
 name = "submission"
 address = "127.0.0.1:0"
@@ -37,7 +44,9 @@ failures = 5
 window = "10s"
 open_for = "1s"
 "#,
-        data_dir = data_dir.display()
+        data_dir = data_dir.display(),
+        events = events::path(&path).display(),
+        kept = events::KEPT
     );
     for (route, address) in far_sides {
         let name = route.name();
@@ -58,7 +67,6 @@ in_doubt = "{in_doubt}"
 "#
         ));
     }
-    let path = directory.join("oncemail.toml");
     std::fs::write(&path, text).with_context(|| path.display().to_string())?;
     Ok(path)
 }
