@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
+use rand::seq::IndexedRandom as _;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -17,6 +17,8 @@ use crate::process::Door;
 
 /// Keys that an application remembers and uses again, over all rounds.
 const MEMORY: usize = 200;
+/// Of them, at the end of a round.
+const RECITED: usize = 40;
 /// Before a submission that was not taken is tried again, at most, in milliseconds.
 const AGAIN: u64 = 60;
 /// A message that nobody takes for so long never will be.
@@ -64,6 +66,16 @@ impl Application {
             self.one().await;
             let pause = self.rng.random_range(0..=2 * self.pace.as_micros().max(1));
             sleep(Duration::from_micros(u64::try_from(pause).unwrap_or_default())).await;
+        }
+        self.line = None;
+        self
+    }
+
+    /// I1: keys of all times, after everything that has been done to the relay, still have their ids.
+    pub async fn recite(mut self) -> Self {
+        let some: Vec<_> = self.known.choose_multiple(&mut self.rng, RECITED).cloned().collect();
+        for (draft, id) in some {
+            self.replayed(&draft, &id).await;
         }
         self.line = None;
         self

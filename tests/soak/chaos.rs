@@ -12,17 +12,17 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::process::{Process, Starter};
 use crate::trap::Moment;
 
-/// In milliseconds: how long one lives that is to be killed, and one that is left in peace for once.
-const LIFE: std::ops::Range<u64> = 0..2_500;
-const LONG_LIFE: std::ops::Range<u64> = 5_000..15_000;
+/// One life of so many is longer, by so much.
+const LONG_LIVED: f64 = 0.05;
+const LONGER: u32 = 6;
 /// How long after its start one is killed that shall not get to listen. A start takes some tens.
 const START: std::ops::Range<u64> = 0..120;
 
 /// How long to wait for a moment that counts.
 const WAITING: Duration = Duration::from_secs(2);
 
-/// Starts and ends the relay until `until`; leaves it down.
-pub async fn rage(starter: &mut Starter, rng: &mut StdRng, until: Instant) -> Result<()> {
+/// Starts and ends the relay until `until`, mostly before it is as old as `life`; leaves it down.
+pub async fn rage(starter: &mut Starter, rng: &mut StdRng, until: Instant, life: Duration) -> Result<()> {
     let book = starter.book.clone();
     while Instant::now() < until {
         let mut process = starter.start()?;
@@ -33,8 +33,8 @@ pub async fn rage(starter: &mut Starter, rng: &mut StdRng, until: Instant) -> Re
             continue;
         }
         starter.listens(&mut process).await?;
-        let life = if rng.random_bool(0.05) { LONG_LIFE } else { LIFE };
-        let life = Duration::from_millis(rng.random_range(life));
+        let most = if rng.random_bool(LONG_LIVED) { life * LONGER } else { life };
+        let life = most.mul_f64(rng.random());
         sleep(life.min(until.saturating_duration_since(Instant::now()))).await;
         if let Some(status) = process.has_ended()? {
             bail!("the relay has ended by itself, with {status}: see {}", starter.stderr.display());

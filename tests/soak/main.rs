@@ -56,7 +56,10 @@ use round::Bed;
 use samples::{Sampler, Samples};
 
 /// What `cargo test` does with it.
-const SHORT: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_secs(8);
+const SHORT_LIFE: Duration = Duration::from_millis(1_000);
+/// How long the relay lives at most, mostly, in the long form.
+const LIFE: Duration = Duration::from_millis(3_000);
 /// The long form reckons up as often as this.
 const ROUND: Duration = Duration::from_secs(180);
 
@@ -202,6 +205,7 @@ async fn set_up(cli: &Cli, directory: &Path) -> Result<Bed> {
         weather,
         applications,
         rng: StdRng::seed_from_u64(cli.seed),
+        life: if cli.minutes.is_some() { LIFE } else { SHORT_LIFE },
         starter: Starter {
             program: cli.program.clone(),
             stderr: directory.join("stderr"),

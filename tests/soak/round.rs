@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::accounts::{self, Account};
@@ -31,6 +32,8 @@ pub struct Bed {
     pub sampler: Sampler,
     pub applications: Vec<Application>,
     pub rng: StdRng,
+    /// How long the relay lives at most, mostly.
+    pub life: Duration,
 }
 
 /// What a round has brought.
@@ -48,19 +51,20 @@ impl Bed {
         let (running, runs) = watch::channel(true);
         let applications = std::mem::take(&mut self.applications);
         let tasks: Vec<_> = applications.into_iter().map(|one| tokio::spawn(one.run(runs.clone()))).collect();
-        chaos::rage(&mut self.starter, &mut self.rng, Instant::now() + time).await?;
+        chaos::rage(&mut self.starter, &mut self.rng, Instant::now() + time, self.life).await?;
 
         self.weather.calm(true);
         running.send_replace(false);
         let mut last = self.starter.start()?;
         self.starter.listens(&mut last).await?;
-        for task in tasks {
-            self.applications.push(timeout(SETTLING, task).await??);
-        }
+        self.applications = ended(tasks).await?;
         // Once more, with nothing but the journal to know the queue from.
         self.starter.kill(last, false).await?;
         let mut last = self.starter.start()?;
         self.starter.listens(&mut last).await?;
+        let applications = std::mem::take(&mut self.applications);
+        let tasks = applications.into_iter().map(|one| tokio::spawn(one.recite())).collect();
+        self.applications = ended(tasks).await?;
         self.drain().await?;
         self.starter.read_logs().await?;
         let waiting = self.api.waiting().await?;
@@ -106,4 +110,13 @@ impl Bed {
             .take(STORIES)
             .collect()
     }
+}
+
+/// The applications, once all have come to an end.
+async fn ended(tasks: Vec<JoinHandle<Application>>) -> Result<Vec<Application>> {
+    let mut applications = Vec::new();
+    for task in tasks {
+        applications.push(timeout(SETTLING, task).await??);
+    }
+    Ok(applications)
 }
