@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::api::Waiting;
 use crate::book::{Copy, Pages, Reply};
 use crate::message::Route;
+use crate::operator::Hold;
 
 /// Between the far side's reply and the kill, the time for which the process stood still not counted: an outcome that
 /// is not durable by then is late beyond all reason.
@@ -79,6 +80,7 @@ pub fn reckon(pages: &mut Pages, waiting: &[Waiting]) -> (Account, Vec<Order>) {
         let mut round = Round { pages, seen: &seen, account: &mut account, faults: &mut faults };
         round.ids();
         round.copies();
+        round.holds();
         let reported = round.reports();
         round.recipients(waiting, &reported);
         orders = round.held(waiting);
@@ -164,6 +166,24 @@ impl<'a> Round<'a> {
                 }
                 if copy.route == Route::Hold {
                     self.faults.push(format!("{id} to {recipient} was sent twice on the hold route (R1)"));
+                }
+            }
+        }
+    }
+
+    /// D6: what an operator has held is not sent.
+    fn holds(&mut self) {
+        let mut holds: HashMap<&str, Vec<&Hold>> = HashMap::new();
+        for hold in &self.pages.holds {
+            holds.entry(&hold.id).or_default().push(hold);
+        }
+        for copy in &self.pages.copies {
+            for hold in holds.get(copy.id.as_str()).into_iter().flatten() {
+                let is_within = copy.at > hold.from && hold.until.is_none_or(|until| copy.at < until);
+                if is_within && copy.process >= hold.process {
+                    let (id, process) = (&copy.id, copy.process);
+                    self.faults
+                        .push(format!("{id} was sent by start {process} while an operator had it held (D6)"));
                 }
             }
         }

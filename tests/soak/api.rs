@@ -50,6 +50,12 @@ impl Api {
         Ok(false)
     }
 
+    /// Some mail that waits.
+    pub async fn queued(&self) -> Result<Vec<Value>> {
+        let (_, mut page) = self.ask("GET", "/api/v1/messages?state=queued&kind=mail&limit=50", "").await?;
+        Ok(page["messages"].as_array_mut().map(std::mem::take).unwrap_or_default())
+    }
+
     /// Everybody in the queue who is neither delivered nor bounced.
     pub async fn waiting(&self) -> Result<Vec<Waiting>> {
         let mut waiting = Vec::new();

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::events::Events;
 use crate::message::{Draft, Route};
+use crate::operator::Hold;
 use crate::trap::{Moment, Trap};
 
 /// Faults beyond these are counted, not kept.
@@ -31,6 +32,8 @@ pub struct Pages {
     pub copies: Vec<Copy>,
     /// Queue id and recipient that the log has called delivered, and by which process: that outcome was durable by then.
     pub delivered: HashMap<(String, String), u64>,
+    /// What an operator has held, and when.
+    pub holds: Vec<Hold>,
     /// What was told of outcomes; read at the end of a round.
     pub events: Events,
     /// How each process of the relay has ended, by number.
@@ -71,6 +74,8 @@ pub struct Copy {
     pub variant: Option<char>,
     pub id: String,
     pub recipients: Vec<String>,
+    /// When its final dot was read.
+    pub at: Instant,
     /// Which process of the relay has sent it.
     pub process: u64,
     pub reply: Reply,
@@ -197,6 +202,7 @@ impl Pages {
         self.copies.clear();
         self.delivered.clear();
         self.put_off.clear();
+        self.holds.clear();
         self.events = Events::default();
     }
 }

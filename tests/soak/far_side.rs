@@ -176,6 +176,7 @@ impl Session {
             variant: marks.variant,
             id: marks.id?,
             recipients,
+            at: Instant::now(),
             process: self.process,
             reply: Reply::None,
             report: marks.original.map(|original| (original, marks.failed)),

@@ -26,6 +26,7 @@ mod client;
 mod events;
 mod far_side;
 mod message;
+mod operator;
 mod process;
 mod report;
 mod round;
@@ -200,7 +201,7 @@ async fn set_up(cli: &Cli, directory: &Path) -> Result<Bed> {
         })
         .collect();
     Ok(Bed {
-        api: Api::new(&data_dir),
+        api: Arc::new(Api::new(&data_dir)),
         sampler: Sampler::start(data_dir, pids),
         weather,
         applications,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rand::RngCore;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -16,18 +17,19 @@ use crate::application::Application;
 use crate::chaos;
 use crate::events;
 use crate::far_side::Weather;
+use crate::operator;
 use crate::process::Starter;
 use crate::samples::Sampler;
 
 /// How long it may take until the last application has its last 250, and until the queue is empty.
 const SETTLING: Duration = Duration::from_secs(240);
 /// Messages whose story is looked for in the history.
-const STORIES: usize = 100;
+const STORIES: usize = 30;
 
 /// What all rounds work with.
 pub struct Bed {
     pub starter: Starter,
-    pub api: Api,
+    pub api: Arc<Api>,
     pub weather: Arc<Weather>,
     pub sampler: Sampler,
     pub applications: Vec<Application>,
@@ -51,6 +53,10 @@ impl Bed {
         let (running, runs) = watch::channel(true);
         let applications = std::mem::take(&mut self.applications);
         let tasks: Vec<_> = applications.into_iter().map(|one| tokio::spawn(one.run(runs.clone()))).collect();
+        let door = self.starter.door.subscribe();
+        let orders =
+            operator::run(self.api.clone(), self.starter.book.clone(), door, runs, self.rng.next_u64());
+        let operator = tokio::spawn(orders);
         chaos::rage(&mut self.starter, &mut self.rng, Instant::now() + time, self.life).await?;
 
         self.weather.calm(true);
@@ -58,6 +64,7 @@ impl Bed {
         let mut last = self.starter.start()?;
         self.starter.listens(&mut last).await?;
         self.applications = ended(tasks).await?;
+        timeout(SETTLING, operator).await??;
         // Once more, with nothing but the journal to know the queue from.
         self.starter.kill(last, false).await?;
         let mut last = self.starter.start()?;
@@ -65,6 +72,8 @@ impl Bed {
         let applications = std::mem::take(&mut self.applications);
         let tasks = applications.into_iter().map(|one| tokio::spawn(one.recite())).collect();
         self.applications = ended(tasks).await?;
+        self.drain().await?;
+        operator::release_all(&self.api, &self.starter.book).await?;
         self.drain().await?;
         self.starter.read_logs().await?;
         let waiting = self.api.waiting().await?;
