@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oncemail::submission::options::{AuthMode, Options, TlsMode};
 
+use crate::api::rig::Rig;
 use crate::common::client::{AUTH, Client};
 use crate::common::listener::{Running, user, write_certificate};
 use crate::downgrade::client_hello;
@@ -53,6 +54,17 @@ async fn a_request_of_another_protocol_ends_the_connection_before_its_lure_is_re
         assert!(!said.iter().any(|line| line.contains("HTTP/") || line.contains("lured")), "{said:?}");
     }
     assert!(server.messages().is_empty());
+}
+
+/// And the other way round: mail at the port of the API.
+#[tokio::test]
+async fn smtp_at_the_port_of_the_api_is_a_bad_request() {
+    let rig = Rig::new().await;
+    for words in [LURE, "MAIL FROM:<a@example.com>\r\n\r\n", "QUIT\r\n\r\n"] {
+        let answer = rig.send_raw(words).await;
+        assert_eq!(answer.status, 400, "{words:?}");
+        assert!(answer.body.is_empty(), "{answer:?}");
+    }
 }
 
 /// `https://` to this port, with commands in the name that TLS is asked for: the octets are those of a ClientHello, CRLF

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use mail_parser::{MessageParser, MimeHeaders};
 use oncemail::mail::{Address, Envelope, Message, ReversePath};
 use oncemail::queue::{self, OnFailure};
-use oncemail::relay::options::{Options, TlsPolicy};
+use oncemail::relay::options::{DkimKey, Options, TlsPolicy};
 
 use super::is_hostile;
 use crate::common::certificates::Authority;
@@ -56,8 +56,9 @@ fn hostile_message(rig: &Rig) -> Message {
     let mut message = message(&rig.clock, &["\"gone> X-Evil: 1\"@x.example"], "");
     let Envelope { envid, recipients, reverse_path, .. } = &mut message.envelope;
     *reverse_path = ReversePath::Mailbox(Address::parse("\"a b> X-Evil: 1\"@shop.example").unwrap());
-    *envid = Some("e+20f+3BX-Evil:+201".into());
-    recipients[0].orcpt = Some("rfc822;c+20d+3BX-Evil:+201".into());
+    // No client gets these in any more; a journal may have them.
+    *envid = Some("e+0D+0AX-Evil:+201+0D+0A+0D+0A".into());
+    recipients[0].orcpt = Some("rfc822;c+0D+0AX-Evil:+201+0D+0A+0D+0A".into());
     message.message_id = "<1@x>\r\nX-Evil: 1\r\n\r\n--=_oncemail_".into();
     message.content =
         "Subject: --=_oncemail_\r\nX-Folded: a\r\n \r\n\tb\r\nTo: =?utf-8?q?=0D=0AX-Evil:=201?=\r\n\r\n\
@@ -203,6 +204,33 @@ async fn what_a_certificate_has_written_in_it_is_words_in_a_sentence() {
     let [reply] = <[String; 1]>::try_from(replies(&progress)).unwrap();
     assert!(reply.starts_with("TLS with 127.0.0.1"), "{reply:?}");
     assert!(!reply.contains(is_hostile) && !reply.contains('\n'), "{reply:?}");
+}
+
+/// The domain, the selector and the names of fields are ours; of the header only the hash is in a signature.
+#[tokio::test]
+async fn no_field_of_a_message_writes_into_its_signature() {
+    let far = FarSide::new().start().await;
+    let pem = include_str!("../fixtures/dkim/ed25519.pem").as_bytes().to_vec();
+    let key = DkimKey { domain: "shop.example".into(), selector: "ed".into(), key: pem.into() };
+    let rig = Rig::start(Options { dkim: vec![key], ..to_hosts(&[far.address]) });
+    let mut hostile = message(&rig.clock, &["b@x.example"], "");
+    hostile.content = "From: \"a; d=evil.example; h=from; b=AAAA\"\r\n\t<a@shop.example>,\r\n <b@evil.example>\r\n\
+                       From: c@evil.example\r\nSubject: x; bh=AAAA\r\n \r\n\tDKIM-Signature: v=1; d=evil.example\r\n\
+                       To: =?utf-8?q?=0D=0ADKIM-Signature:?=\r\n\r\nx\r\n"
+        .into();
+    rig.submit(hostile).await;
+    let log = far.wait(|log| !log.taken.is_empty()).await;
+    let content = String::from_utf8(log.taken[0].content.clone()).unwrap();
+    let (header, _) = content.split_once("\r\n\r\n").unwrap();
+    assert_eq!(names(header), ["DKIM-Signature", "From", "From", "Subject", "To"], "{header}");
+    let (signature, _) = header.split_once("\r\nFrom:").unwrap();
+    let tags: Vec<_> = signature.split_once(':').unwrap().1.split(';').map(str::trim).collect();
+    let tag = |name: &str| tags.iter().filter(|tag| tag.starts_with(&format!("{name}="))).collect::<Vec<_>>();
+    assert_eq!((tag("d"), tag("s")), (vec![&"d=shop.example"], vec![&"s=ed"]), "{signature}");
+    // Both From fields are covered, and a third would break it.
+    let covered = tag("h")[0].replace("\r\n\t", "").to_lowercase();
+    assert!(covered.split([':', '=']).filter(|name| *name == "from").count() == 3, "{covered}");
+    assert!(["v", "a", "h", "bh", "b", "t"].iter().all(|name| tag(name).len() == 1), "{signature}");
 }
 
 /// Whatever a message is called, its files are called by its queue id.
