@@ -4,7 +4,7 @@ mod document;
 mod endpoints;
 mod hostile;
 mod real;
-mod rig;
+pub mod rig;
 
 use std::time::Duration;
 

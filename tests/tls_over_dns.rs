@@ -12,10 +12,10 @@ use crate::common::far_side::{FarSide, Tls};
 use crate::common::https_server::{HttpsServer, http};
 use crate::common::relay_rig::{DELIVERED, Rig, mail_hosts, message, queue_options, relay_options, route};
 
-const HOST: &str = "mx.x.example";
+pub const HOST: &str = "mx.x.example";
 
 /// The zone of `x.example`, whose mail host is this far side.
-fn zone() -> DnsServerBuilder {
+pub fn zone() -> DnsServerBuilder {
     DnsServer::new()
         .mx("x.example", 10, HOST)
         .a(HOST, "127.0.0.1")
@@ -124,15 +124,15 @@ async fn without_validated_records_dane_is_opportunistic() {
 }
 
 /// An authority for the mail host, a policy server, and a file with both to trust.
-struct Published {
-    authority: Authority,
-    server: HttpsServer,
-    ca_file: PathBuf,
+pub struct Published {
+    pub authority: Authority,
+    pub server: HttpsServer,
+    pub ca_file: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 impl Published {
-    async fn new(mode: &str, mx: &str) -> Self {
+    pub async fn new(mode: &str, mx: &str) -> Self {
         let policy = format!("version: STSv1\nmode: {mode}\nmx: {mx}\nmax_age: 86400\n");
         let answer = move |_: &_, _| http("200 OK", "text/plain", &policy);
         let server = HttpsServer::start(true, &["mta-sts.x.example"], answer).await;

@@ -88,6 +88,7 @@ fn directives(level: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::text::is_hostile;
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
@@ -146,8 +147,35 @@ mod tests {
         let lines: Vec<_> = lines.lines().map(|line| line.split_once(' ').unwrap()).collect();
         let [(time, first), (_, second)] = lines.as_slice() else { panic!("{lines:?}") };
         assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
-        assert_eq!(*first, r" INFO delivery key=order-1001 client=\u{1b}[2J\n");
+        assert_eq!(*first, r#" INFO delivery key=order-1001 client="\u{1b}[2J\n""#);
         assert_eq!(*second, r#" WARN hickory_proto: trouble text="two words""#);
+    }
+
+    #[test]
+    fn a_stranger_cannot_write_another_field_into_a_text_line() {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let layer = text(move || writer.clone(), false, Privacy::Full);
+        let forged = [
+            "<1@x> outcome=delivered",
+            "\"1\" outcome=delivered code=\"250\"",
+            "\"a outcome=delivered\"@x.example",
+            "x\\\" outcome=delivered",
+            "\u{202e}x\u{2028}outcome=delivered",
+        ];
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for forged in forged {
+                tracing::info!(target: "oncemail::relay", shown = %forged, text = forged, "delivery");
+            }
+        });
+        let lines = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(lines.lines().count(), forged.len());
+        for (line, forged) in lines.lines().zip(forged) {
+            // As a reader of such lines takes them apart: a value in quotes goes to its closing quote.
+            let values = line.split_once(" delivery ").unwrap().1;
+            assert_eq!(values, format!("shown={forged:?} text={forged:?}"));
+            assert!(!line.chars().any(is_hostile), "{line}");
+        }
     }
 
     #[test]

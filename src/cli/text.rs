@@ -43,7 +43,7 @@ pub(super) fn escaped_json(document: &str) -> String {
 
 /// Control characters (C0, DEL, C1), line and paragraph separators, what turns the direction of text, and what nobody
 /// sees but a search does not find.
-fn is_hostile(c: char) -> bool {
+pub(super) fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'

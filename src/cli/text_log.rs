@@ -9,6 +9,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::log_fields::{Fields, MESSAGE, Value};
 use super::log_privacy::Privacy;
+use super::text::is_hostile;
 use crate::clock::Clock;
 
 /// One line an event.
@@ -37,7 +38,10 @@ where
         for (name, value) in &Fields::of(event, &self.privacy).list {
             match value {
                 Value::Text(text) => write_field(&mut writer, name, &format!("{text:?}"))?,
-                Value::Shown(text) => write_field(&mut writer, name, text)?,
+                Value::Shown(text) if *name == MESSAGE || is_quoted(text) => {
+                    write_field(&mut writer, name, text)?;
+                }
+                Value::Shown(text) => write_field(&mut writer, name, &format!("{text:?}"))?,
                 Value::Plain(plain) => write_field(&mut writer, name, &plain.to_string())?,
             }
         }
@@ -54,6 +58,18 @@ fn colour(level: Level) -> &'static str {
     }
 }
 
+/// Whether a text is one string in quotes already, with nothing behind its end.
+fn is_quoted(text: &str) -> bool {
+    let Some(inner) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else { return false };
+    let mut escaped = false;
+    let ends_early = inner.chars().any(|c| {
+        let ends = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    !ends_early && !escaped
+}
+
 /// ` name=value`, without quotes where they are not needed, and nothing for a field that is empty.
 fn write_field(writer: &mut Writer<'_>, name: &str, value: &str) -> fmt::Result {
     if value == "\"\"" {
@@ -68,7 +84,7 @@ fn write_field(writer: &mut Writer<'_>, name: &str, value: &str) -> fmt::Result 
     }
     // What comes from outside must neither make a line of its own nor speak to the terminal.
     for c in value.chars() {
-        if c.is_control() { write!(writer, "{}", c.escape_default())? } else { writer.write_char(c)? }
+        if is_hostile(c) { write!(writer, "{}", c.escape_default())? } else { writer.write_char(c)? }
     }
     Ok(())
 }

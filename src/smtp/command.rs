@@ -108,6 +108,15 @@ impl<'a> Command<'a> {
     /// # Errors
     /// Each error has its [`CommandError::reply`].
     pub fn parse(line: &'a [u8]) -> Result<Self, CommandError> {
+        Self::read(line).map_err(|error| match error {
+            // However it was misspelt, a chunk may follow, and must not be read as commands (S1).
+            _ if is_chunk(line) => CommandError::ChunkSize,
+            CommandError::NotText | CommandError::Unknown if is_http(line) => CommandError::OtherProtocol,
+            error => error,
+        })
+    }
+
+    fn read(line: &'a [u8]) -> Result<Self, CommandError> {
         let line = std::str::from_utf8(line).map_err(|_| CommandError::NotText)?;
         if line.chars().any(|c| c.is_control() && c != '\t') {
             return Err(CommandError::NotText);
@@ -137,7 +146,6 @@ impl<'a> Command<'a> {
             }
             () if is("VRFY") => Ok(Command::Vrfy),
             () if is("EXPN") => Err(CommandError::NotImplemented),
-            () if is("Host:") || is_http_request(line) => Err(CommandError::OtherProtocol),
             () => Err(CommandError::Unknown),
         }
     }
@@ -171,8 +179,20 @@ impl CommandError {
 }
 
 /// `GET / HTTP/1.1`. A request too long for a command line is known by its `Host:` field.
-fn is_http_request(line: &str) -> bool {
-    line.rsplit_once(' ').is_some_and(|(_, last)| last.starts_with("HTTP/"))
+fn is_http(line: &[u8]) -> bool {
+    let last = line.rsplit(|octet| *octet == b' ').next().unwrap_or_default();
+    is_word(line, b"Host:") || (last.len() < line.len() && last.starts_with(b"HTTP/"))
+}
+
+/// BDAT and whatever follows it, however it is spaced.
+fn is_chunk(line: &[u8]) -> bool {
+    let line = line.trim_ascii_start();
+    is_word(line, b"BDAT") && !line.get(4).is_some_and(u8::is_ascii_alphanumeric)
+}
+
+/// Whether a line starts so, in letters of either case.
+fn is_word(line: &[u8], word: &[u8]) -> bool {
+    line.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 /// EHLO and HELO: RFC 5321 wants a domain or literal, real clients send all kinds of names; taken is what can stand in
@@ -287,6 +307,40 @@ mod tests {
             Ok(Command::Rcpt(rcpt)) => rcpt.forward_path.to_string(),
             other => panic!("{line}: {other:?}"),
         }
+    }
+
+    #[test]
+    fn s1_a_chunk_that_cannot_be_read_is_known_as_one() {
+        for line in [
+            &b"BDAT"[..],
+            b"BDAT 5 LAST now",
+            b"BDAT -5",
+            b"BDAT +5",
+            b"BDAT 0x5",
+            b"BDAT 5.0",
+            b"BDAT 99999999999999999999",
+            b"BDAT\t5",
+            b"bdat\t5\tlast",
+            b" BDAT 5",
+            b"BDAT 5\0",
+            b"BDAT 5 \xff",
+            b"BDAT=5",
+            "BDAT ٥".as_bytes(),
+        ] {
+            let error = Command::parse(line).unwrap_err();
+            assert_eq!(error, CommandError::ChunkSize, "{:?}", String::from_utf8_lossy(line));
+        }
+        assert_eq!(Command::parse(b"BDATA 5"), Err(CommandError::Unknown));
+        assert_eq!(Command::parse(b"BDAT  5   LAST"), Ok(Command::Bdat(Chunk { size: 5, last: true })));
+    }
+
+    #[test]
+    fn http_is_known_whatever_its_address_holds() {
+        for line in [&b"GET / HTTP/1.1"[..], b"POST /\xff\x01 HTTP/1.0", b"PRI * HTTP/2.0", b"host: x\xff"] {
+            assert_eq!(Command::parse(line), Err(CommandError::OtherProtocol));
+        }
+        assert_eq!(Command::parse(b"NOOP HTTP/1.1"), Ok(Command::Noop));
+        assert_eq!(Command::parse(b"HTTP/1.1"), Err(CommandError::Unknown));
     }
 
     #[test]

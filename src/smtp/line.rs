@@ -11,6 +11,9 @@ pub const MAX_COMMAND_LINE: usize = 4_096;
 /// (RFC 4954 §4).
 pub const MAX_AUTH_LINE: usize = 12_288;
 
+/// What a TLS handshake begins with: a record of its kind, and the version that every record claims (RFC 8446 §5.1).
+const TLS_HANDSHAKE: [u8; 2] = [0x16, 3];
+
 /// A client that sends more than this without a CRLF, after it was told so, is not a mail client.
 const MAX_SKIPPED: usize = 1 << 20;
 
@@ -23,6 +26,8 @@ pub enum LineFault {
     BareLineEnd,
     /// No CRLF in sight; the connection has to end.
     Endless,
+    /// The start of a TLS handshake; the connection has to end.
+    Tls,
 }
 
 /// Finds lines. See the module.
@@ -65,6 +70,11 @@ impl LineReader {
     }
 
     fn find<'a>(&mut self, input: &'a [u8], max_line: usize) -> (usize, Option<Result<&'a [u8], LineFault>>) {
+        // The attack: somebody has a program fetch `https://` from this port. The name that it asks TLS for, or a ticket
+        // that it shows, may hold CRLF and commands, which would come out as lines here.
+        if input.starts_with(&TLS_HANDSHAKE) {
+            return (input.len(), Some(Err(LineFault::Tls)));
+        }
         let unsearched = input.get(self.searched..).unwrap_or_default();
         // Whichever limit is reached, the verb is there by then: it does not depend on packet sizes.
         let max_line = if is_auth(input) { max_line.max(MAX_AUTH_LINE) } else { max_line };
@@ -168,6 +178,16 @@ mod tests {
         assert_eq!(all(b"0123456789abcdefghi\nQUIT\r\nRSET\r\n"), [Err(TooLong), Ok(b"RSET".to_vec())]);
         assert_eq!(all(b"0123456789abcd\r\nX\r\n"), [Ok(b"0123456789abcd".to_vec()), Ok(b"X".to_vec())]);
         assert_eq!(all(b"0123456789abcde\r\nX\r\n"), [Err(TooLong), Ok(b"X".to_vec())]);
+    }
+
+    #[test]
+    fn s1_commands_within_a_tls_handshake_are_none() {
+        let hello = b"\x16\x03\x01\x02\x00\x01\x00\nsni\r\nQUIT\r\n";
+        for sizes in [1, 2, usize::MAX] {
+            assert_eq!(events(hello, std::iter::repeat(sizes))[0], Err(LineFault::Tls), "{sizes}");
+        }
+        // Within a line these octets mean nothing.
+        assert_eq!(events(b"NOOP \x16\x03\r\n", std::iter::repeat(1)), [Ok(b"NOOP \x16\x03".to_vec())]);
     }
 
     #[test]

@@ -410,6 +410,7 @@ impl Session {
                 self.error(state, Reply::new(500, (5, 5, 2), "Bare CR or LF; a line ends with CRLF"))
             }
             LineFault::Endless => close(Reply::new(421, (4, 7, 0), "Line without end")),
+            LineFault::Tls => close(Reply::new(421, (4, 7, 0), "TLS begins with STARTTLS here, if at all")),
         }
     }
 

@@ -166,6 +166,10 @@ fn stamps(options: &Tls) -> [Option<Stamp>; 2] {
     })
 }
 
+/// What a client may want to speak, if it says so at all (RFC 7301). One that was sent here to speak HTTP, by somebody who
+/// wants our certificate to vouch for what it hears, ends in the handshake (the ALPACA attack).
+const PROTOCOLS: [&[u8]; 2] = [b"smtp", b"esmtp"];
+
 fn config(options: &Tls) -> Result<InUse, TlsError> {
     let Tls { certificate_file, key_file, only_tls13 } = options;
     let certificates = certificates(certificate_file)?;
@@ -180,10 +184,11 @@ fn config(options: &Tls) -> Result<InUse, TlsError> {
         key_file: key_file.display().to_string(),
         problem: error.to_string(),
     };
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(versions)
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
         .map_err(pair_error)?;
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     Ok(InUse { config: Arc::new(config), not_after })
 }
 
