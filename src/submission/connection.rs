@@ -2,7 +2,8 @@
 //!
 //! Replies are gathered and written when nothing more can be done without reading (RFC 2920 §3.2), in one write. Every
 //! wait has an end: for a command, for a block of a message, for a whole message, and for a client that does not read
-//! its replies. An idle connection keeps no buffer larger than a few kilobytes; one that receives a message holds up to
+//! its replies. When places run out (`Door::is_crowded`), whoever has not authenticated has a few seconds for a command, and
+//! a minute for a message: a client that only sits there must not keep others out. An idle connection keeps no buffer larger than a few kilobytes; one that receives a message holds up to
 //! 32 KiB for reading, beside what the message takes of `receive_memory`.
 
 use std::io;
@@ -13,9 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroize;
 
+use super::door::Door;
 use super::recipients::Patience;
 use super::record::Record;
-use super::visit::Visit;
+use super::visit::{Visit, too_busy};
 use crate::intake::{Submission, Trace};
 use crate::mail::{Address, Origin, Scope};
 use crate::smtp::Reply;
@@ -36,6 +38,10 @@ const REPLIES_HELD: usize = 8 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// From a client that says nothing, only what is there already.
 const NO_LINGER: Duration = Duration::ZERO;
+/// In a crowd a client has this long for a command, for a block of a message and for reading its replies …
+const HURRY: Duration = Duration::from_secs(10);
+/// … and this long for a whole message.
+const HURRY_MESSAGE: Duration = Duration::from_secs(60);
 /// And no more than this much of it.
 const LINGER_OCTETS: usize = 256 * 1024;
 
@@ -185,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if let Some(reply) = reply {
                     self.say(&reply).await?;
                 }
-                self.receive(receiver).await
+                self.receive(receiver, session.user().is_some()).await
             }
             Action::Submit(incoming) => {
                 Ok(Next::Answer(Input::Decided(self.submit(*incoming, session).await)))
@@ -204,8 +210,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         make_room(&mut self.received);
         // A client between two chunks is in the middle of a message, and may finish it.
         let heed_shutdown = !session.is_receiving();
+        let hurried = hurried(deadline, self.visit.shared.limits.command_timeout, HURRY);
         let deadline = self.message_deadline.map_or(deadline, |end| end.min(deadline));
-        let reply = match self.wait(deadline, heed_shutdown).await? {
+        let hurried = session.user().is_none().then_some(hurried);
+        let reply = match self.wait_unless_crowded(deadline, hurried, heed_shutdown).await? {
             Woken::Input => return Ok(None),
             Woken::Gone => return Ok(Some(End::Closed)),
             Woken::Late => timed_out(),
@@ -216,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Feeds the receiver until it is done.
-    async fn receive(&mut self, mut receiver: Box<Receiver>) -> io::Result<Next> {
+    async fn receive(&mut self, mut receiver: Box<Receiver>, is_known: bool) -> io::Result<Next> {
         let limits = &self.visit.shared.limits;
         let (whole, block) = (limits.data_timeout, limits.data_block_timeout);
         let end = *self.message_deadline.get_or_insert_with(|| Instant::now() + whole);
@@ -230,7 +238,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.flush().await?;
             self.received.reserve(next_read);
             next_read = NEXT_BLOCK;
-            match self.wait(end.min(Instant::now() + block), false).await? {
+            let now = Instant::now();
+            let hurried = (!is_known).then(|| (now + HURRY).min(hurried(end, whole, HURRY_MESSAGE)));
+            match self.wait_unless_crowded(end.min(now + block), hurried, false).await? {
                 Woken::Input => {}
                 Woken::Late => return self.close(&timed_out(), NO_LINGER).await,
                 Woken::Gone | Woken::ShuttingDown => return Ok(Next::End(EndKind::Closed)),
@@ -259,7 +269,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             refused,
             content,
         };
-        let receipt = self.visit.shared.intake.accept(submission).await;
+        let shared = self.visit.shared.clone();
+        let Some(waiting) = shared.pressure.enter(submission.content.len()) else {
+            // I4: nothing has been claimed.
+            let reply = too_busy();
+            shared.intake.metrics().refused();
+            record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
+            record.refused(&self.visit, &reply);
+            return reply;
+        };
+        let receipt = shared.intake.accept(submission).await;
+        waiting.decided(shared.intake.commit_time());
         drop(memory);
         let reply = self.visit.shared.intake.reply(&receipt.decision);
         record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
@@ -318,7 +338,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.stream.flush().await
         };
         // A client that sends and never reads would otherwise hold its place for ever.
-        timeout(patience, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        write_unless_crowded(write, patience, &self.visit.shared.door).await?;
         if self.replies.capacity() > REPLIES_HELD {
             self.replies = Vec::new();
         }
@@ -362,11 +382,57 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// The same, but after `hurried` for no longer than there is no crowd.
+    async fn wait_unless_crowded(
+        &mut self,
+        deadline: Instant,
+        hurried: Option<Instant>,
+        heed_shutdown: bool,
+    ) -> io::Result<Woken> {
+        let Some(hurried) = hurried else { return self.wait(deadline, heed_shutdown).await };
+        loop {
+            let now = Instant::now();
+            let is_late = now >= hurried;
+            if is_late && self.visit.shared.door.is_crowded() {
+                return Ok(Woken::Late);
+            }
+            let look_again = if is_late { now + HURRY } else { hurried };
+            match self.wait(look_again.min(deadline), heed_shutdown).await? {
+                Woken::Late if look_again < deadline => {}
+                woken => return Ok(woken),
+            }
+        }
+    }
+
     fn consume(&mut self, octets: usize, holds_secret: bool) {
         if holds_secret && let Some(line) = self.received.get_mut(..octets) {
             line.zeroize();
         }
         self.received.advance(octets);
+    }
+}
+
+/// When a wait of `whole` that ends at `deadline` would have ended, had it been `most` long.
+fn hurried(deadline: Instant, whole: Duration, most: Duration) -> Instant {
+    deadline.checked_sub(whole.saturating_sub(most)).unwrap_or(deadline)
+}
+
+/// Waits for a client that reads, no longer than `patience`, and a few seconds where it is crowded.
+async fn write_unless_crowded(
+    write: impl Future<Output = io::Result<()>>,
+    patience: Duration,
+    door: &Door,
+) -> io::Result<()> {
+    let mut write = std::pin::pin!(write);
+    let deadline = Instant::now() + patience;
+    loop {
+        match timeout_at(deadline.min(Instant::now() + HURRY), &mut write).await {
+            Ok(written) => return written,
+            Err(_) if Instant::now() >= deadline || door.is_crowded() => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(_) => {}
+        }
     }
 }
 

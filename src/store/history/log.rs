@@ -313,7 +313,7 @@ impl Log {
 
     /// Does what time brings: the oldest segments go.
     pub fn go_on(&mut self) {
-        let (now, retention) = (self.clock.now(), self.options.retention);
+        let (now, retention) = (self.clock.settled(), self.options.retention);
         let is_off = !self.options.is_on();
         if let Some(open) = self.open.take_if(|_| is_off) {
             self.remove(open.number);

@@ -92,7 +92,7 @@ impl Writer {
     /// Reads all lines, and cuts off a torn one; whether others were damaged.
     fn read(&mut self) -> io::Result<bool> {
         let size = self.file.size()?;
-        let now = self.clock.now();
+        let now = self.clock.settled();
         let (mut rest, mut at, mut aside) = (Vec::new(), 0, None);
         let list = self.list.clone();
         let mut list = list.write().unwrap_or_else(PoisonError::into_inner);
@@ -142,8 +142,10 @@ impl Writer {
     /// Writes what has changed. A failure is said once, and tried again later with a new file.
     pub fn round(&mut self) {
         let changed = self.list_mut().take_changed();
+        let now = self.clock.now();
         let done = match (changed, self.failed_at) {
-            (_, Some(failed_at)) if self.clock.now().since(failed_at) < RETRY => return,
+            // A clock that was set back must not make that last.
+            (_, Some(failed_at)) if failed_at <= now && now.since(failed_at) < RETRY => return,
             (Some(changed), None) => self.append(&changed),
             _ => self.write_anew(),
         };
@@ -155,15 +157,15 @@ impl Writer {
             }
             (Err(error), None) => {
                 tracing::error!(%error, "the suppression list cannot be written; it is kept in memory");
-                self.failed_at = Some(self.clock.now());
+                self.failed_at = Some(now);
             }
-            (Err(_), Some(_)) => self.failed_at = Some(self.clock.now()),
+            (Err(_), Some(_)) => self.failed_at = Some(now),
             (Ok(()), None) => {}
         }
     }
 
     fn append(&mut self, changed: &[Arc<str>]) -> io::Result<()> {
-        let now = self.clock.now();
+        let now = self.clock.settled();
         let mut bytes = Vec::new();
         {
             let list = self.list();
@@ -188,7 +190,7 @@ impl Writer {
     fn write_anew(&mut self) -> io::Result<()> {
         let (new, path) = (self.dir.join(NEW_NAME), self.dir.join(NAME));
         let file = self.files.create(&new)?;
-        let now = self.clock.now();
+        let now = self.clock.settled();
         let (mut from, mut end, mut lines) = (Some(0), 0, 0);
         while let Some(number) = from {
             let mut bytes = Vec::new();
