@@ -67,7 +67,7 @@ mod tests {
         assert!(known.include(first));
         clock.advance(KEPT_FOR);
         assert!(!known.include(first));
-        known.note(first);
+        known.note(IpAddr::from([192, 0, 2, 2]));
         assert_eq!(known.until().len(), 1);
     }
 }

@@ -75,8 +75,7 @@ impl Pressure {
     }
 
     /// Takes note of how long a message waited that came at `began`; `commit`: how long commits take.
-    fn learn(&self, began: Instant, commit: Duration) {
-        let now = Instant::now();
+    fn learn(&self, began: Instant, now: Instant, commit: Duration) {
         let is_late = now.duration_since(began) > TARGET + commit * COMMITS;
         let mut pace = self.0.pace.lock().unwrap_or_else(PoisonError::into_inner);
         let most = self.0.most.load(Ordering::Relaxed);
@@ -106,7 +105,7 @@ impl Waiting<'_> {
     /// It has been decided about; `commit`: how long commits take at present.
     pub(super) fn decided(self, commit: Duration) {
         if self.is_measured {
-            self.pressure.learn(self.began, commit);
+            self.pressure.learn(self.began, Instant::now(), commit);
         }
     }
 }
@@ -127,50 +126,51 @@ mod tests {
         pressure.0.most.load(Ordering::Relaxed)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn s2_messages_that_wait_too_long_let_fewer_in_and_those_that_do_not_let_more_in() {
-        let pressure = Pressure::default();
+    /// A crowd that comes at `began`, as many as may, and waits for so long; when it has been decided about.
+    fn crowd(pressure: &Pressure, most: usize, began: Instant, wait: Duration, commit: Duration) -> Instant {
+        let crowd: Vec<_> = (0..most).map_while(|_| pressure.enter(1_000)).collect();
+        for waiting in crowd {
+            pressure.learn(began, began + wait, commit);
+            drop(waiting);
+        }
+        began + wait
+    }
+
+    #[test]
+    fn s2_messages_that_wait_too_long_let_fewer_in_and_those_that_do_not_let_more_in() {
+        let (pressure, mut now) = (Pressure::default(), Instant::now());
         for _ in 0..20 {
-            let crowd: Vec<_> = (0..100).filter_map(|_| pressure.enter(1_000)).collect();
-            tokio::time::advance(TARGET + QUICK * COMMITS + QUICK).await;
-            crowd.into_iter().for_each(|waiting| waiting.decided(QUICK));
+            now = crowd(&pressure, 100, now, TARGET + QUICK * COMMITS + QUICK, QUICK);
         }
         assert_eq!(most(&pressure), FEWEST);
-        let crowd: Vec<_> = (0..FEWEST).filter_map(|_| pressure.enter(1_000)).collect();
+        let waiting: Vec<_> = (0..FEWEST).map_while(|_| pressure.enter(1_000)).collect();
         assert!(pressure.is_too_high());
         // What had been let in already may come, and no more than that.
-        let late: Vec<_> = (0..100).filter_map(|_| pressure.enter(1_000)).collect();
+        let late: Vec<_> = (0..100).map_while(|_| pressure.enter(1_000)).collect();
         assert_eq!(late.len(), FEWEST);
-        drop((crowd, late));
+        drop((waiting, late));
         assert!(!pressure.is_too_high(), "nobody waits");
         for _ in 0..200 {
-            let crowd: Vec<_> = (0..most(&pressure)).filter_map(|_| pressure.enter(1_000)).collect();
-            tokio::time::advance(QUICK).await;
-            crowd.into_iter().for_each(|waiting| waiting.decided(QUICK));
+            now = crowd(&pressure, most(&pressure), now, TARGET, QUICK);
         }
         assert!(most(&pressure) > 300, "{}", most(&pressure));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_crowd_that_waited_is_one_reason_to_let_fewer_in() {
-        let pressure = Pressure::default();
-        let crowd: Vec<_> = (0..1_000).filter_map(|_| pressure.enter(1_000)).collect();
-        tokio::time::advance(TARGET * 2).await;
-        crowd.into_iter().for_each(|waiting| waiting.decided(QUICK));
+    #[test]
+    fn one_crowd_that_waited_is_one_reason_to_let_fewer_in() {
+        let (pressure, now) = (Pressure::default(), Instant::now());
+        crowd(&pressure, 1_000, now, TARGET * 2, QUICK);
         assert_eq!(most(&pressure), 1_500);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_disk_and_a_large_message_refuse_nobody() {
-        let pressure = Pressure::default();
+    #[test]
+    fn a_slow_disk_and_a_large_message_refuse_nobody() {
+        let (pressure, mut now) = (Pressure::default(), Instant::now());
         let slow = Duration::from_millis(200);
-        for (octets, commit) in [(1_000, slow), (10_000_000, QUICK)] {
-            for _ in 0..20 {
-                let crowd: Vec<_> = (0..50).filter_map(|_| pressure.enter(octets)).collect();
-                tokio::time::advance(2 * slow).await;
-                crowd.into_iter().for_each(|waiting| waiting.decided(commit));
-            }
-            assert_eq!(most(&pressure), MOST);
+        for _ in 0..20 {
+            now = crowd(&pressure, 50, now, 2 * slow, slow);
         }
+        assert_eq!(most(&pressure), MOST);
+        assert!(!pressure.enter(MEASURED_OCTETS + 1).unwrap().is_measured);
     }
 }

@@ -252,3 +252,23 @@ fn write_line(out: &mut Vec<u8>, address: &str, entry: Option<&Entry>) {
     out.extend(json);
     out.push(b'\n');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::files::RealFiles;
+
+    #[test]
+    fn a_clock_that_was_set_back_after_a_failure_does_not_end_the_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(Timestamp::from_millis(1_795_343_400_000));
+        let list = Arc::new(RwLock::new(List::new(Duration::from_secs(86_400), 10)));
+        let mut writer = Writer::open(Arc::new(RealFiles), dir.path(), list, clock.clone()).unwrap();
+        writer.failed_at = Some(clock.now());
+        writer.round();
+        assert!(writer.failed_at.is_some(), "not at once");
+        clock.set(Timestamp::from_millis(1_795_343_400_000 - 86_400_000));
+        writer.round();
+        assert_eq!(writer.failed_at, None);
+    }
+}
