@@ -50,6 +50,7 @@ async fn i1_no_key_is_lost_when_a_clock_that_was_a_day_behind_is_put_right() {
     let (store, _) = bed.open();
     let first = bed.queue(&store, Some("k")).await;
     bed.finish(&store, first.id).await;
+    store.settle().await.unwrap();
     bed.clock.set(bed.clock.now().plus(DAY + Duration::from_secs(60)));
     store.settle().await.unwrap();
     assert_eq!(store.find_key(&key("k")).await.unwrap().unwrap().id, first.id);

@@ -43,7 +43,8 @@ async fn i4_d6_a_full_disk_refuses_relays_what_is_queued_and_recovers_by_itself(
     for n in 0..3 {
         assert!(submit(&mut client, &format!("early {n}")).await.starts_with("250 2.0.0"));
     }
-    far.wait(|log| log.taken.len() == 3).await;
+    // Two connections have one each, and their outcomes will have to wait.
+    far.wait(|log| log.taken.len() == 2).await;
     files.set_full(true);
     for _ in 0..3 {
         let reply = submit(&mut client, "refused").await;
@@ -60,7 +61,7 @@ async fn i4_d6_a_full_disk_refuses_relays_what_is_queued_and_recovers_by_itself(
     tokio::time::timeout(PATIENCE, empty).await.expect("the outcomes are saved");
     // The same connection, without a restart.
     assert!(submit(&mut client, "late").await.starts_with("250 2.0.0"));
-    far.wait(|log| log.taken.len() == 4).await;
+    far.wait(|log| log.taken.len() >= 4).await;
     let log = far.log();
     assert!(["early 0;", "early 1;", "early 2;", "late;"].iter().all(|text| log.copies(text) == 1));
     assert_eq!(log.copies("refused;"), 0);
