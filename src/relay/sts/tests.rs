@@ -145,7 +145,7 @@ async fn a_clock_that_was_set_back_does_not_make_a_pause_last() {
     bed.script.record("one");
     bed.script.answers(Err("no route to host"));
     assert_eq!((bed.mode().await, bed.mode().await, bed.script.fetches()), (None, None, 1));
-    bed.clock.set(crate::clock::Timestamp::from_millis(bed.clock.now().as_millis() - DAY * 1_000));
+    bed.clock.set(Timestamp::from_millis(bed.clock.now().as_millis() - DAY * 1_000));
     bed.script.policy("enforce", DAY);
     assert_eq!(bed.mode().await, Some(Mode::Enforce));
 }
