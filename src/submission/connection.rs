@@ -38,12 +38,14 @@ const REPLIES_HELD: usize = 8 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// From a client that says nothing, only what is there already.
 const NO_LINGER: Duration = Duration::ZERO;
+/// And no more than this much of it.
+const LINGER_OCTETS: usize = 256 * 1024;
+/// After so many commands others have their turn: a flood that never lets us wait must not keep a thread to itself.
+const AT_ONCE: u32 = 32;
 /// In a crowd a client has this long for a command, for a block of a message and for reading its replies …
 const HURRY: Duration = Duration::from_secs(10);
 /// … and this long for a whole message.
 const HURRY_MESSAGE: Duration = Duration::from_secs(60);
-/// And no more than this much of it.
-const LINGER_OCTETS: usize = 256 * 1024;
 
 /// A connection whose encryption is settled. See the module.
 pub(super) struct Connection<S> {
@@ -123,6 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The client is gone in the middle of something, or does not read its replies.
     pub(super) async fn run(&mut self, mut session: Session) -> io::Result<End> {
         let mut command_deadline = Instant::now() + self.visit.shared.limits.command_timeout;
+        let mut at_once = 0;
         loop {
             let (consumed, event) = self.lines.read(&self.received, session.max_line());
             let Some(event) = event else {
@@ -151,6 +154,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.message_deadline = None;
             }
             command_deadline = Instant::now() + self.visit.shared.limits.command_timeout;
+            at_once += 1;
+            if at_once == AT_ONCE {
+                at_once = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
 
