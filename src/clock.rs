@@ -2,11 +2,20 @@
 //!
 //! This is the only file that may ask the system for the time (clippy forbids it elsewhere), so that a test decides
 //! what time it is. It must never be used to measure how long something took on the wire: timeouts use tokio's timer.
+//!
+//! A clock may also be set wrong, and put right again. What cannot be undone (keys, messages that expire, history that is
+//! deleted) goes by [`Clock::settled`], which does not follow a clock that is set forward before a day has gone by.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A clock that was set forward is believed after this.
+const DOUBT: Duration = Duration::from_secs(86_400);
+/// By this much a clock may be ahead at once and be believed: it is corrected by seconds all the time, and a machine that
+/// slept for a moment has not been set.
+const SLACK_MILLIS: u64 = 60_000;
 
 /// A point in time: milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -52,44 +61,101 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Where a module gets the time from.
+/// Where a module gets the time from. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Clock(Source);
+pub struct Clock {
+    source: Source,
+    belief: Arc<Mutex<Belief>>,
+}
 
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    Manual(Arc<AtomicU64>),
+    Manual(Arc<Hands>),
+}
+
+/// Of a manual clock, in milliseconds.
+#[derive(Debug)]
+struct Hands {
+    wall: AtomicU64,
+    /// What has gone by, which nobody can set.
+    steady: AtomicU64,
+}
+
+/// What is believed of a clock.
+#[derive(Debug, Default)]
+struct Belief {
+    /// What it showed, and what the steady clock did at that moment; `None` before the first look.
+    at: Option<(u64, u64)>,
+    /// Since when, by the steady clock, it has been ahead of what is believed.
+    ahead_since: Option<u64>,
 }
 
 impl Clock {
     /// The system's clock.
     pub fn system() -> Self {
-        Self(Source::System)
+        Self::new(Source::System)
     }
 
     /// A clock that stands still until [`Clock::advance`] or [`Clock::set`]; clones share it.
     pub fn manual(start: Timestamp) -> Self {
-        Self(Source::Manual(Arc::new(AtomicU64::new(start.0))))
+        Self::new(Source::Manual(Arc::new(Hands { wall: start.0.into(), steady: 0.into() })))
+    }
+
+    fn new(source: Source) -> Self {
+        let clock = Self { source, belief: Arc::default() };
+        // From here on it is noticed when somebody sets it.
+        clock.settled();
+        clock
     }
 
     /// The time now.
     pub fn now(&self) -> Timestamp {
-        match &self.0 {
+        match &self.source {
             Source::System => system_now(),
-            Source::Manual(millis) => Timestamp(millis.load(Ordering::SeqCst)),
+            Source::Manual(hands) => Timestamp(hands.wall.load(Ordering::SeqCst)),
         }
     }
 
-    /// Moves a manual clock on; does nothing to the system's clock.
-    pub fn advance(&self, by: Duration) {
-        self.set(self.now().plus(by));
+    /// The time by which things may be deleted or given up for good. It is the time now, but for a clock that was set
+    /// forward by more than a minute: then it goes on as before until the clock has been ahead for a day without a break. A
+    /// clock that is set back is followed at once. What it showed when the program started is believed.
+    pub fn settled(&self) -> Timestamp {
+        let (wall, steady) = (self.now().0, self.steady_millis());
+        let mut belief = self.belief.lock().unwrap_or_else(PoisonError::into_inner);
+        let believed =
+            belief.at.map_or(wall, |(wall, since)| wall.saturating_add(steady.saturating_sub(since)));
+        if wall > believed.saturating_add(SLACK_MILLIS) {
+            let since = *belief.ahead_since.get_or_insert(steady);
+            if Duration::from_millis(steady.saturating_sub(since)) < DOUBT {
+                return Timestamp(believed);
+            }
+        }
+        *belief = Belief { at: Some((wall, steady)), ahead_since: None };
+        Timestamp(wall)
     }
 
-    /// Sets a manual clock, also backwards; does nothing to the system's clock.
+    /// Milliseconds of a clock that nobody can set.
+    fn steady_millis(&self) -> u64 {
+        match &self.source {
+            Source::System => monotonic_micros() / 1_000,
+            Source::Manual(hands) => hands.steady.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Lets time go by on a manual clock; does nothing to the system's clock.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual(hands) = &self.source {
+            let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+            hands.steady.fetch_add(millis, Ordering::SeqCst);
+            hands.wall.store(self.now().plus(by).0, Ordering::SeqCst);
+        }
+    }
+
+    /// Sets a manual clock, also backwards, as an operator would: no time goes by. Does nothing to the system's clock.
     pub fn set(&self, to: Timestamp) {
-        if let Source::Manual(millis) = &self.0 {
-            millis.store(to.0, Ordering::SeqCst);
+        if let Source::Manual(hands) = &self.source {
+            hands.wall.store(to.0, Ordering::SeqCst);
         }
     }
 }
@@ -120,6 +186,46 @@ mod tests {
         assert_eq!(other.now(), Timestamp::from_millis(3_000));
         clock.set(Timestamp::from_millis(5));
         assert_eq!(other.now().since(Timestamp::from_millis(9)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_is_not_believed_for_a_day() {
+        let clock = Clock::manual(Timestamp::from_millis(1_000_000_000));
+        let (start, day) = (clock.now(), DOUBT);
+        clock.set(start.plus(day));
+        assert_eq!(clock.settled(), start);
+        clock.advance(day - Duration::from_millis(1));
+        assert_eq!(
+            (clock.settled(), clock.now()),
+            (Timestamp(clock.now().0 - 86_400_000), Timestamp(start.0 + 2 * 86_400_000 - 1))
+        );
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(clock.settled(), clock.now());
+        // Put right in between, it begins anew.
+        let start = clock.now();
+        clock.set(start.plus(day));
+        assert_eq!(clock.settled(), start);
+        clock.set(start);
+        clock.advance(day);
+        assert_eq!(clock.settled(), start.plus(day));
+        clock.set(start.plus(3 * day));
+        assert_eq!(clock.settled(), start.plus(day));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_is_followed_at_once_and_one_that_is_put_right_is_waited_for() {
+        let clock = Clock::manual(Timestamp::from_millis(1_000_000_000));
+        let start = clock.now();
+        let wrong = Timestamp::from_millis(1_000_000_000 - 86_400_000);
+        clock.set(wrong);
+        assert_eq!(clock.settled(), wrong);
+        clock.set(start);
+        assert_eq!(clock.settled(), wrong);
+        clock.advance(DOUBT);
+        assert_eq!(clock.settled(), start.plus(DOUBT));
+        // Small corrections are followed both ways.
+        clock.set(clock.now().plus(Duration::from_secs(50)));
+        assert_eq!(clock.settled(), clock.now());
     }
 
     #[test]

@@ -1,7 +1,18 @@
-//! When the system allows few file descriptors: the real binary, with its limit lowered.
+//! When the system allows few file descriptors: the real binary, with its limit lowered. Clients, far sides and operators
+//! wait, and nothing is lost.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::common::child::Relay;
 use crate::common::client::Client;
+use crate::common::far_side::{FarSide, PATIENCE};
+use crate::common::listener::write;
+use crate::common::relay_rig::nobody;
 
 /// Hands over one message.
 async fn submit(client: &mut Client) -> String {
@@ -38,6 +49,77 @@ async fn s2_without_descriptors_clients_wait_and_then_are_served() {
     relay.allow(open + 100);
     let reply = submit(&mut waiting).await;
     assert!(reply.starts_with("250 2.0.0 OK Message queued"), "{reply}");
+}
+
+/// With this limit nothing more can be opened, whatever number is free below those that are.
+const NONE: u64 = 3;
+const ENOUGH: u64 = 1_000;
+
+#[tokio::test]
+async fn d6_without_descriptors_mail_for_a_far_side_waits_and_then_goes_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let far = FarSide::new().start().await;
+    let more = format!(
+        "[retry]\nbase = \"1s\"\ncap = \"1s\"\n[[route]]\nname = \"far\"\nrecipient_domains = [\"example.net\"]\n\
+         transport = \"smarthost\"\nhosts = [\"{}\"]\ntls = \"none\"\n",
+        far.address
+    );
+    let config = directory.path().join("oncemail.toml");
+    write(&config, &configuration(directory.path(), &more));
+    let mut relay = Relay::serve(&config, "true").await;
+    let mut client = Client::connect(relay.address).await;
+    assert!(client.reply().await.starts_with("220"));
+    relay.allow(NONE);
+    client.ask("EHLO client.example").await;
+    client.ask("MAIL FROM:<a@example.com>").await;
+    client.ask("RCPT TO:<b@example.net>").await;
+    client.ask("DATA").await;
+    let reply = client.ask("Subject: x\r\n\r\nonce;\r\n.").await;
+    assert!(reply.starts_with("250 2.0.0 OK Message queued"), "{reply}");
+    let deferred = relay.says("delivery").await;
+    assert!(deferred.to_string().contains("deferred"), "{deferred}");
+    assert!(far.log().taken.is_empty());
+    relay.allow(ENOUGH);
+    far.wait(|log| log.taken.len() == 1).await;
+    assert_eq!(relay.stop().await, Some(0));
+    assert_eq!(far.log().copies("once;"), 1);
+}
+
+#[tokio::test]
+async fn s2_without_descriptors_operators_wait_and_then_are_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let admin = nobody().await;
+    let relay = Relay::start(directory.path(), &format!("[admin]\naddress = \"{admin}\"\n"), "true").await;
+    relay.allow(NONE);
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    let early = timeout(Duration::from_millis(300), stream.read_to_string(&mut answer)).await;
+    assert!(early.is_err(), "the limit is not felt: {answer}");
+    relay.allow(ENOUGH);
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// One open listener; the routes are `more`.
+fn configuration(directory: &Path, more: &str) -> String {
+    format!(
+        r#"
+hostname = "relay.example"
+data_dir = "{}/var"
+[log]
+format = "json"
+[limits]
+min_free = "1MB"
+[[listener]]
+name = "submission"
+address = "127.0.0.1:0"
+tls = "none"
+auth = "none"
+{more}
+"#,
+        directory.display()
+    )
 }
 
 #[tokio::test]

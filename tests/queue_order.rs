@@ -174,7 +174,7 @@ async fn age_counts_from_the_release_also_of_a_message_that_has_to_be_read_to_kn
     let mut sent = message(&clock, &["b@x.example"], "x");
     sent.envelope.handling.release_at = Some(release_at);
     let id = sent.id;
-    clock.set(release_at);
+    clock.advance(release_at.since(clock.now()));
     bed.store.accept(Arc::new(sent), None).await.unwrap();
     let lease = bed.next(1).await.remove(0);
     assert!(!lease.is_expired());

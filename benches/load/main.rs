@@ -12,10 +12,12 @@
     reason = "a command line tool that measures real time and writes scratch files; nothing here is part of the relay"
 )]
 
+mod attack;
 mod client;
 mod disk;
 mod generate;
 mod message;
+mod open_loop;
 mod report;
 mod scenario;
 mod sink;

@@ -24,6 +24,7 @@ pub use replays::{Replay, Replays};
 pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
@@ -89,6 +90,11 @@ impl Intake {
     /// Whether new mail can be taken; asked at MAIL, before anything is received.
     pub fn status(&self) -> Status {
         self.store.status()
+    }
+
+    /// How long the store's commits take at present.
+    pub fn commit_time(&self) -> Duration {
+        self.store.commit_time()
     }
 
     /// How many submissions `observe` has let through, since the start, that would have been suppressed.

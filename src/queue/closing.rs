@@ -37,7 +37,9 @@ impl Lease {
         let obeyed = self.obey(current, now, &mut told).await;
         let progress = current.progress.as_mut()?;
         let was_queued = numbers_queued(progress);
-        let mut wait = retry::close(progress, self.due_at(), now, &self.queue.options(), untried);
+        // Nothing expires because a clock was set forward, and the wait is counted by the same clock.
+        let settled = self.queue.clock.settled();
+        let mut wait = retry::close(progress, self.due_at(), settled, &self.queue.options(), untried);
         let expired = now_expired(&was_queued, progress);
         if obeyed.is_due && wait.is_some() {
             progress.next_attempt = now;

@@ -350,7 +350,7 @@ impl Lease {
     /// Whether `expire_after` has gone by since the message was due. Before [`Lease::open`] it may be that only its
     /// acceptance was so long ago.
     pub fn is_expired(&self) -> bool {
-        self.queue.clock.now() >= self.due_at().plus(self.queue.options().expire_after)
+        self.queue.clock.settled() >= self.due_at().plus(self.queue.options().expire_after)
     }
 
     /// Whether the sender may have to be told that it takes long ([`Lease::warn`]).
@@ -359,7 +359,7 @@ impl Lease {
     }
 
     fn has_waited_for_warning(&self) -> bool {
-        let is_late = |warn_after| self.queue.clock.now() >= self.due_at().plus(warn_after);
+        let is_late = |warn_after| self.queue.clock.settled() >= self.due_at().plus(warn_after);
         self.queue.options().warn_after.is_some_and(is_late)
     }
 

@@ -337,6 +337,10 @@ impl Store for EmbeddedStore {
         self.shared.figures()
     }
 
+    fn commit_time(&self) -> Duration {
+        self.shared.metrics.commit_time()
+    }
+
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(self.close_down())
     }

@@ -110,7 +110,7 @@ impl MemoryStore {
 
     fn living_key(&self, state: &State, key: &ScopedKey) -> Option<KeyRecord> {
         let record = state.keys.get(key)?;
-        let alive = self.clock.now() < record.expires_at || state.messages.contains_key(&record.id);
+        let alive = self.clock.settled() < record.expires_at || state.messages.contains_key(&record.id);
         alive.then(|| record.clone())
     }
 }

@@ -40,6 +40,7 @@ pub use recovery::Recovery;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::mail::{Fingerprint, Message, Progress, QueueId, ScopedKey};
@@ -128,6 +129,11 @@ pub trait Store: Send + Sync {
     /// Figures about the store. Cheap: under a millisecond, from memory. A store that has none says nothing.
     fn figures(&self) -> Figures {
         Figures::default()
+    }
+
+    /// How long commits take at present; zero when that is not known. Cheap.
+    fn commit_time(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// Waits for everything that was handed over, makes a clean end, and refuses what comes after.

@@ -36,7 +36,7 @@ const PASSES: usize = 8;
 /// The segment to give back now: the oldest, when nothing in it is needed, or when the journal takes more than twice
 /// what is needed and a segment.
 pub fn due(shared: &Shared) -> Option<u32> {
-    let now = shared.clock.now();
+    let now = shared.clock.settled();
     let state = shared.state();
     let (number, oldest) = state.ledger.segments.first_key_value()?;
     if *number >= state.position.0 {
@@ -58,7 +58,7 @@ pub fn segment(
     let path = shared.journal_dir().join(segment_name(number));
     let needed = {
         let state = shared.state();
-        state.ledger.segments.get(&number).is_some_and(|s| s.needed(shared.clock.now()) > 0)
+        state.ledger.segments.get(&number).is_some_and(|s| s.needed(shared.clock.settled()) > 0)
     };
     if needed {
         let copier = Copier { shared, requests, number, between };
@@ -146,7 +146,7 @@ impl Copier<'_> {
     /// The keys of a record that still mean something. Whether a newer submission has taken one is looked at when it is
     /// committed.
     fn living_keys(&self, kind: Kind, body: &[u8]) -> Vec<(KeyHash, KeyRecord)> {
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.settled();
         let mut keys = keys_of(kind, body).unwrap_or_default();
         // The copy of a living message brings its key along; the message of a `Key` has ended.
         keys.retain(|(_, record)| now < record.expires_at && (kind == Kind::Key || !self.lives(record.id)));

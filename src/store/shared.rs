@@ -55,7 +55,7 @@ pub struct State {
 impl State {
     /// Whether a key counts: until its expiry, and as long as its message lives (I3), unless it was forgotten.
     pub fn is_alive(&self, record: &KeyRecord, clock: &Clock) -> bool {
-        (clock.now() < record.expires_at || self.ledger.live.contains_key(&record.id))
+        (clock.settled() < record.expires_at || self.ledger.live.contains_key(&record.id))
             && !self.ledger.forgotten.contains_key(&record.id)
     }
 }

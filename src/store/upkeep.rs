@@ -100,7 +100,7 @@ impl Upkeep {
         if self.is_checkpoint_due() {
             self.checkpoint()?;
         }
-        self.shared.state().ledger.drop_forgotten(self.shared.clock.now());
+        self.shared.state().ledger.drop_forgotten(self.shared.clock.settled());
         let more_to_tidy = self.tidy_index()?;
         let more_to_reclaim = self.reclaim()?;
         Ok(more_to_tidy || more_to_reclaim)
@@ -172,7 +172,7 @@ impl Upkeep {
 
     /// Keeps the index small; whether there is more to do. A key whose message still lives is not forgotten (I3).
     fn tidy_index(&self) -> Result<bool, StoreError> {
-        let now = Bucket::of(self.shared.clock.now());
+        let now = Bucket::of(self.shared.clock.settled());
         let lives = |id| {
             let state = self.shared.state();
             state.ledger.live.contains_key(&id) && !state.ledger.forgotten.contains_key(&id)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
+use super::acquaintances::Acquaintances;
 use super::failures::Failures;
 use super::options::{Limits, NULL_SENDER, User};
 use super::passwords::{BadHash, Finding, Passwords};
@@ -21,6 +22,8 @@ pub(super) struct Accounts {
     passwords: Passwords,
     /// Outlives a change of the users.
     failures: Arc<Failures>,
+    /// Likewise.
+    acquaintances: Arc<Acquaintances>,
 }
 
 struct Account {
@@ -50,7 +53,8 @@ impl Accounts {
         let passwords = Passwords::new(hashes(users), clock.clone())?;
         let failures = Arc::new(Failures::new(limits.auth_failures, clock.clone()));
         let users = users.iter().map(|user| (user.name.clone(), Account::new(user, None))).collect();
-        Ok(Self { users, passwords, failures })
+        let acquaintances = Arc::new(Acquaintances::new(clock.clone()));
+        Ok(Self { users, passwords, failures, acquaintances })
     }
 
     /// Other users instead: what is known of failed logins stays, and so does what a user with the same rate has used up
@@ -64,7 +68,8 @@ impl Accounts {
             let used = self.users.get(&user.name).and_then(|account| account.rate.clone());
             (user.name.clone(), Account::new(user, used))
         };
-        Ok(Self { users: users.iter().map(account).collect(), passwords, failures: self.failures.clone() })
+        let (failures, acquaintances) = (self.failures.clone(), self.acquaintances.clone());
+        Ok(Self { users: users.iter().map(account).collect(), passwords, failures, acquaintances })
     }
 
     /// Counts failed logins by another quota from now on.
@@ -80,8 +85,12 @@ impl Accounts {
         }
         // A name that is not a user's may be a password typed into the wrong field.
         let name = self.users.contains_key(&credentials.user).then(|| credentials.user.clone());
-        match self.passwords.verify(credentials, may_go_on).await {
-            Some(Finding::Right) => Verdict::Right,
+        let is_stranger = !self.acquaintances.include(client);
+        match self.passwords.verify(credentials, is_stranger, may_go_on).await {
+            Some(Finding::Right) => {
+                self.acquaintances.note(client);
+                Verdict::Right
+            }
             Some(Finding::Broken) => Verdict::Unknown,
             None => Verdict::TooManyFailures,
             Some(Finding::Wrong) => {

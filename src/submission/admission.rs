@@ -34,10 +34,14 @@ const HANDSHAKE: Duration = Duration::from_secs(30);
 /// A proxy says within this time for whom it connects.
 const HEADER: Duration = Duration::from_secs(5);
 
+/// A handshake has this long where places run out.
+const HURRIED_HANDSHAKE: Duration = Duration::from_secs(5);
+
 const STRANGER: Rebuff = (Refusal::Network, "554 This client may not connect here\r\n");
 const CROWD: Rebuff = (Refusal::Full, "421 4.3.2 Too many connections; retry later\r\n");
 const CROWD_OF_ONE: Rebuff =
     (Refusal::PerClient, "421 4.7.0 Too many connections from this address; retry later\r\n");
+const BUSY: Rebuff = (Refusal::Busy, "421 4.4.5 Too busy; retry later\r\n");
 /// What is no header may be anything, so there are no words for it.
 const NO_HEADER: Rebuff = (Refusal::Proxy, "");
 
@@ -58,8 +62,10 @@ pub(super) fn admit(
     let is_proxied = !proxies.is_empty();
     let entered = match is_proxied {
         true if !is_in(proxies, client) => Err(STRANGER),
-        true => shared.door.enter_unknown().map_err(rebuff),
         false if !is_allowed(&entrance.listener, client) => Err(STRANGER),
+        // Sooner than at MAIL: this costs next to nothing.
+        _ if shared.pressure.is_too_high() => Err(BUSY),
+        true => shared.door.enter_unknown().map_err(rebuff),
         false => shared.door.enter(client).map_err(rebuff),
     };
     // A token of its own, so that sessions do not meet at one lock.
@@ -176,8 +182,9 @@ async fn attend_encrypted(
 async fn handshake(stream: TcpStream, visit: &Visit) -> io::Result<TlsStream<TcpStream>> {
     let certificate = visit.entrance.certificate.as_ref().ok_or(io::ErrorKind::Unsupported)?;
     let acceptor = certificate.acceptor().await;
+    let patience = if visit.shared.door.is_crowded() { HURRIED_HANDSHAKE } else { HANDSHAKE };
     let shaken = tokio::select! {
-        shaken = timeout(HANDSHAKE, acceptor.accept(stream)) => {
+        shaken = timeout(patience, acceptor.accept(stream)) => {
             shaken.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
         }
         () = visit.shutdown.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),

@@ -2,7 +2,8 @@
 //!
 //! Replies are gathered and written when nothing more can be done without reading (RFC 2920 §3.2), in one write. Every
 //! wait has an end: for a command, for a block of a message, for a whole message, and for a client that does not read
-//! its replies. An idle connection keeps no buffer larger than a few kilobytes; one that receives a message holds up to
+//! its replies. When places run out (`Door::is_crowded`), whoever has not authenticated has a few seconds for a command, and
+//! a minute for a message: a client that only sits there must not keep others out. An idle connection keeps no buffer larger than a few kilobytes; one that receives a message holds up to
 //! 32 KiB for reading, beside what the message takes of `receive_memory`.
 
 use std::io;
@@ -11,10 +12,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::door::Door;
 use super::received::Received;
 use super::recipients::Patience;
 use super::record::Record;
-use super::visit::Visit;
+use super::visit::{Visit, too_busy};
 use crate::intake::{Submission, Trace};
 use crate::mail::{Address, Origin, Scope};
 use crate::smtp::Reply;
@@ -35,6 +37,12 @@ const LINGER: Duration = Duration::from_secs(2);
 const NO_LINGER: Duration = Duration::ZERO;
 /// And no more than this much of it.
 const LINGER_OCTETS: usize = 256 * 1024;
+/// After so many commands others have their turn: a flood that never lets us wait must not keep a thread to itself.
+const AT_ONCE: u32 = 32;
+/// In a crowd a client has this long for a command, for a block of a message and for reading its replies …
+const HURRY: Duration = Duration::from_secs(10);
+/// … and this long for a whole message.
+const HURRY_MESSAGE: Duration = Duration::from_secs(60);
 
 /// A connection whose encryption is settled. See the module.
 pub(super) struct Connection<S> {
@@ -114,6 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The client is gone in the middle of something, or does not read its replies.
     pub(super) async fn run(&mut self, mut session: Session) -> io::Result<End> {
         let mut command_deadline = Instant::now() + self.visit.shared.limits.command_timeout;
+        let mut at_once = 0;
         loop {
             let (consumed, event) = self.lines.read(&self.received, session.max_line());
             let Some(event) = event else {
@@ -141,6 +150,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.message_deadline = None;
             }
             command_deadline = Instant::now() + self.visit.shared.limits.command_timeout;
+            at_once += 1;
+            if at_once == AT_ONCE {
+                at_once = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -181,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if let Some(reply) = reply {
                     self.say(&reply).await?;
                 }
-                self.receive(receiver).await
+                self.receive(receiver, session.user().is_some()).await
             }
             Action::Submit(incoming) => {
                 Ok(Next::Answer(Input::Decided(self.submit(*incoming, session).await)))
@@ -200,8 +214,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.received.make_room();
         // A client between two chunks is in the middle of a message, and may finish it.
         let heed_shutdown = !session.is_receiving();
+        let hurried = hurried(deadline, self.visit.shared.limits.command_timeout, HURRY);
         let deadline = self.message_deadline.map_or(deadline, |end| end.min(deadline));
-        let reply = match self.wait(deadline, heed_shutdown).await? {
+        let hurried = session.user().is_none().then_some(hurried);
+        let reply = match self.wait_unless_crowded(deadline, hurried, heed_shutdown).await? {
             Woken::Input => return Ok(None),
             Woken::Gone => return Ok(Some(End::Closed)),
             Woken::Late => timed_out(),
@@ -212,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Feeds the receiver until it is done.
-    async fn receive(&mut self, mut receiver: Box<Receiver>) -> io::Result<Next> {
+    async fn receive(&mut self, mut receiver: Box<Receiver>, is_known: bool) -> io::Result<Next> {
         let limits = &self.visit.shared.limits;
         let (whole, block) = (limits.data_timeout, limits.data_block_timeout);
         let end = *self.message_deadline.get_or_insert_with(|| Instant::now() + whole);
@@ -226,7 +242,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.flush().await?;
             self.received.make_room_for(next_read);
             next_read = NEXT_BLOCK;
-            match self.wait(end.min(Instant::now() + block), false).await? {
+            let now = Instant::now();
+            let hurried = (!is_known).then(|| (now + HURRY).min(hurried(end, whole, HURRY_MESSAGE)));
+            match self.wait_unless_crowded(end.min(now + block), hurried, false).await? {
                 Woken::Input => {}
                 Woken::Late => return self.close(&timed_out(), NO_LINGER).await,
                 Woken::Gone | Woken::ShuttingDown => return Ok(Next::End(EndKind::Closed)),
@@ -253,7 +271,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             refused,
             content,
         };
-        let receipt = self.visit.shared.intake.accept(submission).await;
+        let shared = self.visit.shared.clone();
+        let Some(waiting) = shared.pressure.enter(submission.content.len()) else {
+            // I4: nothing has been claimed.
+            let reply = too_busy();
+            shared.intake.metrics().refused();
+            record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
+            record.refused(&self.visit, &reply);
+            return reply;
+        };
+        let receipt = shared.intake.accept(submission).await;
+        waiting.decided(shared.intake.commit_time());
         drop(memory);
         let reply = self.visit.shared.intake.reply(&receipt.decision);
         record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
@@ -312,7 +340,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.stream.flush().await
         };
         // A client that sends and never reads would otherwise hold its place for ever.
-        timeout(patience, write).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        write_unless_crowded(write, patience, &self.visit.shared.door).await?;
         if self.replies.capacity() > REPLIES_HELD {
             self.replies = Vec::new();
         }
@@ -353,6 +381,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Ok(Ok(_)) => Ok(Woken::Input),
                 Ok(Err(error)) => Err(error),
             },
+        }
+    }
+
+    /// The same, but after `hurried` for no longer than there is no crowd.
+    async fn wait_unless_crowded(
+        &mut self,
+        deadline: Instant,
+        hurried: Option<Instant>,
+        heed_shutdown: bool,
+    ) -> io::Result<Woken> {
+        let Some(hurried) = hurried else { return self.wait(deadline, heed_shutdown).await };
+        loop {
+            let now = Instant::now();
+            let is_late = now >= hurried;
+            if is_late && self.visit.shared.door.is_crowded() {
+                return Ok(Woken::Late);
+            }
+            let look_again = if is_late { now + HURRY } else { hurried };
+            match self.wait(look_again.min(deadline), heed_shutdown).await? {
+                Woken::Late if look_again < deadline => {}
+                woken => return Ok(woken),
+            }
+        }
+    }
+}
+
+/// When a wait of `whole` that ends at `deadline` would have ended, had it been `most` long.
+fn hurried(deadline: Instant, whole: Duration, most: Duration) -> Instant {
+    deadline.checked_sub(whole.saturating_sub(most)).unwrap_or(deadline)
+}
+
+/// Waits for a client that reads, no longer than `patience`, and a few seconds where it is crowded.
+async fn write_unless_crowded(
+    write: impl Future<Output = io::Result<()>>,
+    patience: Duration,
+    door: &Door,
+) -> io::Result<()> {
+    let mut write = std::pin::pin!(write);
+    let deadline = Instant::now() + patience;
+    loop {
+        match timeout_at(deadline.min(Instant::now() + HURRY), &mut write).await {
+            Ok(written) => return written,
+            Err(_) if Instant::now() >= deadline || door.is_crowded() => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(_) => {}
         }
     }
 }

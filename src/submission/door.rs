@@ -13,6 +13,8 @@ pub(super) struct Door(Arc<Inner>);
 struct Inner {
     connections: AtomicUsize,
     connections_per_ip: AtomicUsize,
+    /// As in `open`, for those who need not be exact.
+    taken: AtomicUsize,
     open: Mutex<Open>,
 }
 
@@ -42,7 +44,7 @@ pub(super) enum Full {
 impl Door {
     pub(super) fn new(connections: usize, connections_per_ip: usize) -> Self {
         let (connections, connections_per_ip) = (connections.into(), connections_per_ip.into());
-        Self(Arc::new(Inner { connections, connections_per_ip, open: Mutex::default() }))
+        Self(Arc::new(Inner { connections, connections_per_ip, taken: 0.into(), open: Mutex::default() }))
     }
 
     /// Has other limits from now on; who is in stays.
@@ -65,7 +67,15 @@ impl Door {
             return Err(Full::Total);
         }
         open.total += 1;
+        self.0.taken.store(open.total, Ordering::Relaxed);
         Ok(Pass { door: self.clone(), client: None })
+    }
+
+    /// Whether places are running out: three of four are taken. Those who only sit there are hurried then.
+    pub(super) fn is_crowded(&self) -> bool {
+        let most = self.0.connections.load(Ordering::Relaxed);
+        // A load, not the lock: every connection asks this now and then.
+        self.0.taken.load(Ordering::Relaxed) >= most - most / 4
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -91,6 +101,7 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let mut open = self.door.open();
         open.total = open.total.saturating_sub(1);
+        self.door.0.taken.store(open.total, Ordering::Relaxed);
         // An entry goes with its last connection, so the map is no longer than the connections are many.
         if let Some(client) = self.client
             && let Some(of_client) = open.by_client.get_mut(&client)
@@ -124,6 +135,19 @@ mod tests {
         assert_eq!(door.enter(client(4)).err(), Some(Full::Total));
         door.resize(10, 3);
         assert!(door.enter(client(2)).is_ok());
+    }
+
+    #[test]
+    fn a_door_is_crowded_when_three_of_four_places_are_taken() {
+        let door = Door::new(8, 8);
+        let mut passes: Vec<_> = (0..5).map(|_| door.enter_unknown().unwrap()).collect();
+        assert!(!door.is_crowded());
+        passes.push(door.enter_unknown().unwrap());
+        assert!(door.is_crowded());
+        passes.pop();
+        assert!(!door.is_crowded());
+        door.resize(4, 4);
+        assert!(door.is_crowded());
     }
 
     #[test]

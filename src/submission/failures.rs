@@ -90,7 +90,7 @@ fn make_room(table: &mut HashMap<IpAddr, Timestamp>, now: Timestamp) {
 }
 
 /// One client usually holds a whole /64 of IPv6 addresses.
-fn network(client: IpAddr) -> IpAddr {
+pub(super) fn network(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => client,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

@@ -20,6 +20,8 @@ label! {
         Full = "full",
         /// `limits.connections_per_ip`.
         PerClient = "per_ip",
+        /// More messages wait for their commit than are answered in good time.
+        Busy = "busy",
         /// `allow` of the listener.
         Network = "network",
         /// A trusted proxy that did not say for whom it connects.
@@ -156,7 +158,7 @@ impl SubmissionMetrics {
         self.turned_away.add_one(refusal);
         match refusal {
             Refusal::Network => self.rejections.add_one(Code::C554),
-            Refusal::Full | Refusal::PerClient => self.rejections.add_one(Code::C421),
+            Refusal::Full | Refusal::PerClient | Refusal::Busy => self.rejections.add_one(Code::C421),
             // Nothing is said to it.
             Refusal::Proxy => {}
         }

@@ -8,6 +8,7 @@
 pub mod options;
 
 mod accounts;
+mod acquaintances;
 mod admission;
 mod connection;
 mod domain_list;
@@ -15,6 +16,7 @@ mod door;
 mod failures;
 pub mod metrics;
 mod passwords;
+mod pressure;
 mod proxy;
 mod received;
 mod reception;

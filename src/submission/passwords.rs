@@ -1,17 +1,21 @@
 //! Whether a password is right: argon2id and bcrypt hashes, off the async threads, and a small cache of what was found
 //! right, so that fifty connections a second do not cost fifty hashes.
 //!
+//! Strangers have one of the turns and a short line: whoever guesses from many addresses at once does not make those wait
+//! who are known here, and takes half of two cores at most (S2).
+//!
 //! No password is kept, not even hashed as such: the cache holds a keyed hash under a key that dies with the process.
 //! A user that does not exist costs as much time as one that does.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::clock::{Clock, Timestamp};
@@ -19,6 +23,10 @@ use crate::smtp::sasl::Credentials;
 
 /// Hashes computed at a time: argon2id takes 19 MiB and a whole core each.
 const VERIFICATIONS: usize = 2;
+/// Verifications of strangers at a time; the other turns are for clients that have logged in before.
+const STRANGERS: usize = 1;
+/// Strangers that wait for their turn; one more is told to come later.
+const STRANGERS_WAITING: usize = 64;
 /// Logins remembered at most.
 const MAX_CACHED: usize = 4_096;
 /// How long a login is remembered.
@@ -43,6 +51,8 @@ pub(super) struct Passwords {
 struct Memory {
     key: Zeroizing<[u8; 32]>,
     turns: Semaphore,
+    strangers: Semaphore,
+    strangers_waiting: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -52,6 +62,25 @@ struct State {
     right: HashMap<Digest, Timestamp>,
     /// Verifications going on; equal logins wait for one.
     pending: HashMap<Digest, Arc<OnceCell<bool>>>,
+}
+
+/// A stranger that stands in line; dropped when its turn has come or it is gone.
+struct InLine<'a>(&'a AtomicUsize);
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Memory {
+    /// A stranger's turn, or `None` where too many wait for one.
+    async fn stranger(&self) -> Option<SemaphorePermit<'_>> {
+        let enter = |waiting: usize| (waiting < STRANGERS_WAITING).then_some(waiting + 1);
+        self.strangers_waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).ok()?;
+        let _line = InLine(&self.strangers_waiting);
+        self.strangers.acquire().await.ok()
+    }
 }
 
 /// What came of a verification.
@@ -79,8 +108,13 @@ impl Passwords {
         users: impl Iterator<Item = (&'a str, &'a str)>,
         clock: Clock,
     ) -> Result<Self, (String, BadHash)> {
-        let (turns, state) = (Semaphore::new(VERIFICATIONS), Mutex::default());
-        let memory = Memory { key: Zeroizing::new(rand::random()), turns, state };
+        let memory = Memory {
+            key: Zeroizing::new(rand::random()),
+            turns: Semaphore::new(VERIFICATIONS),
+            strangers: Semaphore::new(STRANGERS),
+            strangers_waiting: AtomicUsize::new(0),
+            state: Mutex::default(),
+        };
         Self::build(users, clock, Arc::new(memory))
     }
 
@@ -119,6 +153,7 @@ impl Passwords {
     pub(super) async fn verify(
         &self,
         credentials: Credentials,
+        is_stranger: bool,
         may_go_on: impl Fn() -> bool,
     ) -> Option<Finding> {
         let digest = self.digest(&credentials);
@@ -129,6 +164,11 @@ impl Passwords {
         let cell = self.state().pending.entry(digest).or_default().clone();
         let pending = Pending { passwords: self, digest, cell };
         let verified = pending.cell.get_or_try_init(|| async {
+            // The strangers' line is before everybody's, so that none of them stands in the second one's way.
+            let _place = match is_stranger {
+                true => Some(self.memory.stranger().await.ok_or(Some(Finding::Broken))?),
+                false => None,
+            };
             let _turn = self.memory.turns.acquire().await.map_err(|_| Some(Finding::Broken))?;
             if !may_go_on() {
                 return Err(None);
@@ -256,7 +296,6 @@ mod tests {
     use super::*;
     use argon2::password_hash::PasswordHasher;
     use argon2::{Algorithm, Params, Version};
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn argon2id(password: &str) -> String {
         let params = Params::new(Params::MIN_M_COST, 1, 1, None).unwrap();
@@ -276,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn argon2id_and_bcrypt_hashes_are_verified() {
         let passwords = passwords(Clock::system());
-        let found = async |user, password| passwords.verify(login(user, password), || true).await;
+        let found = async |user, password| passwords.verify(login(user, password), true, || true).await;
         assert_eq!(found("ann", "one").await, Some(Finding::Right));
         assert_eq!(found("bob", "two").await, Some(Finding::Right));
         assert_eq!(found("ann", "two").await, Some(Finding::Wrong));
@@ -293,7 +332,7 @@ mod tests {
         let computed = AtomicUsize::new(0);
         let ask = async |password| {
             let count = || computed.fetch_add(1, Ordering::SeqCst) < usize::MAX;
-            passwords.verify(login("ann", password), count).await
+            passwords.verify(login("ann", password), true, count).await
         };
         assert_eq!(ask("one").await, Some(Finding::Right));
         assert_eq!(ask("one").await, Some(Finding::Right));
@@ -312,7 +351,7 @@ mod tests {
         let (one, two) = (argon2id("one"), argon2id("two"));
         let found = async |passwords: &Passwords, password, asked: &AtomicUsize| {
             let count = || asked.fetch_add(1, Ordering::SeqCst) < usize::MAX;
-            passwords.verify(login("ann", password), count).await
+            passwords.verify(login("ann", password), true, count).await
         };
         let asked = AtomicUsize::new(0);
         assert_eq!(found(&before, "one", &asked).await, Some(Finding::Right));
@@ -326,12 +365,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn s2_strangers_make_nobody_wait_who_is_known_and_wait_in_a_short_line() {
+        let passwords = passwords(Clock::system());
+        let taken = passwords.memory.strangers.acquire().await.unwrap();
+        let guess = |n: usize| {
+            let (passwords, guess) = (&passwords, n.to_string());
+            async move { passwords.verify(login("ann", &guess), true, || true).await }
+        };
+        let mut line: Vec<_> = (0..STRANGERS_WAITING).map(|n| Box::pin(guess(n))).collect();
+        for guess in &mut line {
+            assert!(
+                std::future::poll_fn(|cx| std::task::Poll::Ready(guess.as_mut().poll(cx))).await.is_pending()
+            );
+        }
+        assert_eq!(guess(STRANGERS_WAITING).await, Some(Finding::Broken), "it comes later");
+        assert_eq!(passwords.verify(login("ann", "one"), false, || true).await, Some(Finding::Right));
+        // Whoever goes leaves its place.
+        line.truncate(10);
+        assert_eq!(passwords.memory.strangers_waiting.load(Ordering::Relaxed), 10);
+        drop(taken);
+        for guess in line {
+            assert_eq!(guess.await, Some(Finding::Wrong));
+        }
+        assert_eq!(passwords.memory.strangers_waiting.load(Ordering::Relaxed), 0);
+        assert!(passwords.state().pending.is_empty());
+    }
+
+    #[tokio::test]
     async fn equal_logins_at_the_same_time_cost_one_hash() {
         let passwords = passwords(Clock::system());
         let computed = AtomicUsize::new(0);
         let ask = || {
             let count = || computed.fetch_add(1, Ordering::SeqCst) < usize::MAX;
-            passwords.verify(login("ann", "one"), count)
+            passwords.verify(login("ann", "one"), true, count)
         };
         let findings = tokio::join!(ask(), ask(), ask());
         let right = Some(Finding::Right);

@@ -13,6 +13,7 @@ use super::accounts::Accounts;
 use super::door::Door;
 use super::metrics::SubmissionMetrics;
 use super::options::{Limits, Listener, Options, TlsMode};
+use super::pressure::Pressure;
 use super::recipients::{Checks, Recipients};
 use super::server::BindError;
 use super::tls::Certificate;
@@ -45,6 +46,7 @@ struct Inner {
     accounts: Arc<ArcSwap<Accounts>>,
     budget: Budget,
     door: Door,
+    pressure: Pressure,
     clock: Clock,
     metrics: Arc<SubmissionMetrics>,
 }
@@ -100,6 +102,7 @@ impl Reception {
             accounts: Arc::new(ArcSwap::from_pointee(accounts)),
             budget: Budget::new(limits.receive_memory),
             door: Door::new(limits.connections, limits.connections_per_ip),
+            pressure: Pressure::default(),
             clock,
             metrics: Arc::default(),
         };
@@ -196,6 +199,7 @@ impl Inner {
             checks: furnishing.checks.clone(),
             budget: self.budget.clone(),
             door: self.door.clone(),
+            pressure: self.pressure.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         })

@@ -10,6 +10,7 @@ use super::accounts::Accounts;
 use super::door::Door;
 use super::metrics::{ListenerMetrics, SubmissionMetrics};
 use super::options::{AuthMode, Limits, Listener, TlsMode};
+use super::pressure::Pressure;
 use super::recipients::Checks;
 use super::tls::Certificate;
 use crate::clock::Clock;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     /// `limits.receive_memory`.
     pub(super) budget: Budget,
     pub(super) door: Door,
+    pub(super) pressure: Pressure,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<SubmissionMetrics>,
 }
@@ -41,6 +43,11 @@ pub(super) struct Entrance {
     /// Present when the listener offers TLS.
     pub(super) certificate: Option<Arc<Certificate>>,
     pub(super) metrics: Arc<ListenerMetrics>,
+}
+
+/// What a message hears that had better come later: RFC 3463, system congestion.
+pub(super) fn too_busy() -> Reply {
+    Reply::new(451, (4, 4, 5), "Too busy; retry later")
 }
 
 /// One connection's surroundings.
@@ -96,6 +103,9 @@ impl Visit {
     /// # Errors
     /// The reply that refuses it.
     pub(super) fn may_send(&self, user: Option<&str>, reverse_path: &ReversePath) -> Result<Scope, Reply> {
+        if self.shared.pressure.is_too_high() {
+            return Err(too_busy());
+        }
         match self.shared.intake.status() {
             Status::Ready => self.shared.accounts.load().may_send(user, reverse_path),
             Status::LowDisk { .. } => {

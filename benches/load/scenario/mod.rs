@@ -3,10 +3,13 @@
 //! A scenario measures and then proves: every acknowledged message must have reached the sink exactly once, without
 //! its key. A proof that fails ends the run with an error, whatever the rates.
 
+mod besieged;
+mod disk_full;
 mod http;
 mod measure;
 mod observed;
 mod outbound;
+mod overload;
 mod relay;
 mod table;
 
@@ -20,6 +23,7 @@ use clap::{Args, ValueEnum};
 use self::measure::Bench;
 use self::relay::{Relay, Ways};
 use self::table::Table;
+use crate::attack::Attack;
 use crate::sink::Sink;
 use crate::target;
 
@@ -60,6 +64,12 @@ pub enum Scenario {
     Observed,
     /// How long operators wait for answers about a long queue.
     Steered,
+    /// Twice as much mail as can be carried, at a fixed rate.
+    Overload,
+    /// Honest mail while the relay is attacked, attack by attack.
+    Besieged,
+    /// A small disk that fills up; only when it is asked for, with --directory on such a disk.
+    Diskfull,
 }
 
 /// `load scenario`.
@@ -110,6 +120,15 @@ pub struct Cli {
     /// Where the sink listens; 0 lets the system choose.
     #[arg(long, default_value_t = 0)]
     sink_port: u16,
+    /// How long "overload" offers, an attack of "besieged" lasts, and a full disk stays full.
+    #[arg(long = "for", default_value = "10s", value_parser = humantime::parse_duration)]
+    time: Duration,
+    /// The attacks of "besieged", and none for all of them.
+    #[arg(long, value_enum)]
+    attack: Vec<Attack>,
+    /// Connections of the largest attack.
+    #[arg(long, default_value_t = 4_000)]
+    attackers: u32,
     /// One JSON array instead of a table.
     #[arg(long)]
     json: bool,
@@ -123,6 +142,7 @@ pub fn main(cli: &Cli) -> Result<()> {
     let mut scenarios = cli.scenarios.clone();
     if scenarios.is_empty() {
         scenarios.extend_from_slice(Scenario::value_variants());
+        scenarios.retain(|scenario| *scenario != Scenario::Diskfull);
     }
     scenarios.sort_unstable();
     scenarios.dedup();
@@ -147,13 +167,19 @@ fn measure(cli: &Cli, scenario: Scenario, sink: &Sink, table: &mut Table) -> Res
             let bench = Bench { sink, messages: cli.messages, threads: cli.threads.into(), drain: cli.drain };
             return bench.yardstick(&mut table.section("sink", &name));
         }
-        Scenario::Observed | Scenario::Steered if cli.only_compare => return Ok(()),
-        Scenario::Observed | Scenario::Steered => {
+        _ if scenario.starts_its_own() && cli.only_compare => return Ok(()),
+        _ if scenario.starts_its_own() => {
             eprintln!("load: oncemail, {name}");
             let bench = Bench { sink, messages: cli.messages, threads: cli.threads.into(), drain: cli.drain };
             let mut section = table.section("oncemail", &name);
             return match scenario {
                 Scenario::Observed => bench.observed(&cli.binary, &cli.directory, &mut section),
+                Scenario::Overload => bench.overload(&cli.binary, &cli.directory, cli.time, &mut section),
+                Scenario::Diskfull => bench.disk_full(&cli.binary, &cli.directory, cli.time, &mut section),
+                Scenario::Besieged => {
+                    let (attacks, most) = (&cli.attack, cli.attackers);
+                    bench.besieged(&cli.binary, &cli.directory, attacks, most, cli.time, &mut section)
+                }
                 _ => bench.steered(&cli.binary, &cli.directory, cli.queued_widely, &mut section),
             };
         }
@@ -201,6 +227,11 @@ fn measure(cli: &Cli, scenario: Scenario, sink: &Sink, table: &mut Table) -> Res
 }
 
 impl Scenario {
+    /// Whether it starts relays by itself, as it needs them.
+    fn starts_its_own(self) -> bool {
+        matches!(self, Self::Observed | Self::Steered | Self::Overload | Self::Besieged | Self::Diskfull)
+    }
+
     /// Whether it needs nothing but SMTP: no restart, no keys, no single process whose memory could be asked for.
     fn suits_any_relay(self) -> bool {
         matches!(

@@ -32,6 +32,7 @@ struct OwnChild {
     binary: PathBuf,
     home: TempDir,
     child: Child,
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 /// Where the relay sends.
@@ -59,13 +60,28 @@ impl Relay {
     /// # Errors
     /// As above.
     pub fn start_with(binary: &Path, directory: &Path, ways: Ways, further: &str) -> Result<Self> {
+        Self::start_as(binary, directory, ways, further, &[])
+    }
+
+    /// The same, with an environment of its own.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_as(
+        binary: &Path,
+        directory: &Path,
+        ways: Ways,
+        further: &str,
+        environment: &[(&'static str, &'static str)],
+    ) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("oncemail-load-").tempdir_in(directory)?;
         // The port is free a moment before it is used; nothing else on a machine that measures takes ports.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         fs::write(home.path().join("oncemail.toml"), configuration(home.path(), address, ways) + further)?;
-        let child = spawn(binary, home.path())?;
+        let environment = environment.to_vec();
+        let child = spawn(binary, home.path(), &environment)?;
         let pid = Some(child.id());
-        let own = OwnChild { binary: binary.to_owned(), home, child };
+        let own = OwnChild { binary: binary.to_owned(), home, child, environment };
         let mut relay = Self { address, pid, child: Some(own) };
         relay.wait_until_it_greets()?;
         Ok(relay)
@@ -86,7 +102,7 @@ impl Relay {
         let killed = Instant::now();
         own.child.wait()?;
         between();
-        own.child = spawn(&own.binary, own.home.path())?;
+        own.child = spawn(&own.binary, own.home.path(), &own.environment)?;
         self.pid = Some(own.child.id());
         Ok(killed)
     }
@@ -129,6 +145,15 @@ impl Relay {
         usage::resident_bytes(self.pid.context("unknown process")?)
     }
 
+    /// Its open descriptors.
+    ///
+    /// # Errors
+    /// When its process is not known, or has ended.
+    pub fn descriptors(&self) -> Result<u64> {
+        let pid = self.pid.context("unknown process")?;
+        Ok(fs::read_dir(format!("/proc/{pid}/fd")).context("the relay has ended")?.count() as u64)
+    }
+
     /// The end of what it logged.
     pub fn log_tail(&self) -> String {
         self.child.as_ref().map(|own| log_tail(own.home.path())).unwrap_or_default()
@@ -143,11 +168,12 @@ impl Drop for OwnChild {
     }
 }
 
-fn spawn(binary: &Path, home: &Path) -> Result<Child> {
+fn spawn(binary: &Path, home: &Path, environment: &[(&str, &str)]) -> Result<Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(home.join("log"))?;
     Command::new(binary)
         .args(["serve", "--config"])
         .arg(home.join("oncemail.toml"))
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

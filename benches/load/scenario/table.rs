@@ -85,6 +85,11 @@ impl Section<'_> {
         self.push(figure.into(), value, unit, goal, false);
     }
 
+    /// One figure that is a proof, and whether it failed.
+    pub fn add_proof(&mut self, figure: impl Into<String>, value: f64, unit: &'static str, broken: bool) {
+        self.push(figure.into(), value, unit, None, broken);
+    }
+
     /// Whatever a generator was told other than success, and why connections failed.
     pub fn add_troubles(&mut self, report: &Report) {
         for (text, count) in &report.replies {

@@ -69,7 +69,7 @@ impl Parked {
     }
 
     fn has_waited(&self, queue: &Queue, time: Duration) -> bool {
-        queue.clock.now() >= Timestamp::from_millis(self.due_at_ms).plus(time)
+        queue.clock.settled() >= Timestamp::from_millis(self.due_at_ms).plus(time)
     }
 
     /// Back to the queue, to be handed out at once; an operator's order comes first.

@@ -129,7 +129,8 @@ impl<S: Source> Sts<S> {
         held.cached.take_if(|cached| now >= cached.expires());
         if let Some(id) = id
             && held.cached.as_ref().is_none_or(|cached| cached.id != id || cached.is_due(now))
-            && held.pause.is_none_or(|until| now >= until)
+            // A clock that was set back must not make a pause last.
+            && held.pause.is_none_or(|until| now >= until || until.since(now) > FETCH_PAUSE)
         {
             match self.fetch(domain).await {
                 Some(policy) => {

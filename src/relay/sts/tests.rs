@@ -140,6 +140,17 @@ async fn a_failed_fetch_is_counted_and_not_repeated_at_once() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_does_not_make_a_pause_last() {
+    let bed = Bed::new();
+    bed.script.record("one");
+    bed.script.answers(Err("no route to host"));
+    assert_eq!((bed.mode().await, bed.mode().await, bed.script.fetches()), (None, None, 1));
+    bed.clock.set(Timestamp::from_millis(bed.clock.now().as_millis() - DAY * 1_000));
+    bed.script.policy("enforce", DAY);
+    assert_eq!(bed.mode().await, Some(Mode::Enforce));
+}
+
+#[tokio::test]
 async fn a_policy_is_renewed_before_its_age_is_over() {
     let bed = Bed::new();
     bed.script.record("one");

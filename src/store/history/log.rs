@@ -302,13 +302,14 @@ impl Log {
 
     /// Does what time brings: the oldest segments go.
     pub fn go_on(&mut self) {
-        let (now, retention) = (self.clock.now(), self.options.retention);
+        // What is deleted goes by a clock that nobody has just set forward.
+        let (now, retention) = (self.clock.settled(), self.options.retention);
         let is_off = !self.options.is_on();
         if let Some(open) = self.open.take_if(|_| is_off) {
             self.remove(open.number);
         }
         let first = self.open.as_ref().map_or(Timestamp::MAX, |open| open.span.first);
-        if now.since(first) >= retention / AGES
+        if self.clock.now().since(first) >= retention / AGES
             && !self.has_just_failed()
             && let Err(error) = self.seal()
         {

@@ -419,6 +419,28 @@ fn what_was_written_while_the_clock_was_ahead_goes_with_what_came_behind_it() {
 }
 
 #[test]
+fn a_clock_that_is_set_forward_deletes_no_history() {
+    let bed = Bed::new();
+    let (history, now) = (bed.open(), bed.clock.now());
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(bed.delivered(&history));
+        let _ = history.find(ids[0]).unwrap();
+        bed.clock.advance(DAY);
+        history.set_options(bed.options.clone());
+    }
+    for ahead in [DAY, 30 * DAY] {
+        bed.clock.set(now.plus(3 * DAY).plus(ahead));
+        history.set_options(bed.options.clone());
+        assert!(ids.iter().all(|id| history.find(*id).unwrap().is_some()), "{ahead:?} ahead");
+    }
+    // It was right after all.
+    bed.clock.advance(DAY);
+    history.set_options(bed.options.clone());
+    assert!(ids.iter().all(|id| history.find(*id).unwrap().is_none()));
+}
+
+#[test]
 fn what_was_set_aside_is_kept_no_longer_than_what_is_remembered() {
     let bed = Bed::new();
     let history = bed.open();

@@ -92,7 +92,7 @@ impl Writer {
     /// Reads all lines, and cuts off a torn one; whether others were damaged.
     fn read(&mut self) -> io::Result<bool> {
         let size = self.file.size()?;
-        let now = self.clock.now();
+        let now = self.clock.settled();
         let (mut rest, mut at, mut aside) = (Vec::new(), 0, None);
         let list = self.list.clone();
         let mut list = list.write().unwrap_or_else(PoisonError::into_inner);
@@ -142,8 +142,10 @@ impl Writer {
     /// Writes what has changed. A failure is said once, and tried again later with a new file.
     pub fn round(&mut self) {
         let changed = self.list_mut().take_changed();
+        let now = self.clock.now();
         let done = match (changed, self.failed_at) {
-            (_, Some(failed_at)) if self.clock.now().since(failed_at) < RETRY => return,
+            // A clock that was set back must not make that last.
+            (_, Some(failed_at)) if failed_at <= now && now.since(failed_at) < RETRY => return,
             (Some(changed), None) => self.append(&changed),
             _ => self.write_anew(),
         };
@@ -155,15 +157,15 @@ impl Writer {
             }
             (Err(error), None) => {
                 tracing::error!(%error, "the suppression list cannot be written; it is kept in memory");
-                self.failed_at = Some(self.clock.now());
+                self.failed_at = Some(now);
             }
-            (Err(_), Some(_)) => self.failed_at = Some(self.clock.now()),
+            (Err(_), Some(_)) => self.failed_at = Some(now),
             (Ok(()), None) => {}
         }
     }
 
     fn append(&mut self, changed: &[Arc<str>]) -> io::Result<()> {
-        let now = self.clock.now();
+        let now = self.clock.settled();
         let mut bytes = Vec::new();
         {
             let list = self.list();
@@ -188,7 +190,7 @@ impl Writer {
     fn write_anew(&mut self) -> io::Result<()> {
         let (new, path) = (self.dir.join(NEW_NAME), self.dir.join(NAME));
         let file = self.files.create(&new)?;
-        let now = self.clock.now();
+        let now = self.clock.settled();
         let (mut from, mut end, mut lines) = (Some(0), 0, 0);
         while let Some(number) = from {
             let mut bytes = Vec::new();
@@ -249,4 +251,24 @@ fn write_line(out: &mut Vec<u8>, address: &str, entry: Option<&Entry>) {
     out.extend(format!("{:08x} ", crc32c::crc32c(&json)).into_bytes());
     out.extend(json);
     out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::files::RealFiles;
+
+    #[test]
+    fn a_clock_that_was_set_back_after_a_failure_does_not_end_the_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(Timestamp::from_millis(1_795_343_400_000));
+        let list = Arc::new(RwLock::new(List::new(Duration::from_secs(86_400), 10)));
+        let mut writer = Writer::open(Arc::new(RealFiles), dir.path(), list, clock.clone()).unwrap();
+        writer.failed_at = Some(clock.now());
+        writer.round();
+        assert!(writer.failed_at.is_some(), "not at once");
+        clock.set(Timestamp::from_millis(1_795_343_400_000 - 86_400_000));
+        writer.round();
+        assert_eq!(writer.failed_at, None);
+    }
 }

@@ -83,14 +83,14 @@ impl Suppressions {
     /// What is remembered of an address, while it has not expired. A look into memory.
     pub fn find(&self, address: &Address) -> Option<Suppressed> {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
-        list.find(&address.canonical(), self.clock.now())
+        list.find(&address.canonical(), self.clock.settled())
     }
 
     /// Remembers an address from now on. One that is known keeps its first time, and is remembered anew with the new
     /// reason. Never waits for the disk; what cannot be written is said in the log and lost with the process.
     pub fn add(&self, address: &Address, reason: &str) {
         let reason = reason.get(..reason.floor_char_boundary(MAX_REASON)).unwrap_or_default();
-        self.change(|list| list.add(&address.canonical(), reason, self.clock.now()));
+        self.change(|list| list.add(&address.canonical(), reason, self.clock.settled()));
     }
 
     /// From now on each address is remembered for `ttl` from its last refusal on, those that are known too. What a shorter
@@ -101,7 +101,7 @@ impl Suppressions {
 
     /// Forgets an address; whether it was remembered.
     pub fn remove(&self, address: &Address) -> bool {
-        self.change(|list| list.remove(&address.canonical(), self.clock.now()))
+        self.change(|list| list.remove(&address.canonical(), self.clock.settled()))
     }
 
     /// All that is remembered, by canonical address, those that refused longest ago first.
@@ -111,7 +111,7 @@ impl Suppressions {
         // In parts, so that nobody who adds has to wait for long.
         loop {
             let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
-            let Some(next) = list.part(from, self.clock.now(), |address, entry| {
+            let Some(next) = list.part(from, self.clock.settled(), |address, entry| {
                 all.push((address.to_owned(), entry.suppressed()));
             }) else {
                 return all;

@@ -163,3 +163,15 @@ fn the_file_does_not_grow_with_what_means_nothing_any_more() {
     drop(bed.open());
     assert!(bed.bytes().len() < 1024 * 120, "{}", bed.bytes().len());
 }
+
+#[test]
+fn a_clock_that_is_set_forward_forgets_no_refusal() {
+    let bed = Bed::new();
+    let (start, list) = (bed.clock.now(), bed.open());
+    list.add(&address("gone@example.net"), "550 5.1.1 no such user");
+    bed.clock.set(start.plus(TTL * 2));
+    assert!(list.find(&address("gone@example.net")).is_some());
+    bed.clock.set(start);
+    bed.clock.advance(TTL);
+    assert!(list.find(&address("gone@example.net")).is_none());
+}

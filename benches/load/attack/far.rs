@@ -1,0 +1,48 @@
+//! Far sides that mean it ill. They serve until the program ends.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Attack;
+
+/// One that listens.
+pub struct FarSide {
+    /// Where.
+    pub address: SocketAddr,
+}
+
+impl FarSide {
+    /// Begins to listen; each connection has a thread, and a relay opens few.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn start(attack: Attack) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || match attack {
+                    Attack::TarPit => drip(stream),
+                    _ => talk(stream),
+                });
+            }
+        });
+        Ok(Self { address })
+    }
+}
+
+/// An octet a minute.
+fn drip(mut stream: TcpStream) {
+    while stream.write_all(b"2").is_ok() {
+        thread::sleep(Duration::from_secs(60));
+    }
+}
+
+/// Lines that go on.
+fn talk(mut stream: TcpStream) {
+    while stream.write_all(b"220-and another thing\r\n").is_ok() {}
+}

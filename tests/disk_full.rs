@@ -1,0 +1,70 @@
+//! A disk that is full: new mail is refused for now, what is queued goes on, and everything is as before once there is room.
+//! `benches/diskfull.sh` is the long form, with the real binary on a real small disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oncemail::clock::Clock;
+use oncemail::queue::Queue;
+use oncemail::relay::Relay;
+use oncemail::store::EmbeddedStore;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::common::client::Client;
+use crate::common::far_side::{Act, FarSide, PATIENCE};
+use crate::common::faulty_files::FaultyFiles;
+use crate::common::history;
+use crate::common::listener::{options, serve};
+use crate::common::relay_rig::{dns, queue_options, to_hosts};
+
+/// Hands over one message with this text.
+async fn submit(client: &mut Client, text: &str) -> String {
+    client.begin().await;
+    client.ask(&format!("Subject: x\r\n\r\n{text};\r\n.")).await
+}
+
+#[tokio::test]
+async fn i4_d6_a_full_disk_refuses_relays_what_is_queued_and_recovers_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let (clock, shutdown, files) = (Clock::system(), CancellationToken::new(), FaultyFiles::sound());
+    let gate = Arc::new(Semaphore::new(0));
+    let far = FarSide::new().on(".", Act::Gate(gate.clone())).start().await;
+    let queue = Queue::new(queue_options(), clock.clone());
+    let (store, recovery) =
+        EmbeddedStore::open(history::options(directory.path()), files.clone(), clock.clone(), queue.clone())
+            .unwrap();
+    let store = Arc::new(store);
+    queue.start(store.clone(), recovery.messages);
+    let relay = Relay::new(to_hosts(&[far.address]), dns(), queue.clone(), clock.clone()).unwrap();
+    let relaying = tokio::spawn(relay.run(shutdown.clone(), Duration::from_secs(5)));
+    let (address, _ended) = serve(options(), store, &clock, &shutdown, Duration::from_secs(5)).await;
+    let (mut client, _) = Client::greeted(address).await;
+    for n in 0..3 {
+        assert!(submit(&mut client, &format!("early {n}")).await.starts_with("250 2.0.0"));
+    }
+    // Two connections have one each, and their outcomes will have to wait.
+    far.wait(|log| log.taken.len() == 2).await;
+    files.set_full(true);
+    for _ in 0..3 {
+        let reply = submit(&mut client, "refused").await;
+        assert!(reply.starts_with("452 4.3.1"), "{reply}");
+    }
+    // The far side takes them; what became of them is noted when that can be.
+    gate.add_permits(100);
+    files.set_full(false);
+    let empty = async {
+        while queue.depth().queued > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, empty).await.expect("the outcomes are saved");
+    // The same connection, without a restart.
+    assert!(submit(&mut client, "late").await.starts_with("250 2.0.0"));
+    far.wait(|log| log.taken.len() >= 4).await;
+    let log = far.log();
+    assert!(["early 0;", "early 1;", "early 2;", "late;"].iter().all(|text| log.copies(text) == 1));
+    assert_eq!(log.copies("refused;"), 0);
+    shutdown.cancel();
+    relaying.await.unwrap();
+}

@@ -1,0 +1,251 @@
+//! Attacks on a listener, and too much of a good thing: each has a bounded effect, and an honest message goes through while it
+//! lasts. `cargo bench --bench load -- scenario besieged overload` is the long form, with figures.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use oncemail::clock::Clock;
+use oncemail::mail::{Message, Progress, QueueId, ScopedKey};
+use oncemail::store::memory::MemoryStore;
+use oncemail::store::{Acceptance, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreFuture};
+use oncemail::submission::options::AuthMode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::common::client::{AUTH, Client};
+use crate::common::listener::{Running, options, serve, user};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// `\0ann\0` and something else.
+const WRONG: &str = "AUTH PLAIN AGFubgB3cm9uZw==";
+
+/// Hands over one message on a connection that is ready for it.
+async fn submit(client: &mut Client) -> String {
+    client.begin().await;
+    client.ask("Subject: x\r\n\r\nhello\r\n.").await
+}
+
+/// A connection from the loopback address with this number.
+async fn from(number: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::new(127, 0, 1, number), 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test]
+async fn s2_where_places_run_out_whoever_only_sits_there_goes_and_the_others_stay() {
+    let server = Running::start(|options| {
+        options.limits.connections = 4;
+        options.listeners[0].auth = AuthMode::Optional;
+        options.users = vec![user("ann")];
+    })
+    .await;
+    let mut known = server.client().await;
+    assert!(known.ask(AUTH).await.starts_with("235"));
+    let mut idle = server.client().await;
+    let mut slow = server.client().await;
+    slow.begin().await;
+    let mut writer = slow.into_stream();
+    let trickling = tokio::spawn(async move {
+        let mut said = Vec::new();
+        while !said.starts_with(b"421 4.4.2") {
+            let _ = writer.write_all(b"x").await;
+            if let Ok(read) = timeout(Duration::from_millis(100), writer.read_buf(&mut said)).await {
+                assert!(read.unwrap() > 0, "it is told why");
+            }
+        }
+    });
+    // An octet now and then keeps a place no longer than a minute; nothing at all for some seconds.
+    assert!(timeout(PATIENCE, idle.reply()).await.unwrap().starts_with("421 4.4.2"));
+    assert!(idle.is_closed().await);
+    drop(idle);
+    let mut honest = server.client().await;
+    assert!(submit(&mut honest).await.starts_with("250 2.0.0"));
+    assert!(known.ask("NOOP").await.starts_with("250"));
+    assert!(!trickling.is_finished());
+    trickling.abort();
+    assert_eq!(server.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn s2_guesses_from_many_addresses_end_and_an_honest_login_goes_through() {
+    let server = Running::start(|options| {
+        options.limits.connections = 1_000;
+        options.listeners[0].auth = AuthMode::Required;
+        options.users = vec![user("ann")];
+    })
+    .await;
+    let guess = |number: usize| {
+        let address = server.address;
+        async move {
+            let mut stream = from((number % 250 + 1) as u8, address).await;
+            stream.write_all(format!("EHLO x\r\n{WRONG}{number:04}\r\nQUIT\r\n").as_bytes()).await.unwrap();
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.unwrap();
+            said
+        }
+    };
+    let guesses: Vec<_> = (0..200).map(|number| tokio::spawn(guess(number))).collect();
+    // Its first login is a stranger's, and may be told to come again.
+    let mut honest = server.client().await;
+    while !honest.ask(AUTH).await.starts_with("235") {
+        honest = server.client().await;
+    }
+    assert!(submit(&mut honest).await.starts_with("250 2.0.0"));
+    for guess in guesses {
+        let said = timeout(PATIENCE, guess).await.unwrap().unwrap();
+        let is_refused = ["535 5.7.8", "454 4.7.0", "501 5.5.2"].iter().any(|word| said.contains(word));
+        assert!(is_refused && !said.contains("235 "), "{said}");
+    }
+    assert_eq!(server.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn s2_floods_of_small_commands_and_of_connections_leave_room_for_an_honest_message() {
+    let server = Running::start(|options| options.limits.connections_per_ip = 8).await;
+    let mut attackers = Vec::new();
+    for (number, flood) in
+        ["NOOP\r\n", "RSET\r\n", "EHLO x\r\n", "VRFY x\r\n", "BDAT 1\r\nx"].into_iter().enumerate()
+    {
+        let address = server.address;
+        attackers.push(tokio::spawn(async move {
+            let mut served = 0_u32;
+            loop {
+                let mut stream = from(number as u8 + 1, address).await;
+                // Whoever makes too many errors is closed, and comes again; nobody reads what is said.
+                while stream.write_all(flood.repeat(50).as_bytes()).await.is_ok() {
+                    served += 1;
+                    let mut some = [0; 4_096];
+                    let _ = timeout(Duration::from_millis(1), stream.read(&mut some)).await;
+                }
+                if served == u32::MAX {
+                    return;
+                }
+            }
+        }));
+    }
+    for number in 0..200 {
+        drop(from(number % 250 + 1, server.address).await);
+    }
+    let mut others = Vec::new();
+    for _ in 0..20 {
+        others.push(from(200, server.address).await);
+    }
+    for _ in 0..3 {
+        let mut honest = server.client().await;
+        assert!(submit(&mut honest).await.starts_with("250 2.0.0"));
+    }
+    attackers.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(server.messages().len(), 3);
+}
+
+/// A store whose commits take their time, or wait for a permit.
+struct Slow {
+    store: MemoryStore,
+    is_gated: AtomicBool,
+    gate: Semaphore,
+    waiting: watch::Sender<usize>,
+}
+
+impl Store for Slow {
+    fn find_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Option<KeyRecord>> {
+        self.store.find_key(key)
+    }
+    fn accept(&self, message: Arc<Message>, claim: Option<KeyClaim>) -> StoreFuture<'_, Acceptance> {
+        Box::pin(async move {
+            self.waiting.send_modify(|waiting| *waiting += 1);
+            if self.is_gated.load(Ordering::SeqCst) {
+                self.gate.acquire().await.unwrap().forget();
+            } else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            self.waiting.send_modify(|waiting| *waiting -= 1);
+            self.store.accept(message, claim).await
+        })
+    }
+    fn save_with(&self, id: QueueId, progress: Progress, notices: Vec<Arc<Message>>) -> StoreFuture<'_, ()> {
+        self.store.save_with(id, progress, notices)
+    }
+    fn load(&self, id: QueueId) -> StoreFuture<'_, Option<(Arc<Message>, Progress)>> {
+        self.store.load(id)
+    }
+    fn forget_key<'a>(&'a self, key: &'a ScopedKey) -> StoreFuture<'a, Forgotten> {
+        self.store.forget_key(key)
+    }
+    fn status(&self) -> Status {
+        self.store.status()
+    }
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.store.close()
+    }
+}
+
+#[tokio::test]
+async fn i4_s2_what_cannot_be_committed_in_good_time_is_refused_early_and_taken_again_later() {
+    let (clock, shutdown) = (Clock::system(), CancellationToken::new());
+    let slow = Arc::new(Slow {
+        store: MemoryStore::new(clock.clone(), None),
+        is_gated: AtomicBool::new(false),
+        gate: Semaphore::new(0),
+        waiting: watch::Sender::new(0),
+    });
+    let (address, _ended) = serve(options(), slow.clone(), &clock, &shutdown, Duration::from_secs(5)).await;
+    let (mut bystander, _) = Client::greeted(address).await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(Client::greeted(address).await.0);
+    }
+    // Commits that take long teach it that so many at a time are too many.
+    let mut accepted = 0;
+    for _ in 0..8 {
+        let sent: Vec<_> = clients
+            .drain(..)
+            .map(|mut client| tokio::spawn(async move { (submit_if_asked(&mut client).await, client) }))
+            .collect();
+        for sent in sent {
+            let (reply, client) = sent.await.unwrap();
+            accepted += usize::from(reply.starts_with("250 2.0.0"));
+            assert!(["250 2.0.0", "451 4.4.5"].iter().any(|word| reply.starts_with(word)), "{reply}");
+            clients.push(client);
+        }
+    }
+    slow.is_gated.store(true, Ordering::SeqCst);
+    let (early, late) = clients.split_at_mut(32);
+    for client in early.iter_mut() {
+        client.begin().await;
+    }
+    for client in early.iter_mut() {
+        client.send("Subject: x\r\n\r\nhello\r\n.\r\n").await;
+    }
+    timeout(PATIENCE, slow.waiting.subscribe().wait_for(|waiting| *waiting == 32)).await.unwrap().unwrap();
+    // At MAIL, and at the greeting; who is in stays in.
+    assert!(bystander.ask("MAIL FROM:<a@example.com>").await.starts_with("451 4.4.5"));
+    assert!(late[0].ask("MAIL FROM:<a@example.com>").await.starts_with("451 4.4.5"));
+    let mut turned_away = Client::connect(address).await;
+    assert!(turned_away.reply().await.starts_with("421 4.4.5"));
+    slow.gate.add_permits(1_000);
+    for client in early.iter_mut() {
+        assert!(client.reply().await.starts_with("250 2.0.0"));
+    }
+    // It ends by itself.
+    assert!(submit(&mut bystander).await.starts_with("250 2.0.0"));
+    assert!(submit(&mut Client::greeted(address).await.0).await.starts_with("250 2.0.0"));
+    assert_eq!(slow.store.messages().len(), accepted + 34, "what was refused is not there");
+    shutdown.cancel();
+}
+
+/// The reply to the final dot, or the refusal of MAIL.
+async fn submit_if_asked(client: &mut Client) -> String {
+    let reply = client.ask("MAIL FROM:<a@example.com>").await;
+    if !reply.starts_with("250") {
+        return reply;
+    }
+    client.ask("RCPT TO:<b@example.org>").await;
+    client.ask("DATA").await;
+    client.ask("Subject: x\r\n\r\nhello\r\n.").await
+}
