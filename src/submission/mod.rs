@@ -15,7 +15,7 @@ mod door;
 mod failures;
 pub mod metrics;
 mod passwords;
-mod proxy;
+pub mod proxy;
 mod reception;
 mod recipients;
 mod record;
