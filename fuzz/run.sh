@@ -63,7 +63,7 @@ report() {
         "$(figure average_exec_per_sec "$target")" "$(grep -o 'cov: [0-9]*' "$log" | tail -1 | cut -c6-)" \
         "$(figure new_units_added "$target")" "$crash"
     ((code == 0)) && return
-    grep -E -A8 'panicked at|ERROR: libFuzzer|SUMMARY' "$log" | grep -vE '^ +#|^NOTE' | head -20 | sed 's/^/    /'
+    grep -E -A8 'panicked at|ERROR: libFuzzer|SUMMARY' "$log" | grep -vE '^ +#|^NOTE' | head -20 | sed 's/^/    /' || true
     sed -n "s|.*Test unit written to \(.*\)|    fuzz/run.sh again $target fuzz/\1|p" "$log"
 }
 
