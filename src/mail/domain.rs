@@ -19,7 +19,8 @@ pub fn to_ascii(name: &str) -> Option<String> {
 /// One spelling for each domain, so that two that are equal so are one destination. What is no domain name is only put into
 /// lower case.
 pub fn canonical(domain: &str) -> Cow<'_, str> {
-    if domain.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase()) {
+    let is_so_already = |b: u8| b.is_ascii() && !b.is_ascii_uppercase();
+    if domain.bytes().all(is_so_already) && !domain.ends_with('.') {
         return Cow::Borrowed(domain);
     }
     Cow::Owned(to_ascii(domain).unwrap_or_else(|| domain.to_lowercase()))
@@ -43,6 +44,8 @@ mod tests {
         for (domain, expected) in [
             ("corp.example", "corp.example"),
             ("Corp.EXAMPLE", "corp.example"),
+            ("corp.example.", "corp.example"),
+            ("Corp.example.", "corp.example"),
             ("BÜCHER.example", "xn--bcher-kva.example"),
             ("xn--BCHER-kva.example", "xn--bcher-kva.example"),
             ("ｃｏｒｐ.example", "corp.example"),

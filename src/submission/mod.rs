@@ -17,7 +17,7 @@ mod failures;
 pub mod metrics;
 mod passwords;
 mod pressure;
-mod proxy;
+pub mod proxy;
 mod received;
 mod reception;
 mod recipients;

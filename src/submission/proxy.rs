@@ -20,7 +20,7 @@ const LONGEST_REST: usize = 4096;
 
 /// On whose behalf a trusted peer connects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Origin {
+pub enum Origin {
     /// A client at this address.
     Client(SocketAddr),
     /// Its own, such as a health check (`LOCAL`), or it does not say (`UNKNOWN`).
@@ -31,7 +31,7 @@ pub(super) enum Origin {
 ///
 /// # Errors
 /// When there is none, or it is wrong, or the connection ends.
-pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Origin> {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Origin> {
     let mut start = [0; SIGNATURE.len()];
     stream.read_exact(&mut start).await?;
     if start == SIGNATURE {

@@ -90,7 +90,7 @@ fn base64(body: &[u8], mut sink: impl FnMut(&[u8])) -> Option<()> {
     flush(&mut chunk)
 }
 
-/// RFC 2045 §6.7; white space at the end of a line is no content.
+/// RFC 2045 §6.7; spaces and tabs at the end of a line are no content.
 fn quoted_printable(body: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(body.len());
     let mut rest = body;
@@ -98,12 +98,18 @@ fn quoted_printable(body: &[u8]) -> Option<Vec<u8>> {
         let end = memchr::memmem::find(rest, b"\r\n");
         let line = rest.get(..end.unwrap_or(rest.len()))?;
         rest = rest.get(end.map_or(rest.len(), |end| end + 2)..)?;
-        let is_soft = quoted_printable_line(line.trim_ascii_end(), &mut decoded)?;
+        let is_soft = quoted_printable_line(without_blanks(line), &mut decoded)?;
         if end.is_some() && !is_soft {
             decoded.extend_from_slice(b"\r\n");
         }
     }
     Some(decoded)
+}
+
+/// Without the spaces and tabs at its end. A form feed there is content: readers keep it.
+fn without_blanks(line: &[u8]) -> &[u8] {
+    let len = line.iter().rposition(|b| !matches!(b, b' ' | b'\t')).map_or(0, |last| last + 1);
+    line.get(..len).unwrap_or_default()
 }
 
 /// Whether the line goes on with the next one.
@@ -143,6 +149,7 @@ mod tests {
             decoded("quoted-printable", b"a=3D=\r\nb \t\r\n=c3=A9= \r\n").unwrap(),
             "a=b\r\né".as_bytes()
         );
+        assert_eq!(decoded("quoted-printable", b"a\x0c \r\nb\x0c").unwrap(), b"a\x0c\r\nb\x0c");
         assert_eq!(decoded("Base64", b"aGVs\r\nbG8=\r\n").unwrap(), b"hello");
         assert_eq!(decoded("base64", b"").unwrap(), b"");
         let large: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
