@@ -415,4 +415,9 @@ impl StoreFile for MemoryFile {
         self.disk.change("sync_data", &self.path, part)?.run(Op::Sync(self.inode));
         Ok(())
     }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.disk.change("drop_cache", &self.path, |_| None)?.run(Op::DropCache(self.inode));
+        Ok(())
+    }
 }

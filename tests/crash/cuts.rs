@@ -1,6 +1,8 @@
 //! The power goes, or the process, after every single operation of many workloads, and again within the start that
 //! follows.
 
+use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use oncemail::clock::Clock;
@@ -9,8 +11,8 @@ use tokio::runtime::{Builder, Runtime};
 use super::oracle::{Belief, still};
 use super::workload::{Run, Shape, open_disk, root, run};
 use crate::common::history::start;
-use crate::common::memory_disk::MemoryDisk;
-use crate::common::platter::{Chance, Cut, Platter};
+use crate::common::memory_disk::{MemoryDisk, Trouble};
+use crate::common::platter::{Chance, Cut, Op, Platter};
 
 const CUTS: [Cut; 8] = [
     Cut::Lost,
@@ -30,6 +32,22 @@ pub struct Figures {
     pub operations: AtomicU64,
     pub disks: AtomicU64,
     pub nested: AtomicU64,
+}
+
+impl Figures {
+    pub fn count(&self, workloads: u64, operations: usize) {
+        self.workloads.fetch_add(workloads, Ordering::Relaxed);
+        self.operations.fetch_add(operations as u64, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [workloads, operations, disks, nested] =
+            [&self.workloads, &self.operations, &self.disks, &self.nested].map(|n| n.load(Ordering::Relaxed));
+        write!(f, "{workloads} workloads, {operations} operations, {disks} disks rebuilt and opened, {nested} of ")?;
+        f.write_str("them after a crash within a start")
+    }
 }
 
 /// Says, when a check fails, how to see it again.
@@ -56,53 +74,74 @@ pub fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).build().unwrap()
 }
 
-/// Cuts at every operation of a workload; `every` of 1 checks all cuts at each, more leaves some out by chance.
+/// Cuts at every operation of a workload; with `every` above 1, each cut is made by chance once in so many times.
 fn cut_everywhere(runtime: &Runtime, shape: Shape, every: usize, figures: &Figures) {
     let mut replay = Replay { test: "crash::cuts::one_seed", shape, what: "the workload".into() };
     let Run { disk, noted, store, .. } = run(runtime, shape);
-    disk.release_index();
     drop(store);
     let (mut platter, log) = disk.recording();
-    let mut chance = Chance(shape.seed ^ 0x5eed);
-    figures.workloads.fetch_add(1, Ordering::Relaxed);
-    figures.operations.fetch_add(log.len() as u64, Ordering::Relaxed);
+    figures.count(1, log.len());
     for at in 0..=log.len() {
         if at > 0 {
             platter.apply(&log[at - 1]);
         }
         let belief = Belief::new(&noted, at, start());
-        for cut in CUTS {
-            let seed = chance.next();
-            if every > 1 && !chance.one_in(every) {
+        for (number, cut) in CUTS.into_iter().enumerate() {
+            // The same for each cut, whichever are left out.
+            let mut chance = Chance(shape.seed << 32 ^ (at * CUTS.len() + number) as u64);
+            if chance.below(every) > 0 {
                 continue;
             }
             let before = at.checked_sub(1).map(|last| &log[last]);
-            replay.what = format!("{cut:?} with {seed} after operation {at} of {}, {}", log.len(), name(before));
-            let after = platter.after(cut, seed);
-            check(runtime, &belief, &after, cut, &mut chance, figures);
+            replay.what = format!("{cut:?} after operation {at} of {}, {}", log.len(), name(before));
+            let after = platter.after(cut, chance.next());
+            let sound = !matches!(cut, Cut::Torn(_) | Cut::Hollow(_));
+            let expected = Expected { sound, index_stays: true };
+            check(runtime, &belief, &after, expected, &mut chance, figures);
         }
     }
 }
 
-fn name(op: Option<&crate::common::platter::Op>) -> String {
-    let text = format!("{op:?}");
-    text.chars().take(120).collect()
+fn name(op: Option<&Op>) -> String {
+    format!("{op:?}").chars().take(120).collect()
 }
 
-fn check(runtime: &Runtime, belief: &Belief<'_>, platter: &Platter, cut: Cut, chance: &mut Chance, figures: &Figures) {
+/// What a start may have to say.
+#[derive(Clone, Copy)]
+pub struct Expected {
+    /// Nothing on the disk is damaged.
+    pub sound: bool,
+    /// An index that a checkpoint names is as it was written.
+    pub index_stays: bool,
+}
+
+/// Opens what a crash has left, checks it, works with it, and loses the power again.
+pub fn check(
+    runtime: &Runtime,
+    belief: &Belief<'_>,
+    platter: &Platter,
+    expected: Expected,
+    chance: &mut Chance,
+    figures: &Figures,
+) {
     let clock = Clock::manual(belief.now());
     let disk = MemoryDisk::from(platter.clone());
     let had_checkpoint = disk.len(&root().join("checkpoint")).is_some();
     let (store, recovery) = open_disk(&disk, &clock).unwrap();
     figures.disks.fetch_add(1, Ordering::Relaxed);
-    assert!(!(had_checkpoint && recovery.index_rebuilt), "a checkpoint names synced runs only");
-    if !matches!(cut, Cut::Torn(_) | Cut::Hollow(_)) {
+    if expected.index_stays {
+        assert!(!(had_checkpoint && recovery.index_rebuilt), "a checkpoint names synced runs only");
+    }
+    if expected.sound {
         assert!(recovery.set_aside.is_empty(), "nothing was damaged: {recovery}");
     }
     assert!(recovery.set_aside.iter().all(|path| disk.len(path).is_some()), "D4: what was set aside is there");
     let mut seen = runtime.block_on(belief.check(&store, &recovery));
     let (start, log) = disk.recording();
     runtime.block_on(belief.go_on(&store, &clock, &mut seen));
+    if chance.one_in(4) {
+        runtime.block_on(store.settle()).unwrap();
+    }
     drop(store);
     // What it has found, and what it was told, is there after the next cut.
     let again = MemoryDisk::from(disk.platter().after(Cut::Lost, 1));
@@ -111,8 +150,40 @@ fn check(runtime: &Runtime, belief: &Belief<'_>, platter: &Platter, cut: Cut, ch
     runtime.block_on(still(&seen, &store, &recovery));
     drop(store);
     if chance.one_in(3) {
-        nested(runtime, belief, start, &log, chance, figures);
+        nested(runtime, belief, start.clone(), &log, chance, figures);
     }
+    if chance.one_in(3) {
+        failing_start(runtime, belief, &start, log.len(), chance, figures);
+    }
+}
+
+/// A file operation of the start fails; the next start finds everything all the same.
+fn failing_start(
+    runtime: &Runtime,
+    belief: &Belief<'_>,
+    platter: &Platter,
+    operations: usize,
+    chance: &mut Chance,
+    figures: &Figures,
+) {
+    let disk = MemoryDisk::from(platter.clone());
+    let trouble = match chance.below(4) {
+        0 => Trouble::Fails(chance.below(operations), io::ErrorKind::Other),
+        1 => Trouble::BreaksOff(chance.below(operations), io::ErrorKind::Other, chance.next()),
+        2 => Trouble::BreaksOff(chance.below(operations), io::ErrorKind::StorageFull, chance.next()),
+        _ => Trouble::Unreadable(chance.below(operations)),
+    };
+    disk.set_trouble(trouble);
+    let clock = Clock::manual(belief.now());
+    // It says so, or can do without.
+    drop(open_disk(&disk, &clock));
+    let cut = [Cut::Killed, Cut::Lost, Cut::Torn(512)][chance.below(3)];
+    let disk = MemoryDisk::from(disk.platter().after(cut, chance.next()));
+    let (store, recovery) =
+        open_disk(&disk, &clock).unwrap_or_else(|error| panic!("{cut:?} after {trouble:?} in the start: {error}"));
+    runtime.block_on(belief.check(&store, &recovery));
+    figures.disks.fetch_add(1, Ordering::Relaxed);
+    figures.nested.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The power goes within the start.
@@ -120,7 +191,7 @@ fn nested(
     runtime: &Runtime,
     belief: &Belief<'_>,
     mut platter: Platter,
-    log: &[crate::common::platter::Op],
+    log: &[Op],
     chance: &mut Chance,
     figures: &Figures,
 ) {
@@ -169,7 +240,20 @@ fn d1_d2_d4_d6_i1_i4_a_cut_after_every_operation_of_seeded_workloads() {
         cut_everywhere(runtime, shape, 6, &figures);
     });
     assert!(figures.disks.load(Ordering::Relaxed) > 500);
-    println!("{} disks", figures.disks.load(Ordering::Relaxed));
+    println!("{figures}");
+}
+
+#[test]
+#[ignore = "the long form: ONCEMAIL_SEEDS says how many, ONCEMAIL_FROM the first"]
+fn every_seed() {
+    let (from, seeds) = (asked("ONCEMAIL_FROM", 1000), asked("ONCEMAIL_SEEDS", 100));
+    let figures = Figures::default();
+    each_seed(from..from + seeds, |runtime, seed| {
+        // Short ones are cut at every operation in every way, each eighth is long and cut by chance.
+        let (steps, every) = if seed % 8 == 0 { (90, 12) } else { (14, 1) };
+        cut_everywhere(runtime, Shape { seed, steps, trouble: None }, every, &figures);
+    });
+    println!("cuts: {figures}");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn ends(call: &Call) -> Vec<(QueueId, Option<Progress>)> {
             let told = notices.iter().map(|notice| (notice.id, Some(fresh(notice))));
             std::iter::once((*id, after)).chain(told).collect()
         }
-        Call::Forget(_) => Vec::new(),
+        Call::Forget(_) | Call::Clock => Vec::new(),
     }
 }
 
@@ -108,7 +108,7 @@ impl<'a> Belief<'a> {
         let (number, owner) = match &one.call {
             Call::Accept(message) => (number_of(message), Some(message.id)),
             Call::Forget(number) => (Some(*number), None),
-            Call::Save(..) => (None, None),
+            Call::Save(..) | Call::Clock => (None, None),
         };
         if let Some(number) = number {
             let possible = &mut self.keys[number];

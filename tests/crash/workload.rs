@@ -35,6 +35,8 @@ pub enum Call {
     Accept(Arc<Message>),
     Save(QueueId, Progress, Vec<Arc<Message>>),
     Forget(usize),
+    /// Nothing: the clock was set.
+    Clock,
 }
 
 /// What was answered.
@@ -69,6 +71,8 @@ pub struct Run {
     pub noted: Vec<Noted>,
     /// The store, unless it could not be opened.
     pub store: Option<Arc<EmbeddedStore>>,
+    /// The disk had failed before the store was opened for the last time.
+    pub is_past_trouble: bool,
 }
 
 /// What kind of workload.
@@ -117,7 +121,7 @@ pub fn run(runtime: &Runtime, shape: Shape) -> Run {
     if let Some(trouble) = shape.trouble {
         disk.set_trouble(trouble);
     }
-    let run = Run { disk, clock: Clock::manual(start()), noted: Vec::new(), store: None };
+    let run = Run { disk, clock: Clock::manual(start()), noted: Vec::new(), store: None, is_past_trouble: false };
     let mut driver = Driver {
         runtime,
         run,
@@ -135,6 +139,7 @@ pub fn run(runtime: &Runtime, shape: Shape) -> Run {
         driver.step();
     }
     driver.finish_upkeep();
+    driver.run.disk.release_index();
     driver.run
 }
 
@@ -149,6 +154,7 @@ impl Driver<'_> {
 
     fn open(&mut self) {
         self.run.disk.release_index();
+        self.run.is_past_trouble = self.run.disk.struck().is_some();
         let mut opened = open_disk(&self.run.disk, &self.run.clock);
         if opened.is_err() && self.run.disk.struck().is_none() {
             // With no room at all and none kept back it says so.
@@ -183,11 +189,13 @@ impl Driver<'_> {
             20 | 21 => {
                 let minutes = [10, 200, 600, 1600][self.chance.below(4)];
                 self.run.clock.advance(Duration::from_secs(60 * minutes));
+                self.note(Call::Clock, Answer::Done, self.run.disk.operations());
             }
             22 => {
                 let back = 60_000 * self.chance.below(180) as u64;
                 let to = self.run.clock.now().as_millis() - back;
                 self.run.clock.set(Timestamp::from_millis(to));
+                self.note(Call::Clock, Answer::Done, self.run.disk.operations());
             }
             23 => match self.chance.below(3) {
                 0 => self.run.disk.set_free([0, 100, 1000, 3000][self.chance.below(4)]),
@@ -256,7 +264,7 @@ impl Driver<'_> {
                         self.ended.push(*id);
                     }
                 }
-                Call::Save(..) | Call::Forget(_) => {}
+                Call::Save(..) | Call::Forget(_) | Call::Clock => {}
             }
         }
         self.run.noted.push(Noted { call, answer, at: self.run.clock.now(), issued, done });
@@ -361,6 +369,7 @@ fn calling<'a>(store: &'a EmbeddedStore, call: &Call) -> Calling<'a> {
             Call::Save(id, progress, notices) => {
                 store.save_with(id, progress, notices).await.map(|()| Answer::Done)
             }
+            Call::Clock => Ok(Answer::Done),
             Call::Forget(number) => store.forget_key(&key(&key_text(number))).await.map(|answer| match answer {
                 Forgotten::Key(_) => Answer::Done,
                 Forgotten::Unknown | Forgotten::TooMany => Answer::Refused,
