@@ -1,5 +1,6 @@
 //! Every write and every sync may fail, and the power may go at every one of them.
 
+mod beside;
 mod cuts;
 mod errors;
 mod oracle;

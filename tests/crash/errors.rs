@@ -18,13 +18,15 @@ fn strike(runtime: &Runtime, shape: Shape, figures: &Figures) {
     let trouble = shape.trouble.unwrap();
     let mut replay = Replay { test: "crash::errors::one_seed", shape, what: format!("{trouble:?}") };
     let run = run(runtime, shape);
+    let must_latch = matches!(trouble, Trouble::Fails(_, Other) | Trouble::BreaksOff(_, Other, _));
+    if let Some(store) = run.store.as_ref().filter(|_| must_latch) {
+        // It may strike what nobody waits for: both threads come to their ends here.
+        let _ = runtime.block_on(store.close());
+    }
     let Some(struck) = run.disk.struck() else { return };
     replay.what = format!("{trouble:?}: {struck}");
-    if let Some(store) = &run.store {
-        let must_latch = matches!(trouble, Trouble::Fails(_, Other) | Trouble::BreaksOff(_, Other, _));
-        if must_latch && !run.is_past_trouble {
-            assert!(matches!(store.status(), Status::Latched { .. }), "D3: {:?}", store.status());
-        }
+    if let Some(store) = run.store.as_ref().filter(|_| must_latch && !run.is_past_trouble) {
+        assert!(matches!(store.status(), Status::Latched { .. }), "D3: {:?}", store.status());
     }
     let Run { disk, noted, store, .. } = still_after_the_latch(runtime, run);
     drop(store);
