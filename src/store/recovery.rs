@@ -106,7 +106,9 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
         || Journal::start(files.clone(), journal_dir.clone(), mark, options.segment_bytes, newest + 1);
     let journal = match start() {
         // What is queued can still end, and so make room.
-        Err(error) if is_full(&error) && reserve::give_up(&*files, &dir).map_err(OpenError::at(&dir))? => start(),
+        Err(error) if is_full(&error) && reserve::give_up(&*files, &dir).map_err(OpenError::at(&dir))? => {
+            start()
+        }
         other => other,
     };
     let journal = journal.map_err(OpenError::at(&journal_dir))?;

@@ -205,7 +205,12 @@ impl MemoryDisk {
     }
 
     /// Notes an operation and does it, unless it is the one that fails. `part` is what a failing one does all the same.
-    fn change(&self, name: &str, path: &Path, part: impl FnOnce(u64) -> Option<Op>) -> io::Result<MutexGuard<'_, State>> {
+    fn change(
+        &self,
+        name: &str,
+        path: &Path,
+        part: impl FnOnce(u64) -> Option<Op>,
+    ) -> io::Result<MutexGuard<'_, State>> {
         self.gate.pass();
         let mut state = self.state();
         let number = state.changes;
@@ -215,7 +220,9 @@ impl MemoryDisk {
             Some(Trouble::BreaksOff(at, kind, seed)) if at == number => Some((kind, part(seed))),
             _ => None,
         };
-        let Some((kind, part)) = failure else { return Ok(state) };
+        let Some((kind, part)) = failure else {
+            return Ok(state);
+        };
         state.struck = Some(format!("{name} {}", path.display()));
         if let Some(op) = part {
             state.run(op);
@@ -294,7 +301,8 @@ fn not_found() -> io::Error {
 impl Files for MemoryDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.change("create_dir", path, |_| None)?;
-        let missing: Vec<_> = path.ancestors().filter(|dir| !state.now.has_dir(dir)).map(Path::to_owned).collect();
+        let missing: Vec<_> =
+            path.ancestors().filter(|dir| !state.now.has_dir(dir)).map(Path::to_owned).collect();
         missing.into_iter().rev().for_each(|dir| state.run(Op::MakeDir(dir)));
         Ok(())
     }

@@ -181,7 +181,9 @@ impl Inode {
         }
         let seed = chance.next();
         for (number, change) in self.pending.iter().enumerate().skip(from) {
-            let Change::Write(offset, new) = change else { continue };
+            let Change::Write(offset, new) = change else {
+                continue;
+            };
             let mut at = 0;
             while at < new.len() {
                 let start = usize::try_from(*offset).unwrap() + at;
@@ -202,7 +204,9 @@ impl Inode {
 impl Name {
     fn dir(&self) -> Option<&Path> {
         match self {
-            Self::Dir(path) | Self::Add(path, _) | Self::Rename(path, ..) | Self::Remove(path) => path.parent(),
+            Self::Dir(path) | Self::Add(path, _) | Self::Rename(path, ..) | Self::Remove(path) => {
+                path.parent()
+            }
         }
     }
 
@@ -272,7 +276,9 @@ impl Platter {
                     self.pending.push(Name::Add(path.clone(), *inode));
                 }
             },
-            Op::Write(inode, offset, bytes) => self.inodes[*inode].change(Change::Write(*offset, bytes.clone())),
+            Op::Write(inode, offset, bytes) => {
+                self.inodes[*inode].change(Change::Write(*offset, bytes.clone()))
+            }
             Op::Truncate(inode, len) => self.inodes[*inode].change(Change::Truncate(*len)),
             Op::Extend(inode, len) => self.inodes[*inode].change(Change::Extend(*len)),
             Op::Sync(inode) => {

@@ -58,7 +58,8 @@ fn check_list(disk: &MemoryDisk, what: &str) {
 }
 
 fn past(disk: &MemoryDisk) -> Arc<History> {
-    let options = history::Options { retention: Duration::from_secs(86_400), max_bytes: 2 << 20, min_free: 0 };
+    let options =
+        history::Options { retention: Duration::from_secs(86_400), max_bytes: 2 << 20, min_free: 0 };
     History::open(Arc::new(disk.clone()), &root(), options, Clock::manual(start()))
         .expect("a history never stops a start")
 }

@@ -45,7 +45,10 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [workloads, operations, disks, nested] =
             [&self.workloads, &self.operations, &self.disks, &self.nested].map(|n| n.load(Ordering::Relaxed));
-        write!(f, "{workloads} workloads, {operations} operations, {disks} disks rebuilt and opened, {nested} of ")?;
+        write!(
+            f,
+            "{workloads} workloads, {operations} operations, {disks} disks rebuilt and opened, {nested} of "
+        )?;
         f.write_str("them after a crash within a start")
     }
 }
@@ -135,7 +138,10 @@ pub fn check(
     if expected.sound {
         assert!(recovery.set_aside.is_empty(), "nothing was damaged: {recovery}");
     }
-    assert!(recovery.set_aside.iter().all(|path| disk.len(path).is_some()), "D4: what was set aside is there");
+    assert!(
+        recovery.set_aside.iter().all(|path| disk.len(path).is_some()),
+        "D4: what was set aside is there"
+    );
     let mut seen = runtime.block_on(belief.check(&store, &recovery));
     let (start, log) = disk.recording();
     runtime.block_on(belief.go_on(&store, &clock, &mut seen));
@@ -179,8 +185,8 @@ fn failing_start(
     drop(open_disk(&disk, &clock));
     let cut = [Cut::Killed, Cut::Lost, Cut::Torn(512)][chance.below(3)];
     let disk = MemoryDisk::from(disk.platter().after(cut, chance.next()));
-    let (store, recovery) =
-        open_disk(&disk, &clock).unwrap_or_else(|error| panic!("{cut:?} after {trouble:?} in the start: {error}"));
+    let (store, recovery) = open_disk(&disk, &clock)
+        .unwrap_or_else(|error| panic!("{cut:?} after {trouble:?} in the start: {error}"));
     runtime.block_on(belief.check(&store, &recovery));
     figures.disks.fetch_add(1, Ordering::Relaxed);
     figures.nested.fetch_add(1, Ordering::Relaxed);

@@ -23,7 +23,9 @@ fn strike(runtime: &Runtime, shape: Shape, figures: &Figures) {
         // It may strike what nobody waits for: both threads come to their ends here.
         let _ = runtime.block_on(store.close());
     }
-    let Some(struck) = run.disk.struck() else { return };
+    let Some(struck) = run.disk.struck() else {
+        return;
+    };
     replay.what = format!("{trouble:?}: {struck}");
     if let Some(store) = run.store.as_ref().filter(|_| must_latch && !run.is_past_trouble) {
         assert!(matches!(store.status(), Status::Latched { .. }), "D3: {:?}", store.status());
@@ -42,7 +44,8 @@ fn strike(runtime: &Runtime, shape: Shape, figures: &Figures) {
 
 /// D3: once it has latched, everything is refused and nothing is written.
 fn still_after_the_latch(runtime: &Runtime, run: Run) -> Run {
-    let Some(store) = run.store.as_ref().filter(|store| matches!(store.status(), Status::Latched { .. })) else {
+    let Some(store) = run.store.as_ref().filter(|store| matches!(store.status(), Status::Latched { .. }))
+    else {
         return run;
     };
     // What had been begun when it latched ends with the threads. The workload may have closed it already.
@@ -52,7 +55,9 @@ fn still_after_the_latch(runtime: &Runtime, run: Run) -> Run {
     let late = message(run.clock.now(), Some("late"), 10);
     let refused = runtime.block_on(store.accept(late.clone(), Some(claim(&late))));
     assert!(matches!(refused, Err(StoreError::Latched(_))), "{refused:?}");
-    if let Some(Call::Save(id, progress, _)) = run.noted.iter().map(|one| &one.call).find(|c| matches!(c, Call::Save(..))) {
+    if let Some(Call::Save(id, progress, _)) =
+        run.noted.iter().map(|one| &one.call).find(|c| matches!(c, Call::Save(..)))
+    {
         let refused = runtime.block_on(store.save(*id, progress.clone()));
         assert!(matches!(refused, Err(StoreError::Latched(_))), "{refused:?}");
     }

@@ -139,7 +139,11 @@ impl<'a> Belief<'a> {
             assert!(possible.contains(&progress), "D6: {id}: {progress:?} is none of {possible:?}");
         }
         let listed: Vec<QueueId> = recovery.messages.iter().map(|message| message.id).collect();
-        assert_eq!(listed, seen.messages.keys().copied().collect::<Vec<_>>(), "D6: the start lists what there is");
+        assert_eq!(
+            listed,
+            seen.messages.keys().copied().collect::<Vec<_>>(),
+            "D6: the start lists what there is"
+        );
         for one in &recovery.messages {
             let progress = &seen.messages[&one.id];
             let due = progress.is_queued().then_some(progress.next_attempt);
@@ -156,12 +160,15 @@ impl<'a> Belief<'a> {
     /// D2: an outcome that nobody was told of is there with all its notices, or nothing of it is.
     fn check_units(&self, seen: &Seen) {
         for one in self.noted.iter().filter(|one| one.issued <= self.at && self.is_open(one)) {
-            let Call::Save(id, _, notices) = &one.call else { continue };
+            let Call::Save(id, _, notices) = &one.call else {
+                continue;
+            };
             if self.messages.get(id).is_none_or(|possible| *possible == [None]) {
                 assert!(notices.iter().all(|notice| !seen.messages.contains_key(&notice.id)));
                 continue;
             }
-            let found = ends(&one.call).into_iter().map(|(id, after)| seen.messages.get(&id) == after.as_ref());
+            let found =
+                ends(&one.call).into_iter().map(|(id, after)| seen.messages.get(&id) == after.as_ref());
             let found: Vec<bool> = found.collect();
             assert!(found.iter().all(|one| *one == found[0]), "D2: half an outcome of {id}: {found:?}");
         }
@@ -173,7 +180,9 @@ impl<'a> Belief<'a> {
         let allowed: BTreeSet<Option<QueueId>> = self.keys[number]
             .iter()
             .flat_map(|possible| {
-                let Some(id) = possible else { return vec![None] };
+                let Some(id) = possible else {
+                    return vec![None];
+                };
                 let expires_at = claim(&self.accepted[id]).expires_at;
                 let (dead, alive) = (None, Some(*id));
                 if seen.messages.contains_key(id) || self.latest < expires_at {
@@ -202,8 +211,12 @@ impl<'a> Belief<'a> {
     /// I4: of a submission that nobody was told of there is a message and its key, or neither.
     fn check_open_accepts(&self, seen: &Seen) {
         for one in self.noted.iter().filter(|one| one.issued <= self.at && self.is_open(one)) {
-            let Call::Accept(message) = &one.call else { continue };
-            let Some(number) = number_of(message) else { continue };
+            let Call::Accept(message) = &one.call else {
+                continue;
+            };
+            let Some(number) = number_of(message) else {
+                continue;
+            };
             let has_key = seen.keys.get(&number).is_some_and(|record| record.id == message.id);
             assert_eq!(seen.messages.contains_key(&message.id), has_key, "I4: half of {}", message.id);
         }
@@ -215,7 +228,9 @@ impl<'a> Belief<'a> {
             let retry = message(clock.now(), Some(&key_text(number)), 10);
             let answer = store.accept(retry.clone(), Some(claim(&retry))).await.unwrap();
             match seen.keys.get(&number) {
-                Some(record) => assert_eq!(answer, Acceptance::Existing(record.clone()), "I1: a replay"),
+                Some(record) => {
+                    assert_eq!(answer, Acceptance::Existing(record.clone()), "I1: a replay")
+                }
                 None => {
                     assert_eq!(answer, Acceptance::Queued, "I4: a first submission");
                     seen.messages.insert(retry.id, fresh(&retry));

@@ -121,16 +121,10 @@ pub fn run(runtime: &Runtime, shape: Shape) -> Run {
     if let Some(trouble) = shape.trouble {
         disk.set_trouble(trouble);
     }
-    let run = Run { disk, clock: Clock::manual(start()), noted: Vec::new(), store: None, is_past_trouble: false };
-    let mut driver = Driver {
-        runtime,
-        run,
-        chance,
-        live: Vec::new(),
-        ended: Vec::new(),
-        attempts: 0,
-        upkeep: None,
-    };
+    let run =
+        Run { disk, clock: Clock::manual(start()), noted: Vec::new(), store: None, is_past_trouble: false };
+    let mut driver =
+        Driver { runtime, run, chance, live: Vec::new(), ended: Vec::new(), attempts: 0, upkeep: None };
     driver.open();
     for _ in 0..shape.steps {
         if driver.has_stopped() {
@@ -165,7 +159,9 @@ impl Driver<'_> {
         }
         match opened {
             Ok((store, _)) => self.run.store = Some(Arc::new(store)),
-            Err(error) => assert!(self.run.disk.struck().is_some(), "opening fails only when told to: {error}"),
+            Err(error) => {
+                assert!(self.run.disk.struck().is_some(), "opening fails only when told to: {error}")
+            }
         }
         self.run.disk.hold_index();
     }
@@ -214,7 +210,11 @@ impl Driver<'_> {
         let number = self.chance.below(KEYS * 2);
         let text = key_text(number);
         let size = [10, 60, 300, 900, 2000, 6000][self.chance.below(6)];
-        let mut new = Message::clone(&message(self.run.clock.now(), Some(text.as_str()).filter(|_| number < KEYS), size));
+        let mut new = Message::clone(&message(
+            self.run.clock.now(),
+            Some(text.as_str()).filter(|_| number < KEYS),
+            size,
+        ));
         if self.chance.one_in(6) {
             let release_at = Some(self.run.clock.now().plus(Duration::from_secs(7200)));
             new.envelope.handling = Handling { release_at, priority: 3, ..Handling::default() };
@@ -370,10 +370,12 @@ fn calling<'a>(store: &'a EmbeddedStore, call: &Call) -> Calling<'a> {
                 store.save_with(id, progress, notices).await.map(|()| Answer::Done)
             }
             Call::Clock => Ok(Answer::Done),
-            Call::Forget(number) => store.forget_key(&key(&key_text(number))).await.map(|answer| match answer {
-                Forgotten::Key(_) => Answer::Done,
-                Forgotten::Unknown | Forgotten::TooMany => Answer::Refused,
-            }),
+            Call::Forget(number) => {
+                store.forget_key(&key(&key_text(number))).await.map(|answer| match answer {
+                    Forgotten::Key(_) => Answer::Done,
+                    Forgotten::Unknown | Forgotten::TooMany => Answer::Refused,
+                })
+            }
         };
         answer.unwrap_or_else(|error| match error {
             StoreError::Latched(_) if !was_latched => Answer::Unknown,
