@@ -1,6 +1,8 @@
 //! The power goes, or the process, after every single operation of many workloads, and again within the start that
 //! follows.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "figures, and how to see a failure again")]
+
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,6 +1,8 @@
 //! A file operation fails: each of a workload in turn, as a bad disk, a full one, or a write that breaks off would have
 //! it, or a sync after which nobody can tell what has arrived. D3, and what must be true after the restart.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "figures, and how to see a failure again")]
+
 use std::io::ErrorKind::{Other, StorageFull};
 
 use oncemail::store::{Status, Store, StoreError};

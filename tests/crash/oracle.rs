@@ -200,7 +200,7 @@ impl<'a> Belief<'a> {
             let message = &self.accepted[&record.id];
             let claim = claim(message);
             assert_eq!(
-                (record.fingerprint.clone(), record.expires_at, record.accepted_at),
+                (record.fingerprint, record.expires_at, record.accepted_at),
                 (claim.fingerprint, claim.expires_at, message.accepted_at),
                 "I4: what a retry is compared with"
             );
