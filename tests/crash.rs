@@ -1,5 +1,11 @@
 //! Every write and every sync may fail, and the power may go at every one of them.
 
+mod beside;
+mod cuts;
+mod errors;
+mod oracle;
+mod workload;
+
 use std::collections::HashSet;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;

@@ -1,7 +1,5 @@
 //! What is opened in the data directory before anything else: the store, the history, the list of suppressed addresses.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +8,7 @@ use anyhow::Context;
 
 use crate::clock::Clock;
 use crate::queue::Queue;
-use crate::store::files::RealFiles;
+use crate::store::files::{Files as _, RealFiles};
 use crate::store::history::{self, History};
 use crate::store::suppression::Suppressions;
 use crate::store::{EmbeddedStore, Recovery, embedded};
@@ -23,10 +21,8 @@ pub(super) async fn open_store(
     queue: Arc<Queue>,
 ) -> anyhow::Result<(Arc<EmbeddedStore>, Recovery)> {
     // Mail is private: nobody but us reads the directory.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data_dir)
+    RealFiles
+        .create_dir(data_dir)
         .with_context(|| format!("cannot make the directory {}", data_dir.display()))?;
     let options = embedded::Options { min_free, ..embedded::Options::new(data_dir) };
     let open = move || EmbeddedStore::open(options, Arc::new(RealFiles), clock, queue);

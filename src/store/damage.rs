@@ -26,7 +26,9 @@ pub fn set_aside(
     let path = dir.join(&name);
     files.create_dir(&dir)?;
     if files.list(&dir)?.contains(&name) {
-        return Ok(path);
+        // Whoever wrote it may have ended before its name was durable, and the segment may go soon.
+        let synced = files.sync_dir(&dir).and_then(|()| files.sync_dir(data_dir));
+        return synced.map(|()| path).map_err(|error| io::Error::other(error.to_string()));
     }
     // Under its name only when it is whole.
     let new = dir.join("new");

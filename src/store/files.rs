@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs};
 
 /// Most slices in one system call (`IOV_MAX` on Linux).
 const MAX_SLICES: usize = 1024;
@@ -118,6 +118,15 @@ pub trait StoreFile: Send + Sync {
     /// # Errors
     /// The system's; never to be retried (D3).
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Makes the next reads come from the disk: what a failed sync left in the system's cache counts as written there,
+    /// and is not.
+    ///
+    /// # Errors
+    /// The system's.
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether an operation failed because there is no room: the one failure that can be undone.
@@ -251,6 +260,14 @@ impl StoreFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        match fadvise(&self.0, 0, None, Advice::DontNeed) {
+            // There is no such cache then.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
     }
 }
 

@@ -54,7 +54,11 @@ impl Journal {
         segment: u32,
     ) -> io::Result<Self> {
         let segment_bytes = segment_bytes.min(MAX_SEGMENT);
-        let file = create_segment(&*files, &dir, mark, segment_bytes, segment)?;
+        let file = match create_segment(&*files, &dir, mark, segment_bytes, segment) {
+            // A start must not need room for a whole segment: this one grows with its records.
+            Err(error) if is_full(&error) => create_segment(&*files, &dir, mark, 0, segment)?,
+            other => other?,
+        };
         Ok(Self { files, dir, mark, segment_bytes, segment, file, written: SEGMENT_HEADER as u64 })
     }
 
@@ -134,7 +138,7 @@ fn not_full(error: io::Error) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// A segment is there, whole and empty, before anything is written to it.
+/// A segment is there, whole and empty, before anything is written to it; so many bytes of room are set aside for it.
 fn create_segment(
     files: &dyn Files,
     dir: &Path,
@@ -143,7 +147,9 @@ fn create_segment(
     segment: u32,
 ) -> io::Result<Arc<dyn StoreFile>> {
     let file = files.create(&dir.join(segment_name(segment)))?;
-    file.allocate(segment_bytes)?;
+    if segment_bytes > 0 {
+        file.allocate(segment_bytes)?;
+    }
     file.write_at(0, &[IoSlice::new(&segment_header(segment, mark))])?;
     file.sync_data().map_err(not_full)?;
     files.sync_dir(dir).map_err(not_full)?;

@@ -6,12 +6,13 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::embedded::{OpenError, Options};
-use super::files::Files;
+use super::files::{Files, is_full};
 use super::journal::{Journal, list_segments, segment_name};
 use super::replay::Replay;
 use super::shared::Shared;
@@ -83,16 +84,15 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
     let started = clock.now();
     let dir = options.data_dir.clone();
     let journal_dir = dir.join("journal");
-    let is_new = !dir.exists();
     files.create_dir(&journal_dir).map_err(OpenError::at(&journal_dir))?;
-    if is_new {
-        // The names inside it are synced below; its own name stands in the directory above.
-        let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        files.sync_dir(above).map_err(OpenError::at(above))?;
-    }
+    sync_above(&*files, &dir)?;
     let lock = take_lock(&*files, &dir, options.lock_wait)?;
 
     let segments = list_segments(&*files, &journal_dir).map_err(OpenError::at(&journal_dir))?;
+    if let Some(newest) = segments.last() {
+        let path = journal_dir.join(segment_name(*newest));
+        settle_newest(&*files, &journal_dir, &path).map_err(OpenError::at(&path))?;
+    }
     let mut replay = Replay::new(&*files, &dir, segments);
     let checkpoint = replay.read_checkpoint()?;
     let (index, checkpoint) = replay.open_index(&files, checkpoint)?;
@@ -102,8 +102,16 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
     replay.run(&index, mark, checkpoint)?;
 
     let newest = replay.segments.last().copied().unwrap_or(0).max(checkpointed.0);
-    let journal = Journal::start(files.clone(), journal_dir.clone(), mark, options.segment_bytes, newest + 1)
-        .map_err(OpenError::at(&journal_dir))?;
+    let start =
+        || Journal::start(files.clone(), journal_dir.clone(), mark, options.segment_bytes, newest + 1);
+    let journal = match start() {
+        // What is queued can still end, and so make room.
+        Err(error) if is_full(&error) && reserve::give_up(&*files, &dir).map_err(OpenError::at(&dir))? => {
+            start()
+        }
+        other => other,
+    };
+    let journal = journal.map_err(OpenError::at(&journal_dir))?;
     reserve::keep(&*files, &dir).map_err(OpenError::at(&dir))?;
     files.sync_dir(&dir).map_err(OpenError::at(&dir))?;
 
@@ -113,6 +121,31 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
     recovery.took = clock.now().since(started);
     let shared = Shared::new(options, files, clock, mark, index, state);
     Ok(Opened { shared, journal, recovery, checkpointed, lock })
+}
+
+/// The names inside the data directory are synced later; its own name, and those above, stand in the directories above,
+/// which whoever made it need not have lived to sync (D1).
+fn sync_above(files: &dyn Files, dir: &Path) -> Result<(), OpenError> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem};
+    for above in dir.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        match files.sync_dir(above) {
+            // It was there before us: we could not have made anything in it.
+            Err(error) if matches!(error.kind(), PermissionDenied | InvalidInput | ReadOnlyFilesystem) => {}
+            other => other.map_err(OpenError::at(above))?,
+        }
+    }
+    Ok(())
+}
+
+/// The last write of an earlier run may have been killed before its sync, or its sync has failed: what is read from here
+/// on is on the disk, so that no replay is answered for a record that a power cut could still take back (D1, D3).
+/// Its name becomes durable before there is a next one, which would make it look lost.
+fn settle_newest(files: &dyn Files, dir: &Path, path: &Path) -> io::Result<()> {
+    let file = files.open(path)?;
+    file.sync_data()?;
+    file.drop_cache()?;
+    files.sync_dir(dir)
 }
 
 fn take_lock(files: &dyn Files, dir: &Path, wait: Duration) -> Result<Box<dyn Any + Send + Sync>, OpenError> {

@@ -66,7 +66,8 @@ impl<'a> Replay<'a> {
     pub fn read_checkpoint(&mut self) -> Result<Option<Checkpoint>, OpenError> {
         let path = self.dir.join("checkpoint");
         let checkpoint = match Checkpoint::read(self.files, self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            // A sector of it that cannot be read must not stop every start: the journal has all of it.
+            Err(error) if is_damage(&error) => {
                 tracing::warn!(%error, "the checkpoint cannot be used; the whole journal is read");
                 self.set_name_aside(&path)?;
                 return Ok(None);

@@ -37,10 +37,18 @@ pub fn keep(files: &dyn Files, dir: &Path) -> io::Result<()> {
 /// # Errors
 /// The system's.
 pub fn release(shared: &Shared) -> io::Result<bool> {
-    match shared.files.remove(&path(&shared.options.data_dir)) {
+    give_up(&*shared.files, &shared.options.data_dir)
+}
+
+/// The same for the data directory `dir`.
+///
+/// # Errors
+/// The system's.
+pub fn give_up(files: &dyn Files, dir: &Path) -> io::Result<bool> {
+    match files.remove(&path(dir)) {
         Ok(()) => {
             tracing::warn!("the disk is full: the room that was kept back is used for outcomes");
-            shared.files.sync_dir(&shared.options.data_dir)?;
+            files.sync_dir(dir)?;
             Ok(true)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

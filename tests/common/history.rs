@@ -248,7 +248,9 @@ impl History {
     /// D2: an outcome and its notices are all there or none of them, wherever nothing has happened to them since.
     async fn check_units(&self, at: usize, store: &EmbeddedStore) {
         for (number, step) in self.0.iter().enumerate().filter(|(_, step)| step.issued <= at) {
-            let Action::Save(id, _, notices) = &step.action else { continue };
+            let Action::Save(id, _, notices) = &step.action else {
+                continue;
+            };
             if self.refused(*id) {
                 for notice in notices {
                     assert_eq!(store.load(notice.id).await, Ok(None), "about a message that never was");
@@ -278,11 +280,15 @@ impl History {
 
     async fn check_contents_and_retries(&self, at: usize, store: &EmbeddedStore) {
         for step in &self.0 {
-            let Action::Accept(original) = &step.action else { continue };
+            let Action::Accept(original) = &step.action else {
+                continue;
+            };
             if let Some((found, _)) = store.load(original.id).await.unwrap() {
                 assert_eq!(&found, original);
             }
-            let Some(scoped) = &original.key else { continue };
+            let Some(scoped) = &original.key else {
+                continue;
+            };
             let remembered = store.find_key(scoped).await.unwrap();
             let retry = message(original.accepted_at, Some(&scoped.key), 10);
             let answer = accept(store, &retry).await.unwrap();

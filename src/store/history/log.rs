@@ -13,7 +13,6 @@ use super::record::{self, Next};
 use super::segment::{Entry, HEADER, Scanned, Segment, Span, header, index_name, scan, segment_name};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::QueueId;
-use crate::store::OpenError;
 use crate::store::codec::Reader;
 use crate::store::files::{Files, StoreFile};
 
@@ -74,20 +73,23 @@ pub struct View {
 
 impl Log {
     /// Reads what is there, and repairs it (D4). What cannot be read or repaired now, as on a full disk, is left for the
-    /// next start: mail does not wait for it.
-    ///
-    /// # Errors
-    /// When the directory cannot be read.
+    /// next start: mail does not wait for it. When not even the directory can be read, nothing is written to it either.
     pub fn open(
         files: Arc<dyn Files>,
         dir: PathBuf,
         options: Options,
         clock: Clock,
         counts: Arc<Counts>,
-    ) -> Result<Self, OpenError> {
-        let names = match files.list(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            other => other.map_err(OpenError::at(&dir))?,
+    ) -> Self {
+        // Without the names that are there, no number is known to be free.
+        let (names, first) = match files.list(&dir) {
+            Ok(names) => (names, 1),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), 1),
+            Err(error) => {
+                tracing::error!(path = %dir.display(), %error,
+                    "the history cannot be read; it is left as it is until the next start");
+                (Vec::new(), u32::MAX)
+            }
         };
         let mut log = Self {
             files,
@@ -106,7 +108,7 @@ impl Log {
         numbers.sort_unstable();
         // No number is used twice, not even that of a file which is left over.
         log.next_number =
-            names.iter().filter_map(|name| number_of(name)).max().map_or(1, |n| n.saturating_add(1));
+            names.iter().filter_map(|name| number_of(name)).max().map_or(first, |n| n.saturating_add(1));
         log.remove_left_over(&names, &numbers);
         for number in &numbers {
             let is_newest = numbers.last() == Some(number);
@@ -117,7 +119,7 @@ impl Log {
             }
         }
         log.keep_what_is_to_be_kept();
-        Ok(log)
+        log
     }
 
     /// What a removal or a segment's completion that broke off has left.

@@ -182,7 +182,7 @@ impl History {
     /// worker.
     ///
     /// # Errors
-    /// When the directory cannot be read, or there can be no thread.
+    /// When there can be no thread.
     pub fn open(
         files: Arc<dyn Files>,
         data_dir: &Path,
@@ -192,7 +192,7 @@ impl History {
         let dir = data_dir.join("history");
         let counts = Arc::new(Counts::default());
         let is_on = AtomicBool::new(options.is_on());
-        let log = Log::open(files.clone(), dir.clone(), options, clock.clone(), counts.clone())?;
+        let log = Log::open(files.clone(), dir.clone(), options, clock.clone(), counts.clone());
         let (log, waiting) = (Mutex::new(log), Mutex::default());
         let (wake, looking) = (Condvar::new(), Mutex::default());
         let inner = Arc::new(Inner { files, dir, clock, is_on, counts, log, waiting, wake, looking });

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 
 use super::list::{Entry, List};
 use crate::clock::{Clock, Timestamp};
-use crate::store::OpenError;
 use crate::store::files::{Files, StoreFile};
 
 const NAME: &str = "suppressed";
@@ -55,87 +54,127 @@ pub struct Writer {
     dir: PathBuf,
     list: Arc<RwLock<List>>,
     clock: Clock,
-    file: Arc<dyn StoreFile>,
+    /// `None`: it could not be opened.
+    file: Option<Arc<dyn StoreFile>>,
     /// Where the next line goes.
     end: u64,
     lines: usize,
+    /// Bytes that are no lines and have not been set aside yet: offset and length.
+    damage: Vec<(u64, u64)>,
+    /// The file could not be read to its end, and is to be set aside as a whole.
+    is_unread: bool,
     /// When writing failed; the file is not written to any more until a new one has taken its place.
     failed_at: Option<Timestamp>,
 }
 
 impl Writer {
-    /// Reads the file into `list`, and repairs it.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn open(
-        files: Arc<dyn Files>,
-        dir: &Path,
-        list: Arc<RwLock<List>>,
-        clock: Clock,
-    ) -> Result<Self, OpenError> {
-        let path = dir.join(NAME);
-        let opened = match files.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => files.create(&path),
-            other => other,
+    /// Reads the file into `list`, and repairs it. What cannot be read or repaired now, as on a full disk, is said in the
+    /// log and tried again later: mail does not wait for it.
+    pub fn open(files: Arc<dyn Files>, dir: &Path, list: Arc<RwLock<List>>, clock: Clock) -> Self {
+        let mut writer = Self {
+            files,
+            dir: dir.to_owned(),
+            list,
+            clock,
+            file: None,
+            end: 0,
+            lines: 0,
+            damage: Vec::new(),
+            is_unread: false,
+            failed_at: None,
         };
-        let file = opened.map_err(OpenError::at(&path))?;
-        let mut writer =
-            Self { files, dir: dir.to_owned(), list, clock, file, end: 0, lines: 0, failed_at: None };
-        let damaged = writer.read().map_err(OpenError::at(&path))?;
-        if damaged || writer.is_wasteful() {
-            writer.write_anew().map_err(OpenError::at(&path))?;
+        if let Err(error) = writer.begin() {
+            tracing::error!(%error, "the suppression list cannot be read or repaired; what was read of it counts");
+            writer.failed_at = Some(writer.clock.now());
         }
-        Ok(writer)
+        writer
     }
 
-    /// Reads all lines, and cuts off a torn one; whether others were damaged.
-    fn read(&mut self) -> io::Result<bool> {
-        let size = self.file.size()?;
+    fn begin(&mut self) -> io::Result<()> {
+        let path = self.dir.join(NAME);
+        let file = match self.files.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.files.create(&path)?,
+            // Unless it has been read, it is not to be written over.
+            other => other.inspect_err(|_| self.is_unread = true)?,
+        };
+        self.file = Some(file.clone());
+        let read = self.read(&*file);
+        self.is_unread = read.is_err();
+        let torn = read?;
+        if torn > 0 {
+            tracing::info!(bytes = torn, "the suppression list ended within a line, which was cut off");
+            file.truncate(self.end)?;
+        }
+        if !self.damage.is_empty() || self.is_wasteful() { self.write_anew() } else { Ok(()) }
+    }
+
+    /// Reads all lines, and notes those that are damaged; how many bytes of a torn one stand at the end.
+    fn read(&mut self, file: &dyn StoreFile) -> io::Result<usize> {
+        let size = file.size()?;
         let now = self.clock.settled();
-        let (mut rest, mut at, mut aside) = (Vec::new(), 0, None);
+        let (mut rest, mut at) = (Vec::new(), 0);
         let list = self.list.clone();
         let mut list = list.write().unwrap_or_else(PoisonError::into_inner);
         while at < size {
             let mut chunk = vec![0; usize::try_from((size - at).min(CHUNK)).unwrap_or_default()];
-            self.file.read_at(at, &mut chunk)?;
+            file.read_at(at, &mut chunk)?;
             at += chunk.len() as u64;
             rest.extend_from_slice(&chunk);
             let lines = memchr::memrchr(b'\n', &rest).map_or(0, |last| last + 1);
             for line in rest.get(..lines).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
                 self.lines += 1;
                 if apply(&mut list, line, now).is_none() {
-                    self.set_aside(&mut aside, line)?;
+                    self.note_damage(line.len());
                 }
+                self.end += line.len() as u64;
             }
-            self.end += lines as u64;
             rest.drain(..lines);
             // What is longer than any line is none; it is kept without being held in memory.
             if rest.len() > MAX_LINE {
+                self.note_damage(rest.len());
                 self.end += rest.len() as u64;
-                self.set_aside(&mut aside, &rest)?;
                 rest.clear();
             }
         }
-        if !rest.is_empty() {
-            tracing::info!(bytes = rest.len(), "the suppression list ended within a line, which was cut off");
-            self.file.truncate(self.end)?;
-        }
-        if let Some((copy, bytes)) = &aside {
-            copy.sync_data()?;
-            let path = self.dir.join(DAMAGED_NAME);
-            tracing::error!(path = %path.display(), bytes, "damaged lines of the suppression list were set aside");
-        }
-        Ok(aside.is_some())
+        Ok(rest.len())
     }
 
-    fn set_aside(&self, aside: &mut Option<(Arc<dyn StoreFile>, u64)>, bytes: &[u8]) -> io::Result<()> {
-        let (copy, written) = match aside {
-            Some(aside) => aside,
-            None => aside.insert((self.files.create(&self.dir.join(DAMAGED_NAME))?, 0)),
-        };
-        copy.write_at(*written, &[IoSlice::new(bytes)])?;
-        *written += bytes.len() as u64;
+    /// So many bytes from the end of what has been read are no lines.
+    fn note_damage(&mut self, bytes: usize) {
+        match self.damage.last_mut() {
+            Some((offset, len)) if *offset + *len == self.end => *len += bytes as u64,
+            _ => self.damage.push((self.end, bytes as u64)),
+        }
+    }
+
+    /// Before the file is written anew: what it has that is no line, or all of it when it could not be read.
+    fn set_aside(&mut self) -> io::Result<()> {
+        let path = self.dir.join(DAMAGED_NAME);
+        if self.is_unread {
+            match self.files.rename(&self.dir.join(NAME), &path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+            tracing::error!(path = %path.display(), "a suppression list that could not be read was set aside");
+            self.is_unread = false;
+            self.damage.clear();
+        }
+        let Some(file) = self.file.as_ref().filter(|_| !self.damage.is_empty()) else { return Ok(()) };
+        let copy = self.files.create(&path)?;
+        let mut written = 0;
+        for (offset, len) in &self.damage {
+            let mut done = 0;
+            while done < *len {
+                let mut bytes = vec![0; usize::try_from((len - done).min(CHUNK)).unwrap_or_default()];
+                file.read_at(offset + done, &mut bytes)?;
+                copy.write_at(written, &[IoSlice::new(&bytes)])?;
+                done += bytes.len() as u64;
+                written += bytes.len() as u64;
+            }
+        }
+        copy.sync_data()?;
+        tracing::error!(path = %path.display(), bytes = written, "damaged lines of the suppression list were set aside");
+        self.damage.clear();
         Ok(())
     }
 
@@ -174,7 +213,8 @@ impl Writer {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.file.write_at(self.end, &[IoSlice::new(&bytes)])?;
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        file.write_at(self.end, &[IoSlice::new(&bytes)])?;
         self.end += bytes.len() as u64;
         self.lines += changed.len();
         Ok(())
@@ -188,6 +228,7 @@ impl Writer {
     /// Writes all that lives into a new file, which takes the old one's place. What changes meanwhile is noted and
     /// follows as lines of its own.
     fn write_anew(&mut self) -> io::Result<()> {
+        self.set_aside()?;
         let (new, path) = (self.dir.join(NEW_NAME), self.dir.join(NAME));
         let file = self.files.create(&new)?;
         let now = self.clock.settled();
@@ -208,7 +249,7 @@ impl Writer {
         file.sync_data()?;
         self.files.rename(&new, &path)?;
         self.files.sync_dir(&self.dir)?;
-        self.file = self.files.open(&path)?;
+        self.file = Some(self.files.open(&path)?);
         (self.end, self.lines) = (end, lines);
         Ok(())
     }
@@ -263,7 +304,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual(Timestamp::from_millis(1_795_343_400_000));
         let list = Arc::new(RwLock::new(List::new(Duration::from_secs(86_400), 10)));
-        let mut writer = Writer::open(Arc::new(RealFiles), dir.path(), list, clock.clone()).unwrap();
+        let mut writer = Writer::open(Arc::new(RealFiles), dir.path(), list, clock.clone());
         writer.failed_at = Some(clock.now());
         writer.round();
         assert!(writer.failed_at.is_some(), "not at once");

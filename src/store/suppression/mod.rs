@@ -49,7 +49,7 @@ impl Suppressions {
     /// refusal on, also those of earlier runs. Blocks while it reads: not for a tokio worker.
     ///
     /// # Errors
-    /// When the file cannot be read, repaired or made.
+    /// When there can be no thread.
     pub fn open(
         files: Arc<dyn Files>,
         data_dir: &Path,
@@ -66,7 +66,7 @@ impl Suppressions {
         clock: Clock,
     ) -> Result<Arc<Self>, OpenError> {
         let list = Arc::new(RwLock::new(list));
-        let mut writer = Writer::open(files, data_dir, list.clone(), clock.clone())?;
+        let mut writer = Writer::open(files, data_dir, list.clone(), clock.clone());
         let (wake, woken) = sync_channel(1);
         let body = move || {
             while woken.recv().is_ok() {

@@ -1,0 +1,237 @@
+//! What stands beside the journal in the data directory: the suppression list and the history. Whatever is wrong with
+//! them, they open, invent nothing, and cost no mail. And the few cases of a start that deserve a name of their own.
+
+use std::io::ErrorKind::{Other, StorageFull};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oncemail::clock::Clock;
+use oncemail::mail::Address;
+use oncemail::store::files::Files as _;
+use oncemail::store::history::{self, History};
+use oncemail::store::suppression::Suppressions;
+use oncemail::store::{Acceptance, Store};
+
+use super::cuts::{asked, runtime};
+use super::workload::{claim, open_disk, root};
+use crate::common::history::{accept, finished, message, open, start};
+use crate::common::memory_disk::{MemoryDisk, Trouble};
+use crate::common::platter::{Chance, Cut};
+
+const CUTS: [Cut; 4] = [Cut::Killed, Cut::Lost, Cut::Torn(512), Cut::Hollow(4096)];
+
+fn bed() -> MemoryDisk {
+    let disk = MemoryDisk::new(&root());
+    disk.set_can_allocate(false);
+    disk
+}
+
+fn address(number: usize) -> Address {
+    Address::parse(&format!("user{number}@example.net")).unwrap()
+}
+
+fn list(disk: &MemoryDisk) -> Arc<Suppressions> {
+    let clock = Clock::manual(start());
+    Suppressions::open(Arc::new(disk.clone()), &root(), Duration::from_secs(86_400), clock)
+        .expect("a suppression list never stops a start")
+}
+
+/// Opens it twice and adds to it; what goes wrong in the file is its own matter.
+fn use_list(disk: &MemoryDisk) {
+    for round in 0..2 {
+        let list = list(disk);
+        (0..5).for_each(|number| list.add(&address(round * 5 + number), "550 no such user"));
+        list.remove(&address(round * 3));
+    }
+}
+
+fn check_list(disk: &MemoryDisk, what: &str) {
+    let list = list(disk);
+    let known: Vec<String> = (0..10).map(|number| address(number).canonical()).collect();
+    for (address, _) in list.entries() {
+        assert!(known.contains(&address), "{what}: nobody added {address}");
+    }
+    // It works, in memory at least.
+    list.add(&address(3), "again");
+    assert!(list.find(&address(3)).is_some());
+}
+
+fn past(disk: &MemoryDisk) -> Arc<History> {
+    let options =
+        history::Options { retention: Duration::from_secs(86_400), max_bytes: 2 << 20, min_free: 0 };
+    History::open(Arc::new(disk.clone()), &root(), options, Clock::manual(start()))
+        .expect("a history never stops a start")
+}
+
+fn use_past(disk: &MemoryDisk) {
+    for _ in 0..2 {
+        let past = past(disk);
+        for _ in 0..5 {
+            past.ended(&message(start(), None, 100), &finished(start()));
+        }
+        past.close();
+    }
+}
+
+fn check_past(disk: &MemoryDisk, what: &str) {
+    let past = past(disk);
+    let ended = message(start(), None, 100);
+    assert!(past.find(ended.id).unwrap().is_none(), "{what}");
+    past.ended(&ended, &finished(start()));
+    past.close();
+}
+
+/// Every operation fails in every way, and the crash after it leaves every kind of disk.
+fn in_turn(work: fn(&MemoryDisk), check: fn(&MemoryDisk, &str)) {
+    let clean = bed();
+    work(&clean);
+    let (changes, reads) = clean.asked();
+    let mut troubles: Vec<Trouble> = (0..reads).map(Trouble::Unreadable).collect();
+    for at in 0..changes {
+        troubles.push(Trouble::Fails(at, Other));
+        troubles.push(Trouble::BreaksOff(at, Other, at as u64));
+        troubles.push(Trouble::BreaksOff(at, StorageFull, at as u64));
+    }
+    for trouble in troubles {
+        let disk = bed();
+        disk.set_trouble(trouble);
+        work(&disk);
+        for cut in CUTS {
+            check(&MemoryDisk::from(disk.platter().after(cut, 7)), &format!("{trouble:?}, {cut:?}"));
+        }
+    }
+    let (mut platter, log) = clean.recording();
+    for (at, op) in log.iter().enumerate() {
+        platter.apply(op);
+        for cut in CUTS {
+            check(&MemoryDisk::from(platter.after(cut, at as u64)), &format!("{cut:?} after operation {at}"));
+        }
+    }
+}
+
+/// The files are there, with any bytes of them changed, or are something else altogether.
+fn damaged(work: fn(&MemoryDisk), check: fn(&MemoryDisk, &str), seeds: u64) {
+    let clean = bed();
+    work(&clean);
+    let names: Vec<_> = clean.platter().names().map(|(path, content)| (path.clone(), content.len)).collect();
+    assert!(!names.is_empty());
+    for seed in 0..seeds {
+        let disk = MemoryDisk::from(clean.platter());
+        let mut chance = Chance(seed);
+        for _ in 0..1 + chance.below(3) {
+            let (path, len) = &names[chance.below(names.len())];
+            let at = chance.next() % (len + 1);
+            let bytes: Vec<u8> = (0..1 + chance.below(40)).map(|_| chance.next() as u8).collect();
+            disk.damage(path, at, &bytes);
+        }
+        check(&disk, &format!("seed {seed}"));
+        check(&disk, &format!("seed {seed}, again"));
+    }
+}
+
+#[test]
+fn d4_a_suppression_list_opens_whatever_fails_and_whatever_a_crash_leaves() {
+    in_turn(use_list, check_list);
+    damaged(use_list, check_list, asked("ONCEMAIL_SEEDS", 200));
+}
+
+#[test]
+fn d4_a_history_opens_whatever_fails_and_whatever_a_crash_leaves() {
+    in_turn(use_past, check_past);
+    damaged(use_past, check_past, asked("ONCEMAIL_SEEDS", 200));
+}
+
+#[test]
+fn d4_a_suppression_list_that_cannot_be_read_is_kept_beside_the_new_one() {
+    let clean = bed();
+    use_list(&clean);
+    let disk = MemoryDisk::from(clean.platter());
+    disk.set_trouble(Trouble::Unreadable(2));
+    let clock = Clock::manual(start());
+    let ttl = Duration::from_secs(86_400);
+    let list = Suppressions::open(Arc::new(disk.clone()), &root(), ttl, clock.clone()).unwrap();
+    assert!(disk.struck().unwrap().starts_with("read"), "{:?}", disk.struck());
+    clock.advance(Duration::from_secs(61));
+    list.add(&address(1), "550");
+    drop(list);
+    let old = disk.len(&root().join("suppressed.damaged"));
+    assert_eq!(old, clean.len(&root().join("suppressed")));
+}
+
+#[test]
+fn d1_a_key_is_not_replayed_from_what_only_the_cache_has() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let disk = bed();
+    let (store, _) = open_disk(&disk, &clock).unwrap();
+    let number = disk.asked().0;
+    // The sync of its commit fails, and nothing of it has arrived.
+    disk.set_trouble(Trouble::BreaksOff(number + 1, Other, 4));
+    runtime.block_on(accept(&store, &message(clock.now(), Some("k"), 300))).unwrap_err();
+    assert!(disk.struck().unwrap().starts_with("sync_data"));
+    drop(store);
+    // The machine keeps running, and the retry comes.
+    let (store, _) = open_disk(&disk, &clock).unwrap();
+    let retry = message(clock.now(), Some("k"), 300);
+    let answer = runtime.block_on(store.accept(retry.clone(), Some(claim(&retry)))).unwrap();
+    assert_eq!(answer, Acceptance::Queued, "what is not on the disk is nobody's key");
+    drop(store);
+    let disk = MemoryDisk::from(disk.platter().after(Cut::Lost, 1));
+    let (_, recovery) = open_disk(&disk, &clock).unwrap();
+    assert_eq!(recovery.messages.len(), 1);
+}
+
+#[test]
+fn d6_a_start_on_a_full_disk_finds_everything_and_ends_messages() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let disk = MemoryDisk::new(&root());
+    let (store, _) = open_disk(&disk, &clock).unwrap();
+    let one = message(clock.now(), Some("k"), 300);
+    runtime.block_on(accept(&store, &one)).unwrap();
+    drop(store);
+    disk.set_free(0);
+    let (store, recovery) = open_disk(&disk, &clock).expect("what was kept back is enough for a start");
+    assert_eq!(recovery.messages.len(), 1);
+    runtime.block_on(store.save(one.id, finished(clock.now()))).unwrap();
+}
+
+#[test]
+fn d1_the_names_above_the_data_directory_are_durable_before_mail_is_taken() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let dir = Path::new("/var/lib/mail/once");
+    let disk = MemoryDisk::new(Path::new("/var"));
+    // Somebody made it in an earlier run that was killed.
+    disk.create_dir(dir).unwrap();
+    let (store, _) = open(dir, Arc::new(disk.clone()), &clock).unwrap();
+    runtime.block_on(accept(&store, &message(clock.now(), Some("k"), 300))).unwrap();
+    drop(store);
+    let disk = MemoryDisk::from(disk.platter().after(Cut::Lost, 1));
+    let (_, recovery) = open(dir, Arc::new(disk), &clock).unwrap();
+    assert_eq!(recovery.messages.len(), 1);
+}
+
+#[test]
+fn d4_a_checkpoint_that_cannot_be_read_does_not_stop_a_start() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let clean = bed();
+    let (store, _) = open_disk(&clean, &clock).unwrap();
+    runtime.block_on(accept(&store, &message(clock.now(), Some("k"), 300))).unwrap();
+    runtime.block_on(store.settle()).unwrap();
+    drop(store);
+    let mut times = 0;
+    for at in 0..12 {
+        let disk = MemoryDisk::from(clean.platter());
+        disk.set_trouble(Trouble::Unreadable(at));
+        let opened = open_disk(&disk, &clock);
+        if disk.struck().is_some_and(|what| what.ends_with("checkpoint")) {
+            let (_, recovery) = opened.expect("the journal has all of it");
+            assert!(recovery.index_rebuilt && recovery.messages.len() == 1);
+            times += 1;
+        }
+    }
+    assert!(times >= 2, "opened and read");
+}
