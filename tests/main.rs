@@ -8,6 +8,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod accept_model;
 mod api;
 mod bounces;
 mod breakers;
@@ -57,6 +58,7 @@ mod shutdown;
 mod steering;
 mod store;
 mod store_damage;
+mod store_linear;
 mod store_model;
 mod store_notices;
 mod submission;
