@@ -6,6 +6,7 @@ use loom::thread;
 
 use super::access;
 
+#[allow(clippy::duplicate_mod, reason = "the same source once more, over the locks of the model")]
 #[path = "crowd.rs"]
 mod crowd;
 

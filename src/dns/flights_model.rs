@@ -9,6 +9,7 @@ use loom::sync;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
+#[allow(clippy::duplicate_mod, reason = "the same source once more, over the locks of the model")]
 #[path = "flights.rs"]
 mod flights;
 

@@ -7,6 +7,7 @@ use loom::thread;
 
 use crate::mail::{KeyKind, QueueId, Scope, ScopedKey};
 
+#[allow(clippy::duplicate_mod, reason = "the same source once more, over the locks of the model")]
 #[path = "claims.rs"]
 mod claims;
 

@@ -7,6 +7,7 @@ use loom::thread;
 use super::reply;
 
 #[expect(dead_code, reason = "the model is of the budget alone")]
+#[allow(clippy::duplicate_mod, reason = "the same source once more, over the locks of the model")]
 #[path = "content.rs"]
 mod content;
 

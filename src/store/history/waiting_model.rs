@@ -7,6 +7,7 @@ use loom::sync;
 use loom::thread;
 
 #[expect(dead_code, reason = "the model does without some of it")]
+#[allow(clippy::duplicate_mod, reason = "the same source once more, over the locks of the model")]
 #[path = "waiting.rs"]
 mod waiting;
 
