@@ -118,6 +118,9 @@ fn progress() -> impl Strategy<Value = Progress> {
     )
 }
 
+/// Whether a body can be read.
+type IsRead<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 proptest! {
     #[test]
     fn an_accepted_record_comes_back_as_it_was((message, claim) in message()) {
@@ -193,7 +196,7 @@ proptest! {
         let read_accepted = |body: &[u8]| decode_accepted(&Bytes::copy_from_slice(body)).is_ok();
         let read_attempted = |body: &[u8]| decode_attempted(body).is_ok();
         let attempted = encode_attempted(Vec::new(), message.id, &progress, 1);
-        let records: [(_, &dyn Fn(&[u8]) -> bool); 3] =
+        let records: [(_, IsRead<'_>); 3] =
             [(accepted, &read_accepted), (notice, &read_notice), (attempted, &read_attempted)];
         for (mut body, read) in records {
             prop_assert!(read(&body));
