@@ -8,6 +8,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod accept_model;
 mod api;
 mod bounces;
 mod breakers;
@@ -66,6 +67,7 @@ mod smuggling;
 mod steering;
 mod store;
 mod store_damage;
+mod store_linear;
 mod store_model;
 mod store_notices;
 mod submission;

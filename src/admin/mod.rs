@@ -11,6 +11,10 @@ mod access;
 mod actions;
 mod counts;
 mod crowd;
+#[cfg(test)]
+mod crowd_model;
+#[cfg(test)]
+mod crowd_tests;
 pub mod dashboard;
 mod filter;
 mod gate;
@@ -39,6 +43,8 @@ pub use options::{Options, Role, Token};
 pub use server::{Admin, BindError, Control, Parts};
 
 use std::fmt::Display;
+// `crowd` finds it as `super::sync`, and its model puts another in its place.
+use std::sync;
 
 use access::{Caller, Peer};
 

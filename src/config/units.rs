@@ -119,6 +119,9 @@ pub(super) fn host(text: &str, default_port: u16) -> Result<Host, String> {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

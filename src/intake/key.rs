@@ -44,6 +44,9 @@ fn value(field: &Field<'_>) -> Result<String, KeyFault> {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -8,6 +8,10 @@
 mod arrival;
 mod charset;
 mod claims;
+#[cfg(test)]
+mod claims_model;
+#[cfg(test)]
+mod claims_tests;
 mod encoded_word;
 mod examine;
 mod fingerprint;
@@ -23,7 +27,8 @@ pub use options::{Fallback, Options};
 pub use replays::{Replay, Replays};
 pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 
-use std::sync::{Arc, OnceLock};
+// `claims` finds it as `super::sync`, and its model puts another in its place.
+use std::sync::{self, Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;

@@ -9,6 +9,8 @@ pub mod domain;
 pub mod envelope;
 pub mod header;
 pub mod key;
+#[cfg(test)]
+mod laws;
 pub mod message;
 pub mod queue_id;
 pub mod received;

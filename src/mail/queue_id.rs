@@ -47,14 +47,16 @@ impl fmt::Debug for QueueId {
 
 /// The text is not a queue id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a queue id is 26 characters of 0-9 and A-Z without I, L, O and U")]
+#[error("a queue id is 26 characters of 0-9 and A-Z without I, L, O and U, the first of them 0 to 7")]
 pub struct InvalidQueueId;
 
 impl FromStr for QueueId {
     type Err = InvalidQueueId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ulid::from_string(text).map(Self).map_err(|_| InvalidQueueId)
+        // 26 characters hold 130 bits. What is over 128 would be dropped, and the text name another message.
+        let fits = text.starts_with(|first| matches!(first, '0'..='7'));
+        Ulid::from_string(text).ok().filter(|_| fits).map(Self).ok_or(InvalidQueueId)
     }
 }
 

@@ -71,6 +71,9 @@ pub(super) fn expire(progress: &mut Progress) {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 mod tests {
     use super::super::options::OnFailure;
     use super::*;

@@ -94,6 +94,9 @@ impl Level {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::Timestamp;

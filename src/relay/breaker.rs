@@ -47,8 +47,9 @@ struct Recent {
 pub(super) enum Admission {
     /// Yes.
     Pass,
-    /// Yes, as a probe: its end has to be told.
-    Probe,
+    /// Yes, as a probe of the round that began then: its end has to be told. One that outlives its round, because a
+    /// failure beside it has opened the breaker again, says nothing about the next, and takes up no place in it.
+    Probe(Instant),
     /// No; `None` while the probes are out.
     Refused(Option<Instant>),
 }
@@ -89,11 +90,11 @@ impl Breaker {
                 recent.asked_at = Some(now);
                 None
             }
-            State::Open { .. } if admission == Admission::Probe => {
+            State::Open { .. } if matches!(admission, Admission::Probe(_)) => {
                 self.state = State::HalfOpen { since: now, probing: 1, successes: 0 };
                 Some(Transition::HalfOpened)
             }
-            State::HalfOpen { probing, .. } if admission == Admission::Probe => {
+            State::HalfOpen { probing, .. } if matches!(admission, Admission::Probe(_)) => {
                 *probing += 1;
                 None
             }
@@ -107,8 +108,10 @@ impl Breaker {
         match &self.state {
             State::Closed(_) => Admission::Pass,
             State::Open { until } if now < *until => Admission::Refused(Some(*until)),
-            State::Open { .. } => Admission::Probe,
-            State::HalfOpen { probing, .. } if *probing < self.options.probes => Admission::Probe,
+            State::Open { .. } => Admission::Probe(now),
+            State::HalfOpen { since, probing, .. } if *probing < self.options.probes => {
+                Admission::Probe(*since)
+            }
             State::HalfOpen { .. } => Admission::Refused(None),
         }
     }
@@ -137,15 +140,15 @@ impl Breaker {
 
     /// The destination has answered as it should.
     pub(super) fn succeeded(&mut self, admission: Admission) -> Option<Transition> {
-        let (probing, successes) = match &mut self.state {
-            State::HalfOpen { probing, successes, .. } => (probing, successes),
+        let (since, probing, successes) = match &mut self.state {
+            State::HalfOpen { since, probing, successes } => (*since, probing, successes),
             State::Closed(recent) => {
                 (recent.has_worked, recent.asked_at) = (true, None);
                 return None;
             }
             State::Open { .. } => return None,
         };
-        if admission != Admission::Probe {
+        if admission != Admission::Probe(since) {
             return None;
         }
         *probing = probing.saturating_sub(1);
@@ -167,7 +170,7 @@ impl Breaker {
         let opens = match &mut self.state {
             State::Open { .. } => false,
             // What was admitted before the breaker opened says nothing about now.
-            State::HalfOpen { .. } => admission == Admission::Probe,
+            State::HalfOpen { since, .. } => admission == Admission::Probe(*since),
             State::Closed(recent) => recent.failed(begun, now, &self.options),
         };
         opens.then(|| {
@@ -178,7 +181,9 @@ impl Breaker {
 
     /// The attempt ended without saying anything about the destination.
     pub(super) fn abandoned(&mut self, admission: Admission) {
-        if let (State::HalfOpen { probing, .. }, Admission::Probe) = (&mut self.state, admission) {
+        if let State::HalfOpen { since, probing, .. } = &mut self.state
+            && admission == Admission::Probe(*since)
+        {
             *probing = probing.saturating_sub(1);
         }
     }
@@ -202,6 +207,9 @@ impl Recent {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 
@@ -223,7 +231,10 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         assert_eq!(breaker.admit(now + 59 * SECOND).0, Admission::Refused(Some(now + 60 * SECOND)));
-        assert_eq!(breaker.admit(now + 60 * SECOND), (Admission::Probe, Some(Transition::HalfOpened)));
+        assert_eq!(
+            breaker.admit(now + 60 * SECOND),
+            (Admission::Probe(now + 60 * SECOND), Some(Transition::HalfOpened))
+        );
     }
 
     #[test]
@@ -271,13 +282,13 @@ mod tests {
         let mut breaker = opened(now);
         let later = now + 60 * SECOND;
         let admissions = [0; 4].map(|_| breaker.admit(later).0);
-        assert_eq!(admissions[..3], [Admission::Probe; 3]);
+        assert_eq!(admissions[..3], [Admission::Probe(later); 3]);
         assert_eq!(admissions[3], Admission::Refused(None));
-        breaker.abandoned(Admission::Probe);
-        assert_eq!(breaker.admit(later).0, Admission::Probe);
-        assert_eq!(breaker.succeeded(Admission::Probe), None);
+        breaker.abandoned(Admission::Probe(later));
+        assert_eq!(breaker.admit(later).0, Admission::Probe(later));
+        assert_eq!(breaker.succeeded(Admission::Probe(later)), None);
         assert_eq!(breaker.succeeded(Admission::Pass), None);
-        assert_eq!(breaker.succeeded(Admission::Probe), Some(Transition::Closed));
+        assert_eq!(breaker.succeeded(Admission::Probe(later)), Some(Transition::Closed));
         assert_eq!(breaker.admit(later).0, Admission::Pass);
     }
 
@@ -286,9 +297,9 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         let later = now + 61 * SECOND;
-        assert_eq!(breaker.admit(later).0, Admission::Probe);
+        assert_eq!(breaker.admit(later).0, Admission::Probe(later));
         assert_eq!(breaker.failed(Admission::Pass, later, later), None);
-        assert_eq!(breaker.failed(Admission::Probe, later, later), Some(Transition::Opened));
+        assert_eq!(breaker.failed(Admission::Probe(later), later, later), Some(Transition::Opened));
         assert_eq!(breaker.admit(later + 59 * SECOND).0, Admission::Refused(Some(later + 60 * SECOND)));
     }
 }

@@ -107,7 +107,7 @@ impl Breakers {
         let states = known.values().map(|breaker| match breaker.peek(now) {
             Admission::Pass => (0, 0),
             Admission::Refused(Some(_)) => (1, 0),
-            Admission::Probe | Admission::Refused(None) => (0, 1),
+            Admission::Probe(_) | Admission::Refused(None) => (0, 1),
         });
         states.fold((0, 0), |(open, half), (more, more_half)| (open + more, half + more_half))
     }

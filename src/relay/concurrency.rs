@@ -65,6 +65,9 @@ impl Concurrency {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

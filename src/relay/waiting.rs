@@ -77,6 +77,9 @@ impl<T> Waiting<T> {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

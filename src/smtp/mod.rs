@@ -6,9 +6,15 @@
 pub mod capabilities;
 pub mod command;
 pub mod content;
+#[cfg(test)]
+mod content_model;
+#[cfg(test)]
+mod content_tests;
 pub mod data;
 pub mod date_time;
 pub mod dot_writer;
+#[cfg(test)]
+mod laws;
 pub mod line;
 pub mod parameters;
 pub mod reply;
@@ -16,5 +22,8 @@ pub mod reply_reader;
 pub mod sasl;
 pub mod session;
 pub mod transaction;
+
+// `content` finds it as `super::sync`, and its model puts another in its place.
+use std::sync;
 
 pub use reply::{EnhancedCode, Reply};

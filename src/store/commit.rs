@@ -351,3 +351,6 @@ fn known(state: &State, shared: &Shared, key: &Claimed) -> Known {
         None => Known::Perhaps,
     }
 }
+
+#[cfg(test)]
+mod handover;

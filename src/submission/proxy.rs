@@ -134,6 +134,9 @@ fn wrong(what: &str) -> io::Error {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -177,4 +177,6 @@ fn hex(hash: [u8; 32]) -> String {
 }
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ fn crlf(text: &str) -> String {
     text.replace('\n', "\r\n")
 }
 
-fn envelope(reverse_path: &str, forward_paths: &[&str]) -> Envelope {
+pub(super) fn envelope(reverse_path: &str, forward_paths: &[&str]) -> Envelope {
     let recipient = |path: &&str| Recipient {
         forward_path: Address::parse(path).unwrap(),
         notify: None,
@@ -41,7 +41,7 @@ fn envelope(reverse_path: &str, forward_paths: &[&str]) -> Envelope {
     }
 }
 
-fn content_print(content: impl AsRef<[u8]>) -> Fingerprint {
+pub(super) fn content_print(content: impl AsRef<[u8]>) -> Fingerprint {
     take(content.as_ref(), &envelope("a@b", &["c@d"]), FingerprintMode::Content, RULES)
 }
 
@@ -437,7 +437,7 @@ fn the_hashes_of_version_1_stay_what_they_are() {
     assert_eq!(hex(print.envelope), "43d6347bc483cad5a00f445a05187d899cd38ff8b798d994dbe8a1f5a732ed8c");
 }
 
-mod rendering;
+pub(super) mod rendering;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]

@@ -118,6 +118,9 @@ fn progress() -> impl Strategy<Value = Progress> {
     )
 }
 
+/// Whether a body can be read.
+type IsRead<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 proptest! {
     #[test]
     fn an_accepted_record_comes_back_as_it_was((message, claim) in message()) {
@@ -177,6 +180,30 @@ proptest! {
         writer.key_record(&record);
         prop_assert_eq!(writer.0.len(), KEY_VALUE_LEN);
         prop_assert_eq!(Reader(&writer.0).key_record().unwrap(), record);
+    }
+
+    #[test]
+    fn d4_no_body_that_is_cut_short_or_goes_on_is_read_as_another(
+        (message, claim) in message(), progress in progress(), at in any::<prop::sample::Index>(), more in any::<u8>(),
+    ) {
+        let mut accepted = encode_accepted(Vec::new(), &message, claim.as_ref());
+        accepted.extend_from_slice(&message.content);
+        let mut notice = encode_notice(Vec::new(), message.id, &message);
+        notice.extend_from_slice(&message.content);
+        let read_notice = |body: &[u8]| {
+            accepted_body(Kind::Notice, Bytes::copy_from_slice(body)).and_then(|body| decode_accepted(&body)).is_ok()
+        };
+        let read_accepted = |body: &[u8]| decode_accepted(&Bytes::copy_from_slice(body)).is_ok();
+        let read_attempted = |body: &[u8]| decode_attempted(body).is_ok();
+        let attempted = encode_attempted(Vec::new(), message.id, &progress, 1);
+        let records: [(_, IsRead<'_>); 3] =
+            [(accepted, &read_accepted), (notice, &read_notice), (attempted, &read_attempted)];
+        for (mut body, read) in records {
+            prop_assert!(read(&body));
+            prop_assert!(!read(&body[..at.index(body.len())]));
+            body.push(more);
+            prop_assert!(!read(&body));
+        }
     }
 
     #[test]

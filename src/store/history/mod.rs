@@ -10,22 +10,29 @@
 //! segments go when their time is up or too many are there. A damaged record costs itself, a torn end is cut off. When
 //! the disk is full or fails, nothing is remembered for a minute, and the log says so.
 
+#[cfg(test)]
+mod laws;
 mod log;
 mod record;
 mod search;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod waiting;
+#[cfg(test)]
+mod waiting_model;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+// `waiting` finds it as `super::sync`, and its model puts another in its place.
+use std::sync::{self, Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::log::{Counts, Log};
+use self::waiting::Waiting;
 use super::OpenError;
 use super::files::Files;
 use crate::clock::{Clock, Timestamp};
@@ -162,19 +169,11 @@ struct Inner {
     clock: Clock,
     is_on: AtomicBool,
     counts: Arc<Counts>,
-    /// Locked before `waiting`, and never by those who only add.
+    /// Locked before what `waiting` has, and never by those who only add.
     log: Mutex<Log>,
-    waiting: Mutex<Waiting>,
-    wake: Condvar,
+    waiting: Waiting,
     /// Held while somebody looks through all: where the records of a segment stand takes megabytes (S2).
     looking: Mutex<()>,
-}
-
-/// What the thread has not written yet.
-#[derive(Default)]
-struct Waiting {
-    records: Vec<u8>,
-    is_closed: bool,
 }
 
 impl History {
@@ -193,9 +192,9 @@ impl History {
         let counts = Arc::new(Counts::default());
         let is_on = AtomicBool::new(options.is_on());
         let log = Log::open(files.clone(), dir.clone(), options, clock.clone(), counts.clone());
-        let (log, waiting) = (Mutex::new(log), Mutex::default());
-        let (wake, looking) = (Condvar::new(), Mutex::default());
-        let inner = Arc::new(Inner { files, dir, clock, is_on, counts, log, waiting, wake, looking });
+        let (log, looking) = (Mutex::new(log), Mutex::default());
+        let waiting = Waiting::new(MANY_BYTES, MOST_BYTES);
+        let inner = Arc::new(Inner { files, dir, clock, is_on, counts, log, waiting, looking });
         let worker = inner.clone();
         let thread = std::thread::Builder::new().name("oncemail-past".into()).spawn(move || worker.run());
         let thread = thread.map_err(OpenError::at(Path::new("oncemail-past")))?;
@@ -272,8 +271,7 @@ impl History {
     /// does nothing.
     pub fn close(&self) {
         self.inner.is_on.store(false, Ordering::Relaxed);
-        self.inner.waiting().is_closed = true;
-        self.inner.wake.notify_one();
+        self.inner.waiting.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
@@ -291,10 +289,7 @@ impl Inner {
     fn run(&self) {
         let (mut dropped, mut said_at) = (0, None::<Timestamp>);
         loop {
-            let waiting = self.waiting();
-            let is_quiet = |w: &mut Waiting| !w.is_closed && w.records.len() < MANY_BYTES;
-            let waited = self.wake.wait_timeout_while(waiting, TICK, is_quiet);
-            let is_closed = waited.unwrap_or_else(PoisonError::into_inner).0.is_closed;
+            let is_closed = self.waiting.wait(TICK);
             let mut log = self.catch_up();
             if is_closed {
                 return log.close();
@@ -313,7 +308,7 @@ impl Inner {
     fn catch_up(&self) -> MutexGuard<'_, Log> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let spare = std::mem::take(&mut log.spare);
-        let mut records = std::mem::replace(&mut self.waiting().records, spare);
+        let mut records = self.waiting.take(spare);
         log.append(&records);
         records.clear();
         // What a flood has made it grow to is given back.
@@ -322,24 +317,10 @@ impl Inner {
         log
     }
 
-    /// Lets `write` add one record to those that wait; it says whether it did. Nothing is set aside for a record, and
-    /// none is copied: that would cost more than all the rest.
+    /// Lets `write` add one record to those that wait; it says whether it did.
     fn add(&self, write: impl FnOnce(&mut Vec<u8>) -> bool) {
-        let mut waiting = self.waiting();
-        let before = waiting.records.len();
-        let is_added = !waiting.is_closed && before <= MOST_BYTES && write(&mut waiting.records);
-        let after = waiting.records.len();
-        drop(waiting);
-        if !is_added {
+        if !self.waiting.add(write) {
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        // Once is enough, and a wake is dear, too.
-        if before < MANY_BYTES && after >= MANY_BYTES {
-            self.wake.notify_one();
-        }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

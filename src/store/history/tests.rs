@@ -9,24 +9,24 @@ use crate::store::files::RealFiles;
 const DAY: Duration = Duration::from_secs(86_400);
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-struct Bed {
+pub(super) struct Bed {
     dir: tempfile::TempDir,
-    clock: Clock,
+    pub(super) clock: Clock,
     options: Options,
 }
 
 impl Bed {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let clock = Clock::manual(Timestamp::from_millis(1_795_343_400_000));
         let options = Options { retention: 7 * DAY, max_bytes: 2 << 20, min_free: 0 };
         Self { dir: tempfile::tempdir().unwrap(), clock, options }
     }
 
-    fn open(&self) -> Arc<History> {
+    pub(super) fn open(&self) -> Arc<History> {
         History::open(Arc::new(RealFiles), self.dir.path(), self.options.clone(), self.clock.clone()).unwrap()
     }
 
-    fn message(&self, to: &[&str]) -> Arc<Message> {
+    pub(super) fn message(&self, to: &[&str]) -> Arc<Message> {
         let recipient = |to: &&str| Recipient {
             forward_path: crate::mail::Address::parse(to).unwrap(),
             notify: None,
@@ -58,7 +58,7 @@ impl Bed {
         })
     }
 
-    fn progress(&self, states: &[RecipientState]) -> Progress {
+    pub(super) fn progress(&self, states: &[RecipientState]) -> Progress {
         let mut progress = Progress::fresh(states.len(), self.clock.now());
         progress.attempts = 2;
         progress.warned = true;
@@ -69,7 +69,7 @@ impl Bed {
         progress
     }
 
-    fn reply(&self, route: &str, text: &str) -> AttemptReply {
+    pub(super) fn reply(&self, route: &str, text: &str) -> AttemptReply {
         AttemptReply {
             at: self.clock.now(),
             route: route.into(),
@@ -94,7 +94,7 @@ impl Bed {
     }
 
     /// All ends, page by page.
-    fn all(history: &History, wanted: &PastWanted, most: usize) -> Vec<QueueId> {
+    pub(super) fn all(history: &History, wanted: &PastWanted, most: usize) -> Vec<QueueId> {
         let (mut all, mut after) = (Vec::new(), None::<String>);
         loop {
             let page = history.search(wanted, after.as_deref(), most).unwrap();
@@ -352,7 +352,7 @@ fn s2_what_is_too_much_is_dropped_and_counted_and_a_long_record_loses_replies_fi
     for _ in 0..MOST_BYTES / record + 150 {
         history.replayed(message.id, None);
     }
-    assert!(history.inner.waiting().records.len() <= MOST_BYTES + record);
+    assert!(history.inner.waiting.len() <= MOST_BYTES + record);
     assert!((100..=200).contains(&history.figures().dropped), "{:?}", history.figures());
     drop(log);
 }

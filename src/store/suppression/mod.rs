@@ -141,4 +141,6 @@ impl Drop for Suppressions {
 }
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests;
