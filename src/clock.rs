@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
+
 /// A point in time: milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(u64);
@@ -60,6 +62,8 @@ pub struct Clock(Source);
 enum Source {
     System,
     Manual(Arc<AtomicU64>),
+    /// Milliseconds at the origin.
+    Paced(Instant, Arc<AtomicU64>),
 }
 
 impl Clock {
@@ -73,23 +77,35 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicU64::new(start.0))))
     }
 
+    /// A clock that goes with tokio's timer, also where that is paused, and that [`Clock::set`] sets all the same: what a
+    /// simulation gives to the parts on its own thread. Other threads have no such timer.
+    pub fn paced(start: Timestamp) -> Self {
+        Self(Source::Paced(Instant::now(), Arc::new(AtomicU64::new(start.0))))
+    }
+
     /// The time now.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => system_now(),
             Source::Manual(millis) => Timestamp(millis.load(Ordering::SeqCst)),
+            Source::Paced(origin, millis) => Timestamp(millis.load(Ordering::SeqCst)).plus(origin.elapsed()),
         }
     }
 
-    /// Moves a manual clock on; does nothing to the system's clock.
+    /// Moves a manual or paced clock on; does nothing to the system's clock.
     pub fn advance(&self, by: Duration) {
         self.set(self.now().plus(by));
     }
 
-    /// Sets a manual clock, also backwards; does nothing to the system's clock.
+    /// Sets a manual or paced clock, also backwards; does nothing to the system's clock.
     pub fn set(&self, to: Timestamp) {
-        if let Source::Manual(millis) = &self.0 {
-            millis.store(to.0, Ordering::SeqCst);
+        match &self.0 {
+            Source::System => {}
+            Source::Manual(millis) => millis.store(to.0, Ordering::SeqCst),
+            Source::Paced(origin, millis) => {
+                let at_origin = to.since(Timestamp::default().plus(origin.elapsed()));
+                millis.store(Timestamp::default().plus(at_origin).0, Ordering::SeqCst);
+            }
         }
     }
 }
@@ -120,6 +136,16 @@ mod tests {
         assert_eq!(other.now(), Timestamp::from_millis(3_000));
         clock.set(Timestamp::from_millis(5));
         assert_eq!(other.now().since(Timestamp::from_millis(9)), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paced_clock_goes_with_the_timer_and_can_be_set() {
+        let clock = Clock::paced(Timestamp::from_millis(10_000));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(clock.now(), Timestamp::from_millis(12_000));
+        clock.set(Timestamp::from_millis(5_000));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(clock.clone().now(), Timestamp::from_millis(6_000));
     }
 
     #[test]

@@ -54,6 +54,7 @@ mod reports;
 mod rerouting;
 mod routing;
 mod shutdown;
+mod simulation;
 mod steering;
 mod store;
 mod store_damage;

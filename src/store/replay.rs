@@ -278,8 +278,10 @@ impl<'a> Replay<'a> {
             self.recovery.torn_bytes += torn;
             if file.size()? > offset {
                 file.truncate(offset)?;
-                file.sync_data()?;
             }
+            // D1: a process that died before its sync leaves records that only the system's memory has. From now on
+            // they count, so a power cut must not take them back.
+            file.sync_data()?;
         } else if torn > 0 {
             let aside = damage::set_aside(self.files, self.dir, file, number, offset, torn)?;
             self.recovery.set_aside.push(aside);
