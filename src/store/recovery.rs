@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::embedded::{OpenError, Options};
-use super::files::Files;
+use super::files::{Files, is_full};
 use super::journal::{Journal, list_segments, segment_name};
 use super::replay::Replay;
 use super::shared::Shared;
@@ -20,6 +20,9 @@ use crate::clock::Clock;
 
 /// Between two tries to get the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+/// A segment for which a disk that is all but full has room, bytes.
+const SMALL_SEGMENT: u64 = 1 << 20;
 
 /// What a start found. Prints as one line.
 #[derive(Clone, Debug, Default)]
@@ -102,8 +105,17 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
     replay.run(&index, mark, checkpoint)?;
 
     let newest = replay.segments.last().copied().unwrap_or(0).max(checkpointed.0);
-    let journal = Journal::start(files.clone(), journal_dir.clone(), mark, options.segment_bytes, newest + 1)
-        .map_err(OpenError::at(&journal_dir))?;
+    let start = |bytes| Journal::start(files.clone(), journal_dir.clone(), mark, bytes, newest + 1);
+    let journal = match start(options.segment_bytes) {
+        // What is queued can only make room by being relayed, and for that the store has to be open.
+        Err(error) if is_full(&error) => {
+            tracing::warn!("the disk is full: the room that was kept back is used to start");
+            reserve::give_up(&*files, &dir).map_err(OpenError::at(&dir))?;
+            start(SMALL_SEGMENT.min(options.segment_bytes))
+        }
+        other => other,
+    };
+    let journal = journal.map_err(OpenError::at(&journal_dir))?;
     reserve::keep(&*files, &dir).map_err(OpenError::at(&dir))?;
     files.sync_dir(&dir).map_err(OpenError::at(&dir))?;
 

@@ -37,12 +37,20 @@ pub fn keep(files: &dyn Files, dir: &Path) -> io::Result<()> {
 /// # Errors
 /// The system's.
 pub fn release(shared: &Shared) -> io::Result<bool> {
-    match shared.files.remove(&path(&shared.options.data_dir)) {
-        Ok(()) => {
-            tracing::warn!("the disk is full: the room that was kept back is used for outcomes");
-            shared.files.sync_dir(&shared.options.data_dir)?;
-            Ok(true)
-        }
+    let is_given_up = give_up(&*shared.files, &shared.options.data_dir)?;
+    if is_given_up {
+        tracing::warn!("the disk is full: the room that was kept back is used for outcomes");
+    }
+    Ok(is_given_up)
+}
+
+/// The same, before there is a store.
+///
+/// # Errors
+/// The system's.
+pub fn give_up(files: &dyn Files, dir: &Path) -> io::Result<bool> {
+    match files.remove(&path(dir)) {
+        Ok(()) => files.sync_dir(dir).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }

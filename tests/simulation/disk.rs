@@ -40,7 +40,8 @@ struct Inner {
     is_dead: bool,
     fails_at: Option<(u64, io::ErrorKind)>,
     has_failed: bool,
-    is_full: bool,
+    /// Bytes of all files, at most.
+    capacity: Option<u64>,
 }
 
 #[derive(Default, Clone)]
@@ -107,18 +108,24 @@ impl Disk {
         self.inner().has_failed
     }
 
-    pub fn set_full(&self, is_full: bool) {
-        self.inner().is_full = is_full;
+    /// No more than so many bytes can be added from now on.
+    pub fn fill_up_to(&self, room: u64) {
+        let mut inner = self.inner();
+        inner.capacity = Some(inner.used() + room);
+    }
+
+    pub fn make_room(&self) {
+        self.inner().capacity = None;
     }
 
     pub fn is_full(&self) -> bool {
-        self.inner().is_full
+        self.inner().capacity.is_some()
     }
 
     /// Nothing more is to happen to it by chance.
     pub fn disarm(&self) {
         let mut inner = self.inner();
-        (inner.dies_at, inner.fails_at, inner.is_full) = (None, None, false);
+        (inner.dies_at, inner.fails_at, inner.capacity) = (None, None, None);
     }
 
     /// As [`Disk::start`] after a power cut that has kept nothing but what was synced.
@@ -154,12 +161,9 @@ impl Disk {
     }
 
     /// Counts a changing operation.
-    fn step(&self, takes_room: bool) -> io::Result<MutexGuard<'_, Inner>> {
+    fn step(&self) -> io::Result<MutexGuard<'_, Inner>> {
         let mut inner = self.inner();
         inner.alive()?;
-        if takes_room && inner.is_full {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
         inner.operations += 1;
         let at = inner.operations;
         if inner.dies_at.is_some_and(|dies_at| at > dies_at) {
@@ -177,6 +181,21 @@ impl Disk {
 impl Inner {
     fn alive(&self) -> io::Result<()> {
         if self.is_dead { Err(io::Error::other("the power is gone")) } else { Ok(()) }
+    }
+
+    fn used(&self) -> u64 {
+        self.names.values().map(|inode| self.inodes[*inode].now.len).sum()
+    }
+
+    /// Whether a file may become so long.
+    fn has_room(&self, inode: usize, len: u64) -> io::Result<()> {
+        let more = len.saturating_sub(self.inodes[inode].now.len);
+        match self.capacity {
+            Some(capacity) if more > 0 && self.used() + more > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn cut_power(&mut self, keeps: &dyn Fn() -> bool) {
@@ -287,7 +306,7 @@ impl Files for Disk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn StoreFile>> {
-        let mut inner = self.step(false)?;
+        let mut inner = self.step()?;
         inner.segments += u64::from(path.extension().is_some_and(|extension| extension == "seg"));
         let known = inner.names.get(path).copied();
         let inode = match known {
@@ -314,7 +333,7 @@ impl Files for Disk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut inner = self.step(false)?;
+        let mut inner = self.step()?;
         let inode = inner.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         inner.names.insert(to.into(), inode);
         inner.pending.push(Name::Rename(from.into(), to.into(), inode));
@@ -322,14 +341,14 @@ impl Files for Disk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut inner = self.step(false)?;
+        let mut inner = self.step()?;
         inner.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         inner.pending.push(Name::Remove(path.into()));
         Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut inner = self.step(false)?;
+        let mut inner = self.step()?;
         let pending = std::mem::take(&mut inner.pending);
         let (synced, others): (Vec<_>, Vec<_>) =
             pending.into_iter().partition(|name| name.dir() == Some(dir));
@@ -348,7 +367,7 @@ impl Files for Disk {
     fn free_space(&self, _: &Path) -> io::Result<u64> {
         let inner = self.inner();
         inner.alive()?;
-        Ok(if inner.is_full { 0 } else { u64::MAX })
+        Ok(inner.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(inner.used())))
     }
 
     fn lock(&self, _: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
@@ -371,8 +390,14 @@ impl Open {
 impl StoreFile for Open {
     fn write_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
         let octets: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-        self.disk.inner().alive()?;
-        match self.disk.step(true) {
+        {
+            let inner = self.disk.inner();
+            inner.alive()?;
+            if inner.start == self.start {
+                inner.has_room(self.inode, offset + octets.len() as u64)?;
+            }
+        }
+        match self.disk.step() {
             Ok(inner) => {
                 self.inner(inner)?.change(self.inode, Change::Write(offset, octets));
                 Ok(())
@@ -380,7 +405,7 @@ impl StoreFile for Open {
             Err(error) => {
                 // A write that fails, or is the last one, may have been done in part.
                 let mut inner = self.disk.inner();
-                if inner.start == self.start && error.kind() != io::ErrorKind::StorageFull {
+                if inner.start == self.start {
                     let part = octets[..octets.len() / 2].to_vec();
                     inner.change(self.inode, Change::Write(offset, part));
                 }
@@ -398,19 +423,21 @@ impl StoreFile for Open {
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        let inner = self.disk.step(false)?;
+        let inner = self.disk.step()?;
         self.inner(inner)?.change(self.inode, Change::Truncate(len));
         Ok(())
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let inner = self.disk.step(true)?;
-        self.inner(inner)?.change(self.inode, Change::Extend(len));
+        let inner = self.disk.step()?;
+        let mut inner = self.inner(inner)?;
+        inner.has_room(self.inode, len)?;
+        inner.change(self.inode, Change::Extend(len));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let inner = self.disk.step(false)?;
+        let inner = self.disk.step()?;
         let mut inner = self.inner(inner)?;
         let inode = &mut inner.inodes[self.inode];
         for change in std::mem::take(&mut inode.pending) {

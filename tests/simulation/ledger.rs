@@ -11,6 +11,7 @@ use oncemail::mail::{HoldCause, Message, Progress, QueueId, RecipientState};
 use oncemail::queue::Action;
 use oncemail::store::KeyClaim;
 
+use super::settings::KEY_LIFE;
 use super::world::World;
 
 /// A call of the store that changes something.
@@ -169,7 +170,9 @@ impl Ledger {
     fn add(&self, inner: &mut Inner, message: Arc<Message>, claim: Option<KeyClaim>) {
         let id = message.id;
         self.world.check(!inner.entries.contains_key(&id), || format!("{id} is there twice"));
-        if let (Some(key), Some(_)) = (&message.key, &claim) {
+        if let (Some(key), Some(claim)) = (&message.key, &claim) {
+            let least = message.accepted_at.plus(KEY_LIFE);
+            self.world.check(claim.expires_at >= least, || format!("I1: the key of {id} ends too early"));
             let latest = inner.latest;
             let owners = inner.owners.get(&key.key).cloned().unwrap_or_default();
             for owner in owners {

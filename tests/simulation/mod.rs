@@ -11,6 +11,8 @@
 //! | `client.rs`, `far.rs`, `town.rs` | who sends, who receives, and the names between |
 //! | `ledger.rs`, `takes.rs` | what must be true |
 
+#![expect(clippy::print_stdout, reason = "a seed that fails, and reports of runs by hand")]
+
 mod client;
 mod disk;
 mod far;
@@ -63,6 +65,7 @@ fn run_all(seeds: std::ops::Range<u64>) -> Figures {
                     let report = run_seed(seed);
                     sum.lock().unwrap().add(&report.figures);
                     if !report.wrong.is_empty() {
+                        println!("seed {seed} fails: {}", report.wrong[0]);
                         failed.lock().unwrap().push((seed, report.wrong));
                     }
                 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use oncemail::clock::Clock;
 use oncemail::mail::{
-    Body, Envelope, Handling, KeyKind, Message, Origin, QueueId, ReversePath, Scope, ScopedKey,
+    Body, Envelope, Handling, KeyKind, Message, Origin, Progress, QueueId, RecipientState, ReversePath,
+    Scope, ScopedKey,
 };
 use oncemail::store::files::Files;
 use oncemail::store::{Arrivals, EmbeddedStore, OpenError, Recovery, Store, embedded};
@@ -76,4 +77,22 @@ async fn d1_what_a_start_has_found_is_durable_from_then_on() {
         found += fourth.messages.len();
     }
     assert!(found > 30, "the write is to be there without a power cut: {found}");
+}
+
+/// Nobody makes room on a full disk but the relay itself, by relaying what it has; for that it has to start.
+#[tokio::test]
+async fn a_start_on_a_full_disk_uses_the_room_that_was_kept_back() {
+    let disk = Disk::new(World::new(1));
+    let (store, _) = open(&disk).unwrap();
+    let message = message();
+    now(store.accept(message.clone(), None)).unwrap();
+    drop(store);
+    disk.start(false);
+    disk.fill_up_to(1_000);
+    let (store, recovery) = open(&disk).unwrap();
+    assert_eq!(recovery.messages.len(), 1);
+    let mut progress = Progress::fresh(1, beginning());
+    progress.recipients[0].state = RecipientState::Delivered;
+    now(store.save(message.id, progress)).unwrap();
+    assert_eq!(now(store.load(message.id)), Ok(None));
 }

@@ -157,7 +157,7 @@ impl Run {
         while self.process.is_none() && !world.is_wrong() {
             disk.start(cut);
             if world.percent(30) {
-                disk.set_full(false);
+                disk.make_room();
             }
             world.note(format!(
                 "start, {}",
@@ -219,7 +219,11 @@ impl Run {
             60..68 => {
                 let is_full = world.percent(50);
                 world.note(format!("the disk is {}", if is_full { "full" } else { "not full" }));
-                disk.set_full(is_full);
+                if is_full {
+                    disk.fill_up_to(world.scaled(1, 40_000));
+                } else {
+                    disk.make_room();
+                }
             }
             68..88 => self.order(),
             _ => {
