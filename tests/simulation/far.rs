@@ -91,8 +91,7 @@ impl FarSide {
             }
             "MAIL" => {
                 (self.from, self.to) = (Some(path(line)), Vec::new());
-                let next = self.answer("250 2.1.0 ok", &["*".to_owned()]).await;
-                next
+                self.answer("250 2.1.0 ok", &["*".to_owned()]).await
             }
             "RCPT" if self.from.is_none() => self.say("503 5.5.1 MAIL first").await,
             "RCPT" => {
@@ -101,11 +100,8 @@ impl FarSide {
                     self.refuse(&[whom]);
                     return self.say("550 5.1.1 no such mailbox").await;
                 }
-                let before = self.end.written();
                 self.to.push(whom.clone());
-                let next = self.answer("250 2.1.5 ok", &[whom]).await;
-                let _ = before;
-                next
+                self.answer("250 2.1.5 ok", &[whom]).await
             }
             "DATA" if self.from.is_none() || self.to.is_empty() => self.say("503 5.5.1 RCPT first").await,
             "DATA" => self.data().await,
@@ -169,7 +165,8 @@ impl FarSide {
                 return Ok(Next::Close);
             }
             Some(Fault::Nonsense) => {
-                self.end.write_all(*world.pick(NONSENSE)).await?;
+                let nonsense = *world.pick(NONSENSE);
+                self.end.write_all(nonsense).await?;
                 return Ok(Next::Line);
             }
             Some(Fault::Late) => self.be_late().await,
