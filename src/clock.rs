@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
+
 /// A clock that was set forward is believed after this.
 const DOUBT: Duration = Duration::from_secs(86_400);
 /// By this much a clock may be ahead at once and be believed: it is corrected by seconds all the time, and a machine that
@@ -72,6 +74,8 @@ pub struct Clock {
 enum Source {
     System,
     Manual(Arc<Hands>),
+    /// Milliseconds at the origin.
+    Paced(Instant, Arc<AtomicU64>),
 }
 
 /// Of a manual clock, in milliseconds.
@@ -109,11 +113,18 @@ impl Clock {
         clock
     }
 
+    /// A clock that goes with tokio's timer, also where that is paused, and that [`Clock::set`] sets all the same: what a
+    /// simulation gives to the parts on its own thread. Other threads have no such timer.
+    pub fn paced(start: Timestamp) -> Self {
+        Self::new(Source::Paced(Instant::now(), Arc::new(AtomicU64::new(start.0))))
+    }
+
     /// The time now.
     pub fn now(&self) -> Timestamp {
         match &self.source {
             Source::System => system_now(),
             Source::Manual(hands) => Timestamp(hands.wall.load(Ordering::SeqCst)),
+            Source::Paced(origin, millis) => Timestamp(millis.load(Ordering::SeqCst)).plus(origin.elapsed()),
         }
     }
 
@@ -140,6 +151,7 @@ impl Clock {
         match &self.source {
             Source::System => monotonic_micros() / 1_000,
             Source::Manual(hands) => hands.steady.load(Ordering::SeqCst),
+            Source::Paced(origin, _) => u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
 
@@ -152,10 +164,16 @@ impl Clock {
         }
     }
 
-    /// Sets a manual clock, also backwards, as an operator would: no time goes by. Does nothing to the system's clock.
+    /// Sets a manual or paced clock, also backwards, as an operator would: no time goes by. Does nothing to the system's
+    /// clock.
     pub fn set(&self, to: Timestamp) {
-        if let Source::Manual(hands) = &self.source {
-            hands.wall.store(to.0, Ordering::SeqCst);
+        match &self.source {
+            Source::System => {}
+            Source::Manual(hands) => hands.wall.store(to.0, Ordering::SeqCst),
+            Source::Paced(origin, millis) => {
+                let at_origin = to.since(Timestamp::default().plus(origin.elapsed()));
+                millis.store(Timestamp::default().plus(at_origin).0, Ordering::SeqCst);
+            }
         }
     }
 }
@@ -186,6 +204,16 @@ mod tests {
         assert_eq!(other.now(), Timestamp::from_millis(3_000));
         clock.set(Timestamp::from_millis(5));
         assert_eq!(other.now().since(Timestamp::from_millis(9)), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paced_clock_goes_with_the_timer_and_can_be_set() {
+        let clock = Clock::paced(Timestamp::from_millis(10_000));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(clock.now(), Timestamp::from_millis(12_000));
+        clock.set(Timestamp::from_millis(5_000));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(clock.clone().now(), Timestamp::from_millis(6_000));
     }
 
     #[test]

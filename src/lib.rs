@@ -19,7 +19,7 @@
 //!
 //! # Layers
 //! `cli → app → {submission, relay, admin} → {intake, queue} → {store, dns} → bounce → smtp → mail`. A module imports only what stands to the
-//! right of it, siblings never import each other, `clock` and `metrics` may be imported by all, and only `cli` and `app` see
+//! right of it, siblings never import each other, `chance`, `clock` and `metrics` may be imported by all, and only `cli` and `app` see
 //! `config`. `tests/layers.rs` checks this.
 //!
 //! # Invariants
@@ -49,6 +49,7 @@
 pub mod admin;
 pub mod app;
 pub mod bounce;
+pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;

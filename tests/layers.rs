@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["bounce"],
     &["smtp"],
     &["mail"],
-    &["clock", "metrics"],
+    &["chance", "clock", "metrics"],
 ];
 
 /// Layers that are pure: what they may not name, as beginnings of paths.

@@ -63,6 +63,7 @@ mod routing;
 mod secrets;
 mod shutdown;
 mod siege;
+mod simulation;
 mod smuggling;
 mod steering;
 mod store;

@@ -15,6 +15,7 @@ mod name;
 mod question;
 mod resolver;
 mod search;
+mod servers;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -27,11 +28,14 @@ use rand::seq::SliceRandom;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use crate::chance::Chance;
 use cache::Cache;
 use flights::Flights;
 use metrics::DnsMetrics;
 use question::{ENDLESS, Found, MAX_RECORDS, Meaning, Missing, Rr};
 use resolver::{Resolver, Resolvers};
+
+pub use servers::{Asking, Servers};
 
 /// `[dns]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -177,9 +181,18 @@ enum Miss {
 impl Dns {
     /// Nothing is asked yet.
     pub fn new(options: Options) -> Self {
+        Self::over(Resolvers::new(options))
+    }
+
+    /// The same, with `servers` in the place of all name servers, and without the system's table of hosts.
+    pub fn asking(servers: Arc<dyn Servers>) -> Self {
+        Self::over(Resolvers::fixed(servers))
+    }
+
+    fn over(resolvers: Resolvers) -> Self {
         let asking = Semaphore::new(MAX_ASKING);
         Self {
-            resolvers: Resolvers::new(options),
+            resolvers,
             cache: Cache::default(),
             flights: Flights::default(),
             asking,
@@ -417,7 +430,7 @@ impl Dns {
         // Never closed. The wait ends: every question before this one has its time-out. It is no trouble with the name.
         let _place = self.asking.acquire().await;
         let began = Instant::now();
-        let answer = timeout(LOOKUP_TIMEOUT, resolver.hickory.lookup(asked.clone(), kind)).await;
+        let answer = timeout(LOOKUP_TIMEOUT, resolver.asks.lookup(asked.clone(), kind)).await;
         let meaning = answer.map_or_else(
             |_| Meaning::Trouble(format!("no answer within {} s", LOOKUP_TIMEOUT.as_secs())),
             |answer| question::meaning(&asked, kind, answer),
@@ -481,7 +494,7 @@ fn by_turns(answers: Vec<Found>) -> Vec<IpAddr> {
     let mut lists: Vec<Vec<IpAddr>> =
         answers.into_iter().map(|answer| answer.records.into_iter().filter_map(address).collect()).collect();
     for list in &mut lists {
-        list.shuffle(&mut rand::rng());
+        list.shuffle(&mut Chance);
     }
     let turn = |turn: usize| lists.iter().filter_map(move |list| list.get(turn).copied());
     (0..MAX_RECORDS).flat_map(turn).take(MAX_ADDRESSES).collect()

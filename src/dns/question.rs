@@ -15,6 +15,7 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordRef, RecordType};
 use rand::seq::SliceRandom;
 
 use super::{MailHost, Tlsa, name};
+use crate::chance::Chance;
 
 /// Links of a chain of CNAMEs that are followed.
 const MAX_LINKS: usize = 16;
@@ -133,7 +134,7 @@ pub(super) const ENDLESS: &str = "its CNAME records lead in a circle, or too far
 
 /// At most [`MAX_RECORDS`]; of mail hosts the ones with the best preference, chosen at random within one.
 fn best(mut records: Vec<Rr>) -> Vec<Rr> {
-    records.shuffle(&mut rand::rng());
+    records.shuffle(&mut Chance);
     records.sort_by_key(|record| match record {
         // What cannot be used must not push out what can.
         Rr::Mail(_, None) => u32::MAX,
@@ -174,7 +175,7 @@ pub(super) fn mail_hosts(records: &[Rr]) -> Vec<MailHost> {
     };
     let mut hosts: Vec<_> = records.iter().filter_map(host).collect();
     // RFC 5321 §5.1: at random within a preference, anew each time, so that load is spread.
-    hosts.shuffle(&mut rand::rng());
+    hosts.shuffle(&mut Chance);
     hosts.sort_by_key(|host| host.preference);
     hosts
 }

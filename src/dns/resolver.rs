@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Options;
 use super::search::Search;
+use super::servers::Servers;
 
 /// How often the system's files are looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ const MAX_ACTIVE: usize = 256;
 /// Something that can be asked.
 #[derive(Clone)]
 pub(super) struct Resolver {
-    pub(super) hickory: TokioResolver,
+    pub(super) asks: Arc<dyn Servers>,
     /// The name servers, for sentences.
     pub(super) servers: Arc<str>,
     /// For names that an operator wrote.
@@ -51,6 +52,15 @@ type Stamp = [Option<(SystemTime, u64)>; 2];
 impl Resolvers {
     pub(super) fn new(options: Options) -> Self {
         Self { options, current: Mutex::new(None) }
+    }
+
+    /// Always this one, and no file of the system is read.
+    pub(super) fn fixed(asks: Arc<dyn Servers>) -> Self {
+        // Any name server: it stands for "configured".
+        let options = Options { servers: vec![SocketAddr::from(([0, 0, 0, 0], 53))], ..Options::default() };
+        let resolver = Resolver { asks, servers: "a simulation".into(), search: Arc::default() };
+        let current = Current { resolver, made_from: [None, None], looked_at: Instant::now() };
+        Self { options, current: Mutex::new(Some(current)) }
     }
 
     /// The one to ask now, and whether it is another than the last time.
@@ -127,7 +137,7 @@ impl Resolvers {
         }
         let mut hickory = builder.build().map_err(|error| format!("DNS cannot be set up: {error}"))?;
         hickory.set_hosts(hosts);
-        Ok(Resolver { hickory, servers, search: Arc::new(search) })
+        Ok(Resolver { asks: Arc::new(hickory), servers, search: Arc::new(search) })
     }
 
     /// What the system knows without asking; nothing where that cannot be read.

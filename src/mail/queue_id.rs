@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use ulid::Ulid;
 
+use crate::chance;
 use crate::clock::Timestamp;
 
 /// A queue id: 26 characters of Crockford base32 (a ULID), sortable by time of acceptance, unique over all nodes.
@@ -14,7 +15,7 @@ pub struct QueueId(Ulid);
 impl QueueId {
     /// A new id for a message accepted at `now`; 80 of its 128 bits are random.
     pub fn new(now: Timestamp) -> Self {
-        Self(Ulid::from_parts(now.as_millis(), rand::random()))
+        Self(Ulid::from_parts(now.as_millis(), chance::random()))
     }
 
     /// When the message was accepted: the time that the id was made with.

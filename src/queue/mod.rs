@@ -209,6 +209,7 @@ impl Queue {
             match due_at {
                 None => woken.await,
                 Some(due_at) => tokio::select! {
+                    biased;
                     () = woken => {}
                     () = tokio::time::sleep_until(due_at) => {}
                 },

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::options::{Jitter, Options};
+use crate::chance;
 use crate::clock::Timestamp;
 use crate::mail::{HoldCause, Progress, RecipientState};
 
@@ -45,7 +46,7 @@ pub(super) fn close(
         Some(wait) => wait,
         None => {
             progress.attempts = progress.attempts.saturating_add(1);
-            backoff(options, progress.attempts, rand::random())
+            backoff(options, progress.attempts, chance::random())
         }
     };
     if !progress.is_queued() {

@@ -202,6 +202,7 @@ impl Reader {
         let stop = self.relay.surroundings.stop.clone();
         while let Some(lease) = self.next() {
             tokio::select! {
+                biased;
                 () = self.relay.route(lease) => {}
                 () = stop.cancelled() => {}
             }

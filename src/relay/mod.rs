@@ -13,6 +13,7 @@ mod commands;
 mod concurrency;
 mod counters;
 mod dane;
+mod dial;
 mod directory;
 mod dispatch;
 pub mod dkim;
@@ -46,10 +47,12 @@ mod way;
 mod wire;
 
 pub use counters::{Counters, Counts};
+pub use dial::{Dial, Dialled};
 pub use options::Options;
 pub use routing::Prepared;
 pub use tls::TrustError;
 pub use tls_report::TlsReport;
+pub use wire::Duplex;
 
 use std::io;
 use std::path::PathBuf;
@@ -135,7 +138,31 @@ impl Relay {
         queue: Arc<Queue>,
         clock: Clock,
     ) -> Result<Arc<Self>, SetupError> {
-        let surroundings = Surroundings::new(clock);
+        Self::over(Surroundings::new(clock), options, dns, queue)
+    }
+
+    /// The same, with connections in clear that are made by `dialer` instead of the system.
+    ///
+    /// # Errors
+    /// As [`Relay::new`].
+    pub fn dialling(
+        options: Options,
+        dns: Arc<Dns>,
+        queue: Arc<Queue>,
+        clock: Clock,
+        dialer: Arc<dyn Dial>,
+    ) -> Result<Arc<Self>, SetupError> {
+        let mut surroundings = Surroundings::new(clock);
+        surroundings.dialer = Some(dialer);
+        Self::over(surroundings, options, dns, queue)
+    }
+
+    fn over(
+        surroundings: Surroundings,
+        options: Options,
+        dns: Arc<Dns>,
+        queue: Arc<Queue>,
+    ) -> Result<Arc<Self>, SetupError> {
         let signers = Signers::new(&options.dkim).map_err(SetupError::Dkim)?;
         let signers = Arc::new(ArcSwap::from_pointee(signers));
         let builder = Builder { system: Arc::default(), surroundings: surroundings.clone(), signers };

@@ -16,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::auth::Authenticator;
+use super::dial::Dial;
 use super::options::{Host, Timeouts};
 use super::security::{Account, Demand, Level, Verify};
 use super::tls::{self, Trust};
@@ -35,6 +36,8 @@ pub(super) struct Opening<'a> {
     pub(super) timeouts: &'a Timeouts,
     /// Where to connect from; the system's choice when absent.
     pub(super) source: Option<IpAddr>,
+    /// Who makes connections that stay in clear; the system when absent.
+    pub(super) dialer: Option<&'a dyn Dial>,
 }
 
 /// Why a host cannot be used now.
@@ -123,7 +126,7 @@ impl Opening<'_> {
             may_authenticate(address, "", false)?;
         }
         let opened = match &self.demand.level {
-            Level::Plain => self.plain(self.connect(address).await?).await?,
+            Level::Plain => self.plain(self.dial(address).await?).await?,
             Level::Opportunistic => self.opportunistic(address).await?,
             Level::StartTls(verify) => match self.starttls(self.connect(address).await?, verify).await {
                 Ok(opened) => opened,
@@ -147,8 +150,8 @@ impl Opening<'_> {
         Ok(Ready { wire, capabilities, tls, is_verified, certificate })
     }
 
-    async fn plain(&self, stream: TcpStream) -> Result<Opened, Trouble> {
-        let mut wire = Wire::new(boxed(stream));
+    async fn plain(&self, stream: Box<dyn Duplex>) -> Result<Opened, Trouble> {
+        let mut wire = Wire::new(stream);
         self.greeting(&mut wire).await?;
         let capabilities = self.ehlo(&mut wire).await?;
         Ok(Opened { wire, capabilities, tls: String::new(), is_verified: false, certificate: None })
@@ -179,7 +182,15 @@ impl Opening<'_> {
         };
         tracing::info!(target: "oncemail::relay", host = %self.host, %address, error = %fault.text,
             "no TLS with this host: going on without, as its route allows");
-        self.plain(self.connect(address).await?).await
+        self.plain(boxed(self.connect(address).await?)).await
+    }
+
+    /// For a connection that stays in clear: TLS needs a socket.
+    async fn dial(&self, address: SocketAddr) -> Result<Box<dyn Duplex>, Trouble> {
+        let Some(dialer) = self.dialer else { return Ok(boxed(self.connect(address).await?)) };
+        let failed = |why: &str| Trouble::local(format!("connecting to {address}: {why}"));
+        let dialling = timeout(self.timeouts.connect, dialer.dial(address)).await;
+        dialling.map_err(|_| failed("no answer in time"))?.map_err(|error| failed(&error.to_string()))
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<TcpStream, Trouble> {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::counters::{Counters, RouteCounters};
+use super::dial::Dial;
 use super::options::MX_CONNECTIONS;
 use super::places::Places;
 use super::report;
@@ -33,6 +34,8 @@ pub(super) struct Surroundings {
     pub(super) tasks: TaskTracker,
     /// Connections to the hosts of domains.
     pub(super) places: Arc<Places>,
+    /// Makes connections in clear; absent: the system does.
+    pub(super) dialer: Option<Arc<dyn Dial>>,
     /// Bounds the outcomes that are being saved while their connections have gone on.
     settling: Arc<Semaphore>,
 }
@@ -46,6 +49,7 @@ impl Surroundings {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             places: Arc::new(Places::new(MX_CONNECTIONS)),
+            dialer: None,
             settling: Arc::new(Semaphore::new(SETTLING)),
         }
     }

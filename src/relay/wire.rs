@@ -21,7 +21,7 @@ const BLOCK: usize = 64 << 10;
 const SLICES_PER_WRITE: usize = 32;
 
 /// A plain or an encrypted stream.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 /// See the module.

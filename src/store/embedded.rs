@@ -49,6 +49,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How long to wait for the lock of a process that is just ending (D5).
     pub lock_wait: Duration,
+    /// How often it is looked whether there is upkeep to do, when nothing else asks for it.
+    pub upkeep_every: Duration,
 }
 
 impl Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             min_free: 256 << 20,
             segment_bytes: 64 << 20,
             lock_wait: Duration::from_secs(5),
+            upkeep_every: Duration::from_secs(1),
         }
     }
 }

@@ -18,8 +18,6 @@ use super::shared::Shared;
 use super::{StoreError, reclaim, reserve};
 use crate::clock::Timestamp;
 
-/// It looks at least this often.
-const TICK: Duration = Duration::from_secs(1);
 /// A checkpoint is made after this many segments …
 const CHECKPOINT_SEGMENTS: u32 = 4;
 /// … or this long after the last one, when something has happened since.
@@ -55,12 +53,13 @@ impl Upkeep {
     }
 
     fn work(&mut self) {
-        let mut wait = TICK;
+        let tick = self.shared.options.upkeep_every;
+        let mut wait = tick;
         loop {
             match self.nudges.recv_timeout(wait) {
                 Ok(Nudge::Look) | Err(RecvTimeoutError::Timeout) => {
                     let more = self.look();
-                    wait = if more { Duration::ZERO } else { TICK };
+                    wait = if more { Duration::ZERO } else { tick };
                 }
                 Ok(Nudge::Settle(reply)) => {
                     let result = self.settle();

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -89,6 +90,39 @@ pub(super) fn admit(
             tracing::debug!(%client, %error, "connection ended");
         }
     });
+}
+
+/// Serves a client that comes over any stream, in clear and without a proxy, to its end.
+pub(super) async fn attend_stream<S: AsyncRead + AsyncWrite + Unpin>(
+    place: &Place,
+    mut stream: S,
+    peer: SocketAddr,
+    shutdown: &CancellationToken,
+) {
+    let Place { shared, entrance } = place;
+    let client = canonical(peer);
+    let entered = match is_allowed(&entrance.listener, client) {
+        true => shared.door.enter(client).map_err(rebuff),
+        false => Err(STRANGER),
+    };
+    let _pass = match entered {
+        Ok(pass) => pass,
+        Err((why, words)) => {
+            shared.metrics.turned_away(why);
+            let _ = stream.write_all(words.as_bytes()).await;
+            return;
+        }
+    };
+    let _open = Present::new(entrance.metrics.clone());
+    entrance.metrics.connected();
+    let (shared, entrance) = (shared.clone(), entrance.clone());
+    let visit = Visit { shared, entrance, client, is_proxied: false, shutdown: shutdown.child_token() };
+    let session = visit.session(None);
+    let mut connection = Connection::new(stream, visit);
+    connection.greet(&session);
+    if let Err(error) = connection.run(session).await {
+        tracing::debug!(%client, %error, "connection ended");
+    }
 }
 
 /// Reads for whom a proxy connects, and treats it as that client from then on.

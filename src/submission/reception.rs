@@ -5,11 +5,15 @@
 //! connections, memory in use, failed logins, messages of a user's rate) is counted on. A listener whose address is not the
 //! same any more stays as it is until a restart: what the new one would be allowed may be wrong where the old one is.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use super::accounts::Accounts;
+use super::admission::attend_stream;
 use super::door::Door;
 use super::metrics::SubmissionMetrics;
 use super::options::{Limits, Listener, Options, TlsMode};
@@ -117,6 +121,33 @@ impl Reception {
             })
             .collect();
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// For listeners that nobody binds: connections come by [`Reception::attend`]. Reads the files that `options` names.
+    ///
+    /// # Errors
+    /// Names the file, or the user whose password hash cannot be used.
+    pub fn unbound(
+        options: Options,
+        intake: Arc<Intake>,
+        clock: Clock,
+        recipients: Recipients,
+    ) -> Result<Self, BindError> {
+        Self::open(Furnishing::new(options, recipients, &clock)?, intake, clock)
+    }
+
+    /// Serves a client that comes over any stream to the first listener, in clear, until it has gone or `shutdown` has ended
+    /// its session.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes the connection; what the intake decides goes on.
+    pub async fn attend<S>(&self, stream: S, peer: SocketAddr, shutdown: &CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(place) = self.0.places.first() else { return };
+        let place = place.load_full();
+        attend_stream(&place, stream, peer, shutdown).await;
     }
 
     pub(super) fn metrics(&self) -> Arc<SubmissionMetrics> {

@@ -361,6 +361,7 @@ impl Lane {
             let until = self.traffic().pause.map(|pause| pause.until);
             let Some(until) = until.filter(|until| Instant::now() < *until) else { break };
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(until) => {}
                 () = stop.cancelled() => return self.leave(),
             }

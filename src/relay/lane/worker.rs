@@ -95,6 +95,7 @@ impl Worker {
                 traffic.free += usize::from(!std::mem::replace(&mut self.is_free, true));
             }
             tokio::select! {
+                biased;
                 () = lane.arrived.notified() => {}
                 () = tokio::time::sleep_until(deadline) => {}
                 () = stop.cancelled() => {}

@@ -60,9 +60,18 @@ async fn open(address: SocketAddr, demand: &Demand) -> Result<Ready, Trouble> {
 async fn open_with(address: SocketAddr, demand: &Demand, trust: &Trust) -> Result<Ready, Trouble> {
     let host = Host { name: NAME.to_owned(), port: address.port() };
     let (hostname, timeouts) = ("relay.example", Timeouts::default());
-    Opening { host: &host, hostname, demand, trust, auth: None, source: None, timeouts: &timeouts }
-        .run(address)
-        .await
+    Opening {
+        host: &host,
+        hostname,
+        demand,
+        trust,
+        auth: None,
+        source: None,
+        dialer: None,
+        timeouts: &timeouts,
+    }
+    .run(address)
+    .await
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use super::breakers::{Breakers, Permit};
 use super::classify::{is_about_account, is_crowded};
 use super::concurrency::Load;
 use super::counters::Counters;
+use super::dial::Dial;
 use super::mx::{Own, Refusal};
 use super::opening::Trouble;
 use super::options::{self, Host, Hosts, Timeouts};
@@ -53,6 +54,7 @@ pub(super) struct Smarthost {
     auth: Option<Authenticator>,
     breakers: Arc<Breakers>,
     counters: Arc<Counters>,
+    dialer: Option<Arc<dyn Dial>>,
     /// By destination.
     limiter: Option<DefaultKeyedRateLimiter<Arc<str>>>,
     /// Source addresses take turns.
@@ -122,6 +124,7 @@ impl Smarthost {
         Self {
             breakers,
             counters,
+            dialer: surroundings.dialer.clone(),
             limiter: options.rate.map(governor::RateLimiter::keyed),
             options,
             route,
@@ -301,6 +304,7 @@ impl Smarthost {
             self.first(tally, parcel, destination, require_tls).await
         };
         let opened = tokio::select! {
+            biased;
             opened = opening => opened?,
             () = stop.cancelled() => return Err(NoLink::Stopped),
         };
@@ -323,6 +327,7 @@ impl Smarthost {
                 return Err(Attempt::Paced(Instant::now() + wait));
             }
             tokio::select! {
+                biased;
                 () = sleep(wait) => {}
                 () = stop.cancelled() => return Err(Attempt::Stopped),
             }

@@ -47,6 +47,7 @@ impl Smarthost {
                 auth: self.auth.as_ref(),
                 timeouts: &self.timeouts,
                 source: self.source_for(address.ip()),
+                dialer: self.dialer.as_deref(),
             };
             match opening.run(address).await {
                 Ok(Ready { mut wire, capabilities, tls, certificate, .. }) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::{Link, NoLink, Smarthost, blame};
+use crate::chance::Chance;
 use crate::metrics::Present;
 use crate::queue::End;
 use crate::relay::breakers::Permit;
@@ -88,7 +89,7 @@ impl Smarthost {
     pub(super) async fn plan(&self, destination: &str) -> Result<Vec<Candidate>, NoLink> {
         let mx = match &self.options.hosts {
             Hosts::Fixed { hosts, weights } => {
-                return Ok(plan::configured(hosts, weights, &mut rand::rng()));
+                return Ok(plan::configured(hosts, weights, &mut Chance));
             }
             Hosts::Mx(mx) => mx,
         };
@@ -137,6 +138,7 @@ impl Smarthost {
                 auth: self.auth.as_ref(),
                 timeouts: &self.timeouts,
                 source: self.source_for(address.ip()),
+                dialer: self.dialer.as_deref(),
             };
             match opening.run(address).await {
                 Ok(ready) => {

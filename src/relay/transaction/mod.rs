@@ -208,6 +208,7 @@ impl Session {
         }
         let offer = self.offer(parcel, needs, timeouts);
         let replies = tokio::select! {
+            biased;
             replies = offer => replies,
             () = cut_short(stop) => return Ended::Lost(Trouble::local("the relay is shutting down")),
         };
