@@ -197,7 +197,7 @@ async fn i4_s2_what_cannot_be_committed_in_good_time_is_refused_early_and_taken_
     let (address, _ended) = serve(options(), slow.clone(), &clock, &shutdown, Duration::from_secs(5)).await;
     let (mut bystander, _) = Client::greeted(address).await;
     let mut clients = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..160 {
         clients.push(Client::greeted(address).await.0);
     }
     // Commits that take long teach it that so many at a time are too many.
@@ -215,14 +215,14 @@ async fn i4_s2_what_cannot_be_committed_in_good_time_is_refused_early_and_taken_
         }
     }
     slow.is_gated.store(true, Ordering::SeqCst);
-    let (early, late) = clients.split_at_mut(32);
+    let (early, late) = clients.split_at_mut(128);
     for client in early.iter_mut() {
         client.begin().await;
     }
     for client in early.iter_mut() {
         client.send("Subject: x\r\n\r\nhello\r\n.\r\n").await;
     }
-    timeout(PATIENCE, slow.waiting.subscribe().wait_for(|waiting| *waiting == 32)).await.unwrap().unwrap();
+    timeout(PATIENCE, slow.waiting.subscribe().wait_for(|waiting| *waiting == 128)).await.unwrap().unwrap();
     // At MAIL, and at the greeting; who is in stays in.
     assert!(bystander.ask("MAIL FROM:<a@example.com>").await.starts_with("451 4.4.5"));
     assert!(late[0].ask("MAIL FROM:<a@example.com>").await.starts_with("451 4.4.5"));
@@ -235,7 +235,7 @@ async fn i4_s2_what_cannot_be_committed_in_good_time_is_refused_early_and_taken_
     // It ends by itself.
     assert!(submit(&mut bystander).await.starts_with("250 2.0.0"));
     assert!(submit(&mut Client::greeted(address).await.0).await.starts_with("250 2.0.0"));
-    assert_eq!(slow.store.messages().len(), accepted + 34, "what was refused is not there");
+    assert_eq!(slow.store.messages().len(), accepted + 130, "what was refused is not there");
     shutdown.cancel();
 }
 

@@ -184,6 +184,9 @@ pub struct Session {
     user: Option<Arc<str>>,
     transactions: u32,
     errors: u32,
+    /// Commands that may come too early and are no errors: a client that pipelines has sent them before it could know that
+    /// its MAIL is refused (RFC 2920 §3.1).
+    pardoned: usize,
     state: State,
 }
 
@@ -262,7 +265,7 @@ impl Session {
     /// A session that has not said anything yet. `tls` describes the encryption when there is some from the start.
     pub fn new(settings: Arc<Settings>, budget: Budget, loopback: bool, tls: Option<String>) -> Self {
         let (user, state) = (None, State::Start);
-        Self { settings, budget, loopback, tls, user, transactions: 0, errors: 0, state }
+        Self { settings, budget, loopback, tls, user, transactions: 0, errors: 0, pardoned: 0, state }
     }
 
     /// The first reply of all.
@@ -319,7 +322,7 @@ impl Session {
                 self.received_chunk(hello, transaction, chunk, *receiver)
             }
             (State::SkippingChunk(before), Input::Received(_)) => {
-                self.error(*before, out_of_sequence("BDAT needs MAIL and RCPT first"))
+                self.without_transaction(*before, "BDAT needs MAIL and RCPT first")
             }
             (State::Deciding(hello), Input::Decided(reply)) => (State::Ready(hello), Action::Reply(reply)),
             (State::Handshaking, Input::Encrypted(tls)) => self.encrypted(tls),
@@ -412,6 +415,15 @@ impl Session {
             LineFault::Endless => close(Reply::new(421, (4, 7, 0), "Line without end")),
             LineFault::Tls => close(Reply::new(421, (4, 7, 0), "TLS begins with STARTTLS here, if at all")),
         }
+    }
+
+    /// Answers what needs a transaction and has none.
+    fn without_transaction(&mut self, state: State, text: &'static str) -> (State, Action) {
+        if self.pardoned == 0 || !matches!(state, State::Ready(_)) {
+            return self.error(state, out_of_sequence(text));
+        }
+        self.pardoned -= 1;
+        (state, Action::Reply(out_of_sequence(text)))
     }
 
     /// Answers a client's mistake; the session goes on as `state`, unless it was one too many.

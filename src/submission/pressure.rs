@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many messages may always wait: what shares one or two commits is no crowd.
-const FEWEST: usize = 32;
+/// So many messages may always wait: what shares one or two commits is no crowd, and clients that wait for one reply
+/// before they send the next message, as nearly all do, are never refused when there are no more of them than this.
+const FEWEST: usize = 128;
 /// And never more than this.
 const MOST: usize = 2_048;
 /// A wait is too long beyond this and [`COMMITS`] commits.
-const TARGET: Duration = Duration::from_millis(20);
+const TARGET: Duration = Duration::from_millis(40);
 /// A message that comes waits for the commit that is under way and for its own; twice that is borne.
 const COMMITS: u32 = 4;
 /// A larger message takes its time by itself.

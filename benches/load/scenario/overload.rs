@@ -1,10 +1,15 @@
 //! Twice as much as can be carried: what is accepted is answered nearly as fast as ever, and the rest is told at once to
 //! come later.
 
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use tempfile::TempPath;
 
 use super::measure::{Bench, CALM, MANY, SMALL, generate, mebibytes};
 use super::relay::{Relay, Ways};
@@ -31,7 +36,8 @@ impl Bench<'_> {
         time: Duration,
         section: &mut Section<'_>,
     ) -> Result<()> {
-        let relay = Relay::start(binary, directory, Ways::Sink(self.sink.address))?;
+        let aside = apart(binary, directory)?;
+        let relay = Relay::start(&aside, directory, Ways::Sink(self.sink.address))?;
         self.overloaded(&relay, time, section).with_context(|| relay.log_tail())
     }
 
@@ -90,6 +96,17 @@ impl Bench<'_> {
         section.add_verdict(&self.sink.tally.verify(shape.run, &taken.accepted, 1));
         Ok(())
     }
+}
+
+/// The program with one processor to itself, and us with another: a generator that has to fight for a processor with what
+/// it overloads offers less, and measures its own wait.
+fn apart(binary: &Path, directory: &Path) -> Result<TempPath> {
+    let mut script = tempfile::Builder::new().suffix(".sh").tempfile_in(directory)?;
+    writeln!(script, "#!/bin/sh\nexec taskset -c 0 '{}' \"$@\"", binary.display())?;
+    script.as_file().set_permissions(Permissions::from_mode(0o700))?;
+    let moved = Command::new("taskset").args(["-acp", "1", &std::process::id().to_string()]).output();
+    ensure!(moved.context("taskset (util-linux) is needed")?.status.success(), "this needs two processors");
+    Ok(script.into_temp_path())
 }
 
 /// Messages of an honest client, at this rate.

@@ -73,13 +73,17 @@ impl Session {
                 let reply = Reply::new(250, (2, 1, 0), "Sender OK");
                 (State::Addressing(hello, transaction), Action::Reply(reply))
             }
-            Err(reply) => refuse(hello, *transaction, 0, reply),
+            Err(reply) => {
+                // Every recipient, and DATA.
+                self.pardoned = self.settings.recipients.saturating_add(1);
+                refuse(hello, *transaction, 0, reply)
+            }
         }
     }
 
     pub(super) fn rcpt(&mut self, state: State, rcpt: Rcpt) -> (State, Action) {
         let State::Addressing(hello, transaction) = state else {
-            return self.error(state, out_of_sequence("RCPT needs MAIL first"));
+            return self.without_transaction(state, "RCPT needs MAIL first");
         };
         if rcpt.parameters.any && !hello.extended {
             return self.error(State::Addressing(hello, transaction), parameters_need_ehlo());

@@ -22,7 +22,7 @@ impl Session {
                 )
             }
             State::Chunking(..) => self.error(state, out_of_sequence("DATA cannot follow BDAT")),
-            _ => self.error(state, out_of_sequence("DATA needs MAIL and an accepted RCPT first")),
+            _ => self.without_transaction(state, "DATA needs MAIL and an accepted RCPT first"),
         }
     }
 

@@ -111,6 +111,9 @@ fn act(action: Action, heard: &mut Heard, receiver: &mut Option<Box<Receiver>>) 
             let is_right = *credentials.password == b"right";
             Some(Input::Verified(if is_right { Verdict::Right } else { Verdict::Wrong }))
         }
+        Action::MaySend(ReversePath::Mailbox(from)) if from.local_part() == "busy" => {
+            Some(Input::MaySend(Err(Reply::new(451, (4, 4, 5), "Too busy"))))
+        }
         Action::MaySend(_) => Some(Input::MaySend(Ok(()))),
         // The address says what comes of its check.
         Action::CheckRecipient(address) => Some(Input::Recipient(match address.local_part() {
@@ -183,6 +186,17 @@ fn a_refused_recipient_is_left_out_and_an_unverified_one_is_marked() {
     assert_eq!(of(&checked), [("unseen".to_owned(), true), ("seen".to_owned(), false)]);
     assert_eq!(checked.replies.iter().filter(|reply| *reply == "550 5.1.1 no").count(), 30);
     assert_eq!(of(&heard(false)).len(), 3);
+}
+
+#[test]
+fn what_was_sent_behind_a_mail_that_is_refused_is_no_error() {
+    let transaction = "MAIL FROM:<busy@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n";
+    let heard = hear(&format!("EHLO c\r\n{}", transaction.repeat(100)));
+    let codes: Vec<_> = heard.replies.iter().skip(1).map(|reply| &reply[..3]).collect();
+    assert_eq!(codes, ["451", "503", "503"].repeat(100));
+    // As many as one MAIL explains, and no more.
+    let heard = hear(&format!("EHLO c\r\n{transaction}{}", "RCPT TO:<c@d.example>\r\n".repeat(100)));
+    assert!(heard.closed && heard.replies.last().unwrap().starts_with("421 4.7.0"), "{heard:?}");
 }
 
 #[test]
