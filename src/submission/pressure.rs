@@ -147,7 +147,7 @@ mod tests {
         let waiting: Vec<_> = (0..FEWEST).map_while(|_| pressure.enter(1_000)).collect();
         assert!(pressure.is_too_high());
         // What had been let in already may come, and no more than that.
-        let late: Vec<_> = (0..100).map_while(|_| pressure.enter(1_000)).collect();
+        let late: Vec<_> = (0..2 * FEWEST).map_while(|_| pressure.enter(1_000)).collect();
         assert_eq!(late.len(), FEWEST);
         drop((waiting, late));
         assert!(!pressure.is_too_high(), "nobody waits");
