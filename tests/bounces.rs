@@ -8,7 +8,7 @@ use oncemail::clock::{Clock, Timestamp};
 use oncemail::mail::{
     AttemptReply, HoldCause, Message, Notify, Progress, QueueId, RecipientState, ReversePath,
 };
-use oncemail::queue::{End, Jitter, Lease, OnFailure, Options, Outcome, Queue};
+use oncemail::queue::{Action, Effect, End, Jitter, Lease, OnFailure, Options, Order, Outcome, Queue};
 use oncemail::store::{Recovered, Store, StoreError};
 
 use crate::common::far_side::{FarSide, PATIENCE, say};
@@ -192,6 +192,38 @@ async fn d6_a_failure_of_which_nobody_was_told_before_a_crash_is_told_after_it()
     let notices = bed.notices(id);
     assert_eq!(notices.len(), 1);
     assert!(notices[0].contains("c@y.example") && !notices[0].contains("rfc822; b@x.example"));
+}
+
+#[tokio::test]
+async fn d2_d6_a_failure_of_which_nobody_was_told_before_a_crash_is_told_with_the_order_that_comes_first() {
+    const BY_OPERATOR: RecipientState = RecipientState::Held(HoldCause::Operator);
+    const FAILED: RecipientState = RecipientState::Held(HoldCause::Failed);
+    for (on_failure, action, expected, told) in [
+        (OnFailure::Bounce, Action::Hold, [BY_OPERATOR, RecipientState::Bounced], 1),
+        (OnFailure::Discard, Action::Hold, [BY_OPERATOR, RecipientState::Discarded], 0),
+        (OnFailure::Hold, Action::Hold, [BY_OPERATOR, FAILED], 0),
+        // It is offered again, so that there is nothing to tell.
+        (OnFailure::Bounce, Action::Release, [RecipientState::Queued; 2], 0),
+    ] {
+        let options = || Options { on_failure, ..telling() };
+        let bed = Bed::new(options());
+        let id = bed.accept(|_| {}).await;
+        let lease = bed.next().await;
+        lease.split(2);
+        lease.settle(&[outcome(1, End::Failed)], None).await.unwrap();
+        let bed = bed.restart(options());
+        let saves = bed.store.seen().saves.len();
+        let order = Order { action, by: "ops".into(), reason: None };
+        assert_eq!(bed.queue.order(id, order).await, Effect::Done);
+        // One save for both.
+        assert_eq!(bed.store.seen().saves.len(), saves + 1);
+        let saved = bed.store.messages().into_iter().find(|(message, _)| message.id == id).unwrap().1;
+        assert_eq!(states(&saved), expected, "{on_failure:?}");
+        let notices = bed.notices(id);
+        assert_eq!(notices.len(), told, "{on_failure:?}");
+        let is_about = |whom: &str| notices.iter().all(|text| text.contains(&format!("rfc822; {whom}")));
+        assert!(is_about("c@y.example") && (told == 0 || !is_about("b@x.example")), "{notices:?}");
+    }
 }
 
 #[tokio::test]

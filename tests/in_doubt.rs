@@ -445,33 +445,6 @@ in_doubt = "{in_doubt}"
 }
 
 #[tokio::test]
-async fn recipients_that_were_in_doubt_together_stay_together_and_the_others_go_by_their_number() {
-    let addresses: Vec<_> = (0..7).map(|n| format!("r{n}@x.example")).collect();
-    let (_, _, lease) = leased(&addresses.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let all: Vec<usize> = (0..7).collect();
-    assert_eq!(lease.groups(&all, 3).await, [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
-    // The rest of a group that was taken in part is no group with others.
-    assert_eq!(lease.groups(&[1, 3, 4, 5, 6], 3).await, [vec![1], vec![3, 4, 5], vec![6]]);
-    let at =
-        |n| AttemptReply { at: oncemail::clock::Timestamp::from_millis(n), ..doubtful("in doubt: lost") };
-    let outcomes = [(0, 1), (2, 1), (4, 2)].map(|(recipient, n)| Outcome {
-        in_doubt: true,
-        reply: at(n),
-        ..outcome(recipient, End::Deferred)
-    });
-    lease.record(&outcomes).await.unwrap();
-    assert_eq!(lease.groups(&all, 3).await, [vec![1], vec![3, 5], vec![6], vec![0, 2], vec![4]]);
-    assert_eq!(lease.groups(&all, 1).await.len(), 7);
-    // An attempt that reached nobody settles nothing.
-    let unreached = [0, 1, 2, 3].map(|recipient| Outcome {
-        reply: doubtful("4.4.1 cannot connect"),
-        ..outcome(recipient, End::Deferred)
-    });
-    lease.record(&unreached).await.unwrap();
-    assert_eq!(lease.groups(&all, 3).await, [vec![1], vec![3, 5], vec![6], vec![0, 2], vec![4]]);
-}
-
-#[tokio::test]
 async fn many_messages_in_doubt_are_each_held_once() {
     let far = FarSide::new().on(".", Act::Close).start().await;
     let rig = Rig::start(held(changed(&[far.address], |smarthost| smarthost.connections = 8)));

@@ -93,7 +93,8 @@ impl Lease {
         let options = &*self.queue.options.load_full();
         let Some(progress) = &mut current.progress else { return false };
         let has_failed = notices::has_failed(progress, options);
-        let is_late = notices::is_late(progress, self.due_at(), now, options);
+        // What is told cannot be taken back: a clock that was set forward is not believed.
+        let is_late = notices::is_late(progress, self.due_at(), self.queue.clock.settled(), options);
         if !has_failed && !is_late {
             return false;
         }

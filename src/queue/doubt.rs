@@ -97,29 +97,4 @@ impl Lease {
         let mut current = self.progress.lock().await;
         recipients.iter().for_each(|number| current.doubts.resolve(*number));
     }
-
-    /// Splits recipients of the message, by number, into transactions of at most `most` in such a way that every attempt
-    /// splits them alike: who was in doubt together stays together, and else a recipient's number decides. A next hop
-    /// that is told the message's key must see the same key with the same recipients only.
-    pub async fn groups(&self, recipients: &[usize], most: usize) -> Vec<Vec<usize>> {
-        let most = most.max(1);
-        let current = self.progress.lock().await;
-        let in_doubt = |number: usize| {
-            let recipient = current.progress.as_ref()?.recipients.get(number)?;
-            // Not only the last: an attempt that reached nobody since has settled nothing.
-            let is_doubt = |reply: &&AttemptReply| reply.code == 0 && reply.text.starts_with(IN_DOUBT);
-            let doubt = recipient.replies.iter().rev().find(is_doubt)?;
-            Some((doubt.at, &doubt.route, &doubt.host))
-        };
-        let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-        for number in recipients {
-            let in_doubt = in_doubt(*number);
-            let place = if in_doubt.is_none() { number / most } else { 0 };
-            groups.entry((in_doubt, place)).or_default().push(*number);
-        }
-        groups
-            .into_values()
-            .flat_map(|group| group.chunks(most).map(<[usize]>::to_vec).collect::<Vec<_>>())
-            .collect()
-    }
 }

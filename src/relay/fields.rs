@@ -13,8 +13,11 @@
 //! | none, or an implicit one | `oncemail-` and the queue id |
 //!
 //! A transaction that carries the message to only some of its recipients adds `:n`: the lowest of their numbers (from
-//! 0), a dot, and 16 hexadecimal digits of a hash of them all. The same recipients have the same `:n` in every attempt,
-//! and others never have it. Who they are is only known when RCPT was answered, so the field is made then.
+//! 0), a dot, and 16 hexadecimal digits of a hash of them all.
+//!
+//! A recipient's key must be the same in every attempt, too: else the next hop takes the message twice. Whom a far side
+//! accepts together is its choice, each time anew, and a process that dies before the outcome is saved cannot know what
+//! it was. So a route that forwards keys has one recipient in each transaction.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -71,7 +74,7 @@ impl Fields {
         Self { forward_key_as, signers }
     }
 
-    /// Whether the next hop is told keys. Then recipients that were in doubt together must be offered together again.
+    /// Whether the next hop is told keys. Then each recipient goes alone: see the module.
     pub(super) fn forward_keys(&self) -> bool {
         self.forward_key_as.is_some()
     }

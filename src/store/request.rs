@@ -196,7 +196,7 @@ impl CopyItem {
             }
             // A newer submission may have taken a key since it expired: the old one must not come back behind it.
             Self::Keys { keys, encoded } => {
-                let (now, before) = (shared.clock.now(), keys.len());
+                let (now, before) = (shared.clock.settled(), keys.len());
                 keys.retain(|(hash, record)| {
                     let newest = state.overlay.get(hash);
                     now < record.expires_at

@@ -56,7 +56,7 @@ pub struct Inner {
     uncertain: Option<Call>,
     /// The process that runs.
     life: u64,
-    /// The latest time that any clock has told.
+    /// The latest time that any process has believed its clock.
     pub latest: Timestamp,
     pub sayings: super::takes::Sayings,
 }
@@ -110,7 +110,7 @@ impl Ledger {
         self.inner.lock().unwrap()
     }
 
-    /// A clock has told this time.
+    /// A process has believed this.
     pub fn time_was(&self, now: Timestamp) {
         let mut inner = self.inner();
         inner.latest = inner.latest.max(now);

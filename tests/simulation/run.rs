@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncemail::chance;
-use oncemail::clock::Clock;
+use oncemail::clock::{Clock, Timestamp};
 use oncemail::mail::{HoldCause, RecipientState};
 use oncemail::queue::{Action, OnFailure, Order};
 use tokio::time::sleep;
@@ -22,6 +22,8 @@ use super::town::Town;
 use super::world::World;
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// A clock that was set forward is not believed so long.
+const DOUBT: Duration = Duration::from_secs(86_400);
 
 /// What a run has come to.
 #[derive(Default, Debug, Clone)]
@@ -52,6 +54,8 @@ struct Run {
     lives: u64,
     /// How far the clock was set back, altogether.
     set_back: Duration,
+    /// It was set forward at some time.
+    set_on: bool,
     on_failure: OnFailure,
     orders: TaskTracker,
 }
@@ -73,8 +77,8 @@ pub async fn simulate(seed: u64) -> Report {
         queue_options,
         world,
     };
-    let (lives, set_back, orders) = (0, Duration::ZERO, TaskTracker::new());
-    let mut run = Run { machine, process: None, lives, set_back, on_failure, orders };
+    let (lives, set_back, set_on, orders) = (0, Duration::ZERO, false, TaskTracker::new());
+    let mut run = Run { machine, process: None, lives, set_back, set_on, on_failure, orders };
     run.go().await;
     run.report()
 }
@@ -170,6 +174,8 @@ impl Run {
                 _ => {}
             }
             self.lives += 1;
+            // A process believes what its clock shows at its start.
+            self.machine.clock = Clock::paced(self.machine.clock.now());
             self.process = Process::start(&self.machine, self.lives);
             if self.process.is_none() {
                 cut = world.percent(50);
@@ -203,17 +209,15 @@ impl Run {
                 let by = Duration::from_millis(world.scaled(1_000, 3 * 86_400_000));
                 let is_back = world.percent(50);
                 world.note(format!("the clock goes {} by {by:?}", if is_back { "back" } else { "on" }));
-                self.machine.ledger.time_was(clock.now());
+                self.machine.ledger.time_was(clock.settled());
                 if is_back {
                     self.set_back += by;
-                    clock.set(
-                        oncemail::clock::Timestamp::default()
-                            .plus(clock.now().since(oncemail::clock::Timestamp::default().plus(by))),
-                    );
+                    clock.set(Timestamp::default().plus(clock.now().since(Timestamp::default().plus(by))));
                 } else {
-                    clock.advance(by);
+                    self.set_on = true;
+                    clock.set(clock.now().plus(by));
                 }
-                self.machine.ledger.time_was(clock.now());
+                self.machine.ledger.time_was(clock.settled());
             }
             53..60 => disk.fail_after(world.scaled(1, 40), io::ErrorKind::Other),
             60..68 => {
@@ -275,6 +279,8 @@ impl Run {
         let mut patience = queue_options.cap * 2 + Duration::from_secs(3_600);
         if self.machine.town.has_lost_a_host() {
             patience += queue_options.expire_after + self.set_back;
+            // What was accepted by a clock that nobody believes is younger than it seems.
+            patience += if self.set_on { DOUBT } else { Duration::ZERO };
         }
         let mut waited = Duration::ZERO;
         while !ledger.queued().is_empty() && waited < patience && !world.is_wrong() {

@@ -20,7 +20,7 @@ use oncemail::store::{
     StoreError, StoreFuture, embedded,
 };
 use tokio::sync::Mutex as Turns;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::disk::Disk;
@@ -47,6 +47,8 @@ struct Inner {
     /// The parts' clock, and the store's own, which other threads can read.
     clock: Clock,
     own_clock: Clock,
+    /// When the store's own clock was looked at.
+    looked_at: Mutex<Instant>,
     turns: Turns<()>,
     died: CancellationToken,
     is_closed: AtomicBool,
@@ -91,7 +93,7 @@ impl SimStore {
     pub fn open(machine: &Machine, life: u64, queue: &Arc<Queue>) -> Opened {
         let Machine { world, disk, ledger, clock, net, .. } = machine;
         let own_clock = Clock::manual(clock.now());
-        ledger.time_was(clock.now());
+        ledger.time_was(clock.settled());
         ledger.lives(life);
         let options = embedded::Options {
             min_free: 1 << 20,
@@ -125,6 +127,7 @@ impl SimStore {
             queue: queue.clone(),
             clock: clock.clone(),
             own_clock,
+            looked_at: Mutex::new(Instant::now()),
             turns: Turns::default(),
             died: CancellationToken::new(),
             is_closed: AtomicBool::new(false),
@@ -246,8 +249,7 @@ impl SimStore {
 
 impl Inner {
     fn with<T>(&self, work: impl FnOnce(&EmbeddedStore) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.own_clock.set(self.clock.now());
-        self.ledger.time_was(self.clock.now());
+        self.time_goes_by();
         let store = self.store.lock().unwrap();
         let before = self.disk.segments();
         let result = work(store.as_ref().ok_or(StoreError::Closed)?);
@@ -260,6 +262,17 @@ impl Inner {
             }
         }
         result
+    }
+
+    /// The store's own clock has gone by as much as the timer, and shows what the parts' shows.
+    fn time_goes_by(&self) {
+        let mut looked_at = self.looked_at.lock().unwrap();
+        self.own_clock.advance(looked_at.elapsed());
+        *looked_at = Instant::now();
+        self.own_clock.set(self.clock.now());
+        // Each has its own doubts.
+        self.ledger.time_was(self.clock.settled());
+        self.ledger.time_was(self.own_clock.settled());
     }
 
     /// What the store's threads have told, or that they are no more.
@@ -322,7 +335,7 @@ impl Store for SimStore {
         if self.0.died.is_cancelled() || self.0.is_closed.load(Ordering::SeqCst) {
             return Status::Closed;
         }
-        self.0.own_clock.set(self.0.clock.now());
+        self.0.time_goes_by();
         self.0.store.lock().unwrap().as_ref().map_or(Status::Closed, Store::status)
     }
 

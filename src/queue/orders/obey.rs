@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::super::Next;
 use super::super::events::Known;
 use super::super::lease::{Current, Lease, OpenError};
-use super::super::notices::{Notices, Telling};
+use super::super::notices::{self, Notices, Telling};
 use super::{Action, Attached, Effect, Errand, NOBODY_QUEUED, Order};
 use crate::clock::Timestamp;
 use crate::mail::{AttemptReply, HoldCause, Message, Progress, RecipientState};
@@ -64,6 +64,7 @@ impl Lease {
         if let Err(why) = self.apply(&errand.order, progress, &[], &message, now, &mut told) {
             return Effect::Unchanged(why);
         }
+        self.tell_before_orders(progress, &message, now, &mut told);
         let next = match progress {
             progress if progress.is_queued() => Next::Again(progress.next_attempt.since(now)),
             progress if progress.is_held() => Next::Held,
@@ -80,6 +81,22 @@ impl Lease {
         }
         self.end(next);
         Effect::Done
+    }
+
+    /// Tells of those who had failed before an order came: the process that found it out may have died before the end of its
+    /// attempt, and of a message that is held now nobody looks for them any more (D6).
+    fn tell_before_orders(
+        &self,
+        progress: &mut Progress,
+        message: &Message,
+        now: Timestamp,
+        told: &mut Notices,
+    ) {
+        let options = &*self.queue.options.load_full();
+        if notices::has_failed(progress, options) {
+            let telling = Telling { message, options, due_at: self.due_at(), now };
+            telling.failures(progress, told);
+        }
     }
 
     /// Carries out, in memory, what stands in line at the end of an attempt.

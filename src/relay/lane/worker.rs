@@ -174,7 +174,7 @@ impl Worker {
         let recipients = leg.recipients().await;
         let fields = self.fields(message).await;
         let mut outcomes = Vec::with_capacity(recipients.len().min(self.recipients_per_transaction()));
-        for group in &self.groups(leg, &recipients).await {
+        for group in recipients.chunks(self.recipients_per_transaction()) {
             if !outcomes.is_empty() && !self.record(leg, message, &mut outcomes).await {
                 // The rest would be sent again after the next start.
                 return (outcomes, Some(Halt::Stopped));
@@ -200,15 +200,6 @@ impl Worker {
             }
         }
         (outcomes, None)
-    }
-
-    /// The recipients of each transaction.
-    async fn groups(&self, leg: &Leg, recipients: &[usize]) -> Vec<Vec<usize>> {
-        let most = self.recipients_per_transaction();
-        if self.way().fields.forward_keys() {
-            return leg.lease.groups(recipients, most).await;
-        }
-        recipients.chunks(most).map(<[usize]>::to_vec).collect()
     }
 
     /// The fields in front of the message, where there is somebody to read them; signing a large one holds up no other
@@ -263,6 +254,7 @@ impl Worker {
 
     fn recipients_per_transaction(&self) -> usize {
         match &self.way().transport {
+            Transport::Smarthost(_) if self.way().fields.forward_keys() => 1,
             Transport::Smarthost(smarthost) => smarthost.options.recipients_per_transaction.max(1),
             // One pair of files has all recipients; a sink is one.
             Transport::Directory(_) | Transport::Discard | Transport::Hook(_) | Transport::EventFile(_) => {

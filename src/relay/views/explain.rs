@@ -111,7 +111,7 @@ impl Way {
             explained.dkim = self.fields.dkim_names(sender);
         }
         explained.tls = Some(tls_words(smarthost.options.tls).to_owned());
-        explained.limits = limits(&smarthost.options);
+        explained.limits = limits(&smarthost.options, self.fields.forward_keys());
         if self.is_by_domain() && key.is_empty() {
             explained.trouble = Some("without a domain there are no mail hosts to ask".to_owned());
             return;
@@ -184,11 +184,14 @@ fn tls_words(policy: TlsPolicy) -> &'static str {
     }
 }
 
-fn limits(smtp: &Smtp) -> Vec<String> {
+fn limits(smtp: &Smtp, forwards_keys: bool) -> Vec<String> {
     let mut limits = vec![
         format!("at most {} connections at a time", smtp.connections),
         format!("{} messages per connection", smtp.messages_per_connection),
-        format!("{} recipients per transaction", smtp.recipients_per_transaction),
+        match forwards_keys {
+            true => "1 recipient per transaction, because it is told keys".to_owned(),
+            false => format!("{} recipients per transaction", smtp.recipients_per_transaction),
+        },
     ];
     if let Some(rate) = smtp.rate {
         let each = rate.replenish_interval();
