@@ -23,7 +23,7 @@ fn strike(runtime: &Runtime, shape: Shape, figures: &Figures) {
     let run = run(runtime, shape);
     let must_latch = matches!(trouble, Trouble::Fails(_, Other) | Trouble::BreaksOff(_, Other, _));
     if let Some(store) = run.store.as_ref().filter(|_| must_latch) {
-        if may_wait(&run) && store.status() == Status::Ready {
+        if may_wait(&run) && !matches!(store.status(), Status::Latched { .. }) {
             run.disk.set_capacity(u64::MAX);
             // The first checkpoint removes it; a merge behind that may have made others obsolete, and ends.
             (0..3).for_each(|_| runtime.block_on(store.settle()).unwrap());
