@@ -190,12 +190,11 @@ impl Dns {
     }
 
     fn over(resolvers: Resolvers) -> Self {
-        let asking = Semaphore::new(MAX_ASKING);
         Self {
             resolvers,
             cache: Cache::default(),
             flights: Flights::default(),
-            asking,
+            asking: Semaphore::new(MAX_ASKING),
             metrics: Arc::default(),
         }
     }

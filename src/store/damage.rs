@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
-use super::files::{Files, StoreFile};
+use super::files::{Files, StoreFile, is_full};
 
 /// Bytes copied at a time.
 const CHUNK: u64 = 1 << 20;
@@ -28,26 +28,41 @@ pub fn set_aside(
     if files.list(&dir)?.contains(&name) {
         // Whoever wrote it may have ended before its name was durable, and the segment may go soon.
         let synced = files.sync_dir(&dir).and_then(|()| files.sync_dir(data_dir));
-        return synced.map(|()| path).map_err(|error| io::Error::other(error.to_string()));
+        return synced.map(|()| path).map_err(not_full);
     }
     // Under its name only when it is whole.
     let new = dir.join("new");
-    let copy = files.create(&new)?;
-    let mut done = 0;
-    while done < len {
-        let mut buffer = vec![0; usize::try_from((len - done).min(CHUNK)).unwrap_or_default()];
-        segment.read_at(offset + done, &mut buffer)?;
-        copy.write_at(done, &[IoSlice::new(&buffer)])?;
-        done += buffer.len() as u64;
+    let file = files.create(&new)?;
+    if let Err(error) = copy(segment, offset, len, &*file) {
+        if is_full(&error) {
+            // What room there is belongs to outcomes.
+            files.remove(&new).map_err(not_full)?;
+        }
+        return Err(error);
     }
-    // A failed sync must not look like a full disk that was dealt with (D3).
     let make_durable = || {
-        copy.sync_data()?;
+        file.sync_data()?;
         files.rename(&new, &path)?;
         files.sync_dir(&dir)?;
         files.sync_dir(data_dir)
     };
-    make_durable().map_err(|error| io::Error::other(error.to_string()))?;
+    make_durable().map_err(not_full)?;
     tracing::error!(path = %path.display(), bytes = len, "damaged bytes of the journal were set aside");
     Ok(path)
+}
+
+fn copy(from: &dyn StoreFile, offset: u64, len: u64, to: &dyn StoreFile) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        let mut buffer = vec![0; usize::try_from((len - done).min(CHUNK)).unwrap_or_default()];
+        from.read_at(offset + done, &mut buffer)?;
+        to.write_at(done, &[IoSlice::new(&buffer)])?;
+        done += buffer.len() as u64;
+    }
+    Ok(())
+}
+
+/// A failed sync must not look like a full disk that was dealt with (D3).
+fn not_full(error: io::Error) -> io::Error {
+    io::Error::other(error.to_string())
 }

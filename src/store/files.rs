@@ -203,10 +203,13 @@ impl Files for RealFiles {
         let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         match file.try_lock() {
             Ok(()) => {
-                // Only for the reader of an error message: the lock itself is the system's.
-                file.set_len(0)?;
-                writeln!(file, "{}", std::process::id())?;
-                Ok(Some(Box::new(file)))
+                // Only for the reader of an error message: the lock itself is the system's. It is written over what
+                // is there, and a full disk does not stop a start.
+                let pid = format!("{}\n", std::process::id());
+                match file.write_all(pid.as_bytes()).and_then(|()| file.set_len(pid.len() as u64)) {
+                    Err(error) if !is_full(&error) => Err(error),
+                    _ => Ok(Some(Box::new(file))),
+                }
             }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
@@ -312,6 +315,12 @@ mod tests {
         assert_eq!(tries.take(), 3);
         patiently(|| errno(&tries, rustix::io::Errno::IO)).unwrap_err();
         assert_eq!(tries.get(), 1);
+    }
+
+    #[test]
+    fn d5_d6_a_lock_needs_no_room_on_the_disk() {
+        // Somebody else may hold this one: that is an answer too.
+        RealFiles.lock(Path::new("/dev/full")).map(drop).unwrap();
     }
 
     #[test]

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use super::KeyRecord;
 use super::files::{Files, is_full};
 use super::keys::{Bucket, KeyHash};
-use super::run::{Entry, Run, RunWriter, Walk, run_name};
+use super::run::{Entry, Run, RunWriter, Walk, run_name, run_number};
 use crate::mail::QueueId;
 
 /// So many runs of about one size and one bucket become one: each key is written once more for each factor of this.
@@ -67,7 +67,7 @@ impl Index {
         };
         files.create_dir(dir).map_err(at(dir))?;
         let names = files.list(dir).map_err(at(dir))?;
-        let on_disk = names.iter().filter_map(|n| n.strip_suffix(".run")?.parse::<u32>().ok());
+        let on_disk = names.iter().filter_map(|name| run_number(name));
         for number in on_disk {
             last = last.max(number);
             if !named.contains(&number) {
@@ -351,7 +351,7 @@ pub fn is_damage(error: &io::Error) -> bool {
 impl Work {
     fn take_number(&mut self) -> u32 {
         let number = self.next_number;
-        self.next_number += 1;
+        self.next_number = number.saturating_add(1);
         number
     }
 }

@@ -13,6 +13,10 @@ use super::record::{Encoded, Mark, Place, SEGMENT_HEADER, segment_header};
 /// With one record of the greatest length behind it, offsets still fit 32 bits.
 const MAX_SEGMENT: u64 = 2 << 30;
 
+/// No segment has a greater number. A journal needs one for each segment's worth of mail and one for each start, and does
+/// not get here; a name that is further on is a stranger's.
+const LAST: u32 = u32::MAX / 2;
+
 /// The writing end.
 pub struct Journal {
     files: Arc<dyn Files>,
@@ -29,16 +33,28 @@ pub fn segment_name(segment: u32) -> String {
     format!("{segment:08}.seg")
 }
 
-/// The numbers of the segments in a directory, ascending.
+/// The numbers of the segments in a directory, ascending. What only looks like a segment is left alone.
 ///
 /// # Errors
 /// The system's.
 pub fn list_segments(files: &dyn Files, dir: &Path) -> io::Result<Vec<u32>> {
-    let names = files.list(dir)?;
-    let mut numbers: Vec<u32> =
-        names.iter().filter_map(|n| n.strip_suffix(".seg")).filter_map(|n| n.parse().ok()).collect();
+    let mut numbers = Vec::new();
+    for name in files.list(dir)?.iter().filter(|name| name.ends_with(".seg")) {
+        match segment_number(name) {
+            Some(number) => numbers.push(number),
+            None => {
+                tracing::warn!(path = %dir.join(name).display(), "no segment of a journal has such a name")
+            }
+        }
+    }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// The number of a segment, of which this is the name and no other way to write it.
+fn segment_number(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".seg")?.parse().ok()?;
+    Some(number).filter(|number| (1..=LAST).contains(number) && segment_name(*number) == name)
 }
 
 impl Journal {
@@ -146,6 +162,9 @@ fn create_segment(
     segment_bytes: u64,
     segment: u32,
 ) -> io::Result<Arc<dyn StoreFile>> {
+    if segment > LAST {
+        return Err(io::Error::other(format!("{} is the last segment", segment_name(LAST))));
+    }
     let file = files.create(&dir.join(segment_name(segment)))?;
     if segment_bytes > 0 {
         file.allocate(segment_bytes)?;

@@ -37,7 +37,7 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Files with damaged bytes, and an index that was set aside.
     pub set_aside: Vec<PathBuf>,
-    /// Segments that should be there and are not.
+    /// Segments that should be there and are not; of many in a row the first hundred.
     pub missing_segments: Vec<u32>,
     /// The index was made again from the whole journal.
     pub index_rebuilt: bool,
@@ -102,8 +102,15 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
     replay.run(&index, mark, checkpoint)?;
 
     let newest = replay.segments.last().copied().unwrap_or(0).max(checkpointed.0);
-    let start =
-        || Journal::start(files.clone(), journal_dir.clone(), mark, options.segment_bytes, newest + 1);
+    let start = || {
+        Journal::start(
+            files.clone(),
+            journal_dir.clone(),
+            mark,
+            options.segment_bytes,
+            newest.saturating_add(1),
+        )
+    };
     let journal = match start() {
         // What is queued can still end, and so make room.
         Err(error) if is_full(&error) && reserve::give_up(&*files, &dir).map_err(OpenError::at(&dir))? => {

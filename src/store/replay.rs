@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::checkpoint::Checkpoint;
 use super::codec::{self, Reader};
 use super::embedded::OpenError;
-use super::files::{Files, StoreFile};
+use super::files::{Files, StoreFile, is_full};
 use super::index::{Index, is_damage};
 use super::journal::segment_name;
 use super::keys::{self, Bucket};
@@ -19,12 +19,14 @@ use super::record::{Found, Kind, Mark, Place, SEGMENT_HEADER, Scan, read_segment
 use super::recovery::Recovery;
 use super::shared::State;
 use super::unit::Unit;
-use super::{Recovered, damage, reclaim};
+use super::{Recovered, damage, reclaim, reserve};
 use crate::clock::Timestamp;
 use crate::mail::QueueId;
 
 /// Keys moved into the index at a time.
 const REPLAY_KEYS: usize = 64 * 1024;
+/// Segments that are named when so many in a row are missing, or more.
+const MOST_MISSING: usize = 100;
 
 /// What is known of a journal so far.
 pub struct Replay<'a> {
@@ -160,7 +162,7 @@ impl<'a> Replay<'a> {
         let mut expected = None;
         for number in self.segments.clone() {
             if let Some(expected) = expected.filter(|e| *e < number) {
-                self.recovery.missing_segments.extend(expected..number);
+                self.recovery.missing_segments.extend((expected..number).take(MOST_MISSING));
             }
             expected = Some(number + 1);
             if number < from.0 {
@@ -282,9 +284,19 @@ impl<'a> Replay<'a> {
                 file.sync_data()?;
             }
         } else if torn > 0 {
-            let aside = damage::set_aside(self.files, self.dir, file, number, offset, torn)?;
-            self.recovery.set_aside.push(aside);
+            self.copy_aside(file, number, offset, torn)?;
         }
+        Ok(())
+    }
+
+    fn copy_aside(&mut self, file: &dyn StoreFile, number: u32, offset: u64, len: u64) -> io::Result<()> {
+        let copy = || damage::set_aside(self.files, self.dir, file, number, offset, len);
+        let aside = match copy() {
+            // A start comes before what is queued can end, and so make room.
+            Err(error) if is_full(&error) && reserve::give_up(self.files, self.dir)? => copy(),
+            other => other,
+        };
+        self.recovery.set_aside.push(aside?);
         Ok(())
     }
 
@@ -295,9 +307,7 @@ impl<'a> Replay<'a> {
         offset: u64,
         len: u64,
     ) -> Result<(), OpenError> {
-        let aside = damage::set_aside(self.files, self.dir, file, number, offset, len);
-        self.recovery.set_aside.push(aside.map_err(OpenError::at(self.dir))?);
-        Ok(())
+        self.copy_aside(file, number, offset, len).map_err(OpenError::at(self.dir))
     }
 
     fn set_records_aside(&mut self, file: &dyn StoreFile, places: Vec<Place>) -> Result<(), OpenError> {

@@ -51,6 +51,13 @@ pub fn run_name(number: u32) -> String {
     format!("{number:08}.run")
 }
 
+/// The number of a run, of which this is the name and no other way to write it. No index gets as far as half of the
+/// numbers; what is beyond is a stranger's.
+pub fn run_number(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".run")?.parse().ok()?;
+    Some(number).filter(|number| *number <= u32::MAX / 2 && run_name(*number) == name)
+}
+
 /// The error of a run that is not as it was written.
 fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)

@@ -2,22 +2,24 @@
 //! them, they open, invent nothing, and cost no mail. And the few cases of a start that deserve a name of their own.
 
 use std::io::ErrorKind::{Other, StorageFull};
-use std::path::Path;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use oncemail::clock::Clock;
-use oncemail::mail::Address;
+use oncemail::mail::{Address, Message};
 use oncemail::store::files::Files as _;
 use oncemail::store::history::{self, History};
 use oncemail::store::suppression::Suppressions;
 use oncemail::store::{Acceptance, Store};
+use tokio::runtime::Runtime;
 
 use super::cuts::{asked, runtime};
 use super::workload::{claim, open_disk, root};
 use crate::common::history::{accept, finished, message, open, start};
 use crate::common::memory_disk::{MemoryDisk, Trouble};
-use crate::common::platter::{Chance, Cut};
+use crate::common::platter::{Chance, Cut, Op};
 
 const CUTS: [Cut; 4] = [Cut::Killed, Cut::Lost, Cut::Torn(512), Cut::Hollow(4096)];
 
@@ -142,6 +144,24 @@ fn d4_a_history_opens_whatever_fails_and_whatever_a_crash_leaves() {
     damaged(use_past, check_past, asked("ONCEMAIL_SEEDS", 200));
 }
 
+fn contents(disk: &MemoryDisk) -> Vec<(PathBuf, Vec<u8>)> {
+    disk.platter().names().map(|(path, content)| (path.clone(), content.bytes.clone())).collect()
+}
+
+#[test]
+fn d4_a_history_that_cannot_be_listed_is_not_written_over() {
+    let clean = bed();
+    use_past(&clean);
+    let disk = MemoryDisk::from(clean.platter());
+    disk.set_trouble(Trouble::Unreadable(0));
+    let history = past(&disk);
+    assert!(disk.struck().unwrap().starts_with("list"), "{:?}", disk.struck());
+    history.ended(&message(start(), None, 100), &finished(start()));
+    history.close();
+    drop(history);
+    assert_eq!(contents(&disk), contents(&clean));
+}
+
 #[test]
 fn d4_a_suppression_list_that_cannot_be_read_is_kept_beside_the_new_one() {
     let clean = bed();
@@ -191,7 +211,8 @@ fn d6_a_start_on_a_full_disk_finds_everything_and_ends_messages() {
     let one = message(clock.now(), Some("k"), 300);
     runtime.block_on(accept(&store, &one)).unwrap();
     drop(store);
-    disk.set_free(0);
+    // Others have taken what the last segment, cut off where its records end, gives back.
+    disk.set_capacity(disk.platter().used() - 8192);
     let (store, recovery) = open_disk(&disk, &clock).expect("what was kept back is enough for a start");
     assert_eq!(recovery.messages.len(), 1);
     runtime.block_on(store.save(one.id, finished(clock.now()))).unwrap();
@@ -234,4 +255,146 @@ fn d4_a_checkpoint_that_cannot_be_read_does_not_stop_a_start() {
         }
     }
     assert!(times >= 2, "opened and read");
+}
+
+/// A store that has taken `count` messages and whose first record is damaged in its middle; the messages.
+fn with_damage(runtime: &Runtime, disk: &MemoryDisk, clock: &Clock, count: usize) -> Vec<Arc<Message>> {
+    let (store, _) = open_disk(disk, clock).unwrap();
+    let messages: Vec<_> = (0..count).map(|_| message(clock.now(), None, 300)).collect();
+    for message in &messages {
+        runtime.block_on(accept(&store, message)).unwrap();
+    }
+    drop(store);
+    disk.damage(&root().join("journal/00000001.seg"), 100, b"damaged");
+    messages
+}
+
+#[test]
+fn d4_what_was_set_aside_is_there_when_the_start_that_did_it_was_killed() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let disk = bed();
+    let messages = with_damage(&runtime, &disk, &clock, 3);
+    let damaged = MemoryDisk::from(disk.platter());
+    drop(open_disk(&damaged, &clock).unwrap());
+    let (mut platter, log) = damaged.recording();
+    // Killed between the copy's name and the sync of it.
+    let named =
+        log.iter().position(|op| matches!(op, Op::Rename(_, to) if to.starts_with(root().join("damaged"))));
+    log[..=named.unwrap()].iter().for_each(|op| platter.apply(op));
+    let disk = MemoryDisk::from(platter.after(Cut::Killed, 0));
+    let (store, recovery) = open_disk(&disk, &clock).unwrap();
+    let [aside] = &recovery.set_aside[..] else { panic!("{recovery}") };
+    let whole = disk.len(aside).unwrap();
+    assert!(whole > 300);
+    // The segment goes, and the power after it.
+    for message in &messages[1..] {
+        runtime.block_on(store.save(message.id, finished(clock.now()))).unwrap();
+    }
+    runtime.block_on(store.settle()).unwrap();
+    assert_eq!(disk.len(&root().join("journal/00000001.seg")), None);
+    drop(store);
+    let after = MemoryDisk::from(disk.platter().after(Cut::Lost, 1));
+    assert_eq!(after.len(aside), Some(whole), "D4: these bytes are nowhere else any more");
+}
+
+#[test]
+fn d4_d6_damage_is_set_aside_on_a_full_disk_too() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let disk = MemoryDisk::new(&root());
+    let messages = with_damage(&runtime, &disk, &clock, 2);
+    disk.set_free(0);
+    let (store, recovery) = open_disk(&disk, &clock).expect("what was kept back is enough for a start");
+    let [aside] = &recovery.set_aside[..] else { panic!("{recovery}") };
+    assert!(disk.len(aside).unwrap() > 300);
+    assert_eq!(recovery.messages.len(), 1);
+    runtime.block_on(store.save(messages[1].id, finished(clock.now()))).unwrap();
+}
+
+#[test]
+fn d4_what_cannot_be_set_aside_takes_no_room() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let disk = bed();
+    with_damage(&runtime, &disk, &clock, 2);
+    let platter = disk.platter();
+    for free in [1, 100, 250] {
+        // Nothing was kept back.
+        let disk = MemoryDisk::from(platter.clone());
+        disk.set_free(free);
+        assert!(open_disk(&disk, &clock).is_err());
+        assert_eq!(disk.list(&root().join("damaged")).unwrap(), Vec::<String>::new());
+        disk.set_capacity(u64::MAX);
+        let (_, recovery) = open_disk(&disk, &clock).unwrap();
+        assert_eq!((recovery.messages.len(), recovery.set_aside.len()), (1, 1));
+    }
+}
+
+fn put(disk: &MemoryDisk, name: &str) {
+    let file = disk.create(&root().join(name)).unwrap();
+    file.write_at(0, &[IoSlice::new(b"what a stranger has put here")]).unwrap();
+    file.sync_data().unwrap();
+}
+
+#[test]
+fn d4_a_strangers_file_among_the_segments_and_runs_is_left_alone() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let names = [
+        "journal/4294967295.seg",
+        "journal/4294967294.seg",
+        "journal/2147483648.seg",
+        "journal/00000000.seg",
+        "journal/+0000007.seg",
+        "journal/1.seg",
+        "journal/copy of 00000001.seg",
+        "index/4294967295.run",
+        "index/1.run",
+        "index/+1.run",
+    ];
+    for name in names {
+        let disk = bed();
+        let (store, _) = open_disk(&disk, &clock).unwrap();
+        let first = message(clock.now(), Some("first"), 300);
+        runtime.block_on(accept(&store, &first)).unwrap();
+        drop(store);
+        put(&disk, name);
+        let mut waiting = 1;
+        for round in 0..2 {
+            let (store, recovery) =
+                open_disk(&disk, &clock).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(recovery.messages.len(), waiting, "{name}");
+            assert!(
+                recovery.set_aside.is_empty() && recovery.missing_segments.is_empty(),
+                "{name}: {recovery}"
+            );
+            // Over the end of a segment, and with runs of the index.
+            for number in 0..3 {
+                let key = format!("{round} {number}");
+                runtime.block_on(accept(&store, &message(clock.now(), Some(&key), 3000))).unwrap();
+                waiting += 1;
+            }
+            runtime.block_on(store.settle()).unwrap();
+        }
+        assert_eq!(disk.len(&root().join(name)), Some(28), "{name}");
+    }
+}
+
+#[test]
+fn d4_a_segment_far_beyond_the_others_costs_neither_memory_nor_mail() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let disk = bed();
+    let (store, _) = open_disk(&disk, &clock).unwrap();
+    runtime.block_on(accept(&store, &message(clock.now(), None, 300))).unwrap();
+    drop(store);
+    put(&disk, "journal/05000000.seg");
+    let (store, recovery) = open_disk(&disk, &clock).unwrap();
+    assert!(recovery.missing_segments.len() <= 100, "{}", recovery.missing_segments.len());
+    assert_eq!(recovery.messages.len(), 1);
+    runtime.block_on(accept(&store, &message(clock.now(), None, 3000))).unwrap();
+    runtime.block_on(accept(&store, &message(clock.now(), None, 3000))).unwrap();
+    drop(store);
+    assert_eq!(open_disk(&disk, &clock).unwrap().1.messages.len(), 3);
 }

@@ -8,6 +8,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use oncemail::clock::Clock;
+use oncemail::store::files::Files as _;
+use oncemail::store::{EmbeddedStore, Store as _};
 use tokio::runtime::{Builder, Runtime};
 
 use super::oracle::{Belief, still};
@@ -34,6 +36,8 @@ pub struct Figures {
     pub operations: AtomicU64,
     pub disks: AtomicU64,
     pub nested: AtomicU64,
+    /// Removals that failed and were made later.
+    pub waited: AtomicU64,
 }
 
 impl Figures {
@@ -144,6 +148,7 @@ pub fn check(
         recovery.set_aside.iter().all(|path| disk.len(path).is_some()),
         "D4: what was set aside is there"
     );
+    leaves_nothing_behind(&disk, &store);
     let mut seen = runtime.block_on(belief.check(&store, &recovery));
     let (start, log) = disk.recording();
     runtime.block_on(belief.go_on(&store, &clock, &mut seen));
@@ -163,6 +168,17 @@ pub fn check(
     if chance.one_in(3) {
         failing_start(runtime, belief, &start, log.len(), chance, figures);
     }
+}
+
+/// What is no part of the store any more takes no room.
+pub fn leaves_nothing_behind(disk: &MemoryDisk, store: &EmbeddedStore) {
+    let count = |dir: &str, end: &str| {
+        let names = disk.list(&root().join(dir)).unwrap();
+        names.iter().filter(|name| name.ends_with(end)).count() as u64
+    };
+    let figures = store.figures();
+    assert_eq!(count("index", ".run"), figures.index_runs, "a run that nobody uses was left behind");
+    assert_eq!(count("journal", ".seg"), figures.segments, "a segment that nobody knows was left behind");
 }
 
 /// A file operation of the start fails; the next start finds everything all the same.

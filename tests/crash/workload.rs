@@ -12,12 +12,15 @@ use std::time::Duration;
 
 use oncemail::clock::{Clock, Timestamp};
 use oncemail::mail::{Fingerprint, FingerprintMode, Handling, Message, Progress, QueueId, RecipientState};
+use oncemail::store::embedded::Options;
 use oncemail::store::{
     Acceptance, EmbeddedStore, Forgotten, KeyClaim, OpenError, Recovery, Status, Store, StoreError,
 };
 use tokio::runtime::Runtime;
 
-use crate::common::history::{TTL, deferred, finished, held, key, message, notice, open, start};
+use crate::common::history::{
+    NoArrivals, TTL, deferred, finished, held, key, message, notice, options, start,
+};
 use crate::common::memory_disk::{MemoryDisk, Trouble};
 use crate::common::platter::Chance;
 
@@ -95,8 +98,10 @@ pub fn key_text(number: usize) -> String {
     format!("key {number}")
 }
 
+/// Nothing happens in the background but what is asked for: a run can be repeated on a slow machine too.
 pub fn open_disk(disk: &MemoryDisk, clock: &Clock) -> Result<(EmbeddedStore, Recovery), OpenError> {
-    open(&root(), Arc::new(disk.clone()), clock)
+    let options = Options { upkeep_every: Duration::from_secs(86_400), ..options(&root()) };
+    EmbeddedStore::open(options, Arc::new(disk.clone()), clock.clone(), Arc::new(NoArrivals))
 }
 
 struct Driver<'a> {
