@@ -5,6 +5,7 @@
 //! user send, is the message durable) leaves as an [`Action`] and comes back as an [`Input`].
 
 mod addressing;
+mod idling;
 mod login;
 mod message;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use super::sasl::{Challenge, Credentials};
 use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::mail::{Address, Envelope, ReversePath};
+use idling::Idling;
 
 /// A client that makes more errors than this in one session is not getting anywhere.
 const MAX_ERRORS: u32 = 20;
@@ -184,6 +186,7 @@ pub struct Session {
     user: Option<Arc<str>>,
     transactions: u32,
     errors: u32,
+    idling: Idling,
     state: State,
 }
 
@@ -261,8 +264,8 @@ impl State {
 impl Session {
     /// A session that has not said anything yet. `tls` describes the encryption when there is some from the start.
     pub fn new(settings: Arc<Settings>, budget: Budget, loopback: bool, tls: Option<String>) -> Self {
-        let (user, state) = (None, State::Start);
-        Self { settings, budget, loopback, tls, user, transactions: 0, errors: 0, state }
+        let (user, idling, state) = (None, Idling::default(), State::Start);
+        Self { settings, budget, loopback, tls, user, transactions: 0, errors: 0, idling, state }
     }
 
     /// The first reply of all.
@@ -339,6 +342,9 @@ impl Session {
             Err(error @ CommandError::OtherProtocol) => return close(error.reply()),
             Err(error) => return self.error(state, error.reply()),
         };
+        if !command.leads_on() && self.idling.is_too_much(now) {
+            return close(Reply::new(421, (4, 7, 0), "Too many commands without a message"));
+        }
         match command {
             Command::Ehlo(name) => {
                 (State::Ready(Hello { name: name.to_owned(), extended: true }), self.capabilities(now))
