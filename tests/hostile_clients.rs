@@ -325,17 +325,48 @@ async fn no_command_tells_whether_somebody_exists() {
     assert_eq!(client.ask(&known).await, client.ask(&unknown).await);
 }
 
-/// What costs us an answer each costs the client a place, and nothing is kept of it.
+/// What costs us an answer each comes to its end; a client that is only there now and then stays for as long as it likes.
 #[tokio::test]
-async fn s2_a_flood_of_commands_is_answered_one_by_one_and_no_error_goes_uncounted() {
-    let server = Running::start(|_| ()).await;
-    let mut client = server.client().await;
-    for command in ["NOOP", "RSET", "HELP", "VRFY x", "EHLO client.example"] {
-        client.send(format!("{command}\r\n").repeat(200)).await;
-        for _ in 0..200 {
-            assert!(client.reply().await.starts_with('2'), "{command}");
-        }
+async fn s2_commands_without_a_message_end_and_a_quiet_client_stays_all_day() {
+    let server = Running::start(|options| options.limits.message_size = 1000).await;
+    const MAIL: &str = "MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\n";
+    for (before, command) in [
+        ("", "NOOP"),
+        ("", "RSET"),
+        ("", "HELP"),
+        ("", "VRFY x"),
+        ("", "EHLO client.example"),
+        ("", "HELO client.example"),
+        ("", "MAIL FROM:<a@example.com> SIZE=1001"),
+        (MAIL, "BDAT 0"),
+    ] {
+        let mut client = server.client().await;
+        client.send(format!("{before}{}", format!("{command}\r\n").repeat(200))).await;
+        let mut said = replies(&mut client).await;
+        said.retain(|line| line.as_bytes()[3] == b' ');
+        assert_eq!(said.last().unwrap(), "421 4.7.0 Too many commands without a message", "{command}");
+        // EHLO is one of the hundred, unless a message has been begun since.
+        assert_eq!(said.len(), if before.is_empty() { 100 } else { 103 }, "{command}");
     }
+    let mut quiet = server.client().await;
+    for _ in 0..24 * 60 {
+        server.clock.advance(Duration::from_secs(60));
+        assert!(quiet.ask("NOOP").await.starts_with("250 "));
+    }
+    // A connection that is tested before each message.
+    for _ in 0..20 {
+        quiet.send("NOOP\r\n".repeat(90)).await;
+        for _ in 0..90 {
+            assert!(quiet.reply().await.starts_with("250 "));
+        }
+        quiet.begin().await;
+        assert!(quiet.ask("Subject: x\r\n\r\n.").await.starts_with("250 2.0.0"));
+    }
+}
+
+#[tokio::test]
+async fn s2_no_error_goes_uncounted() {
+    let server = Running::start(|_| ()).await;
     for wrong in [
         "XXXX",
         "MAIL",

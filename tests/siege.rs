@@ -7,18 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use oncemail::clock::Clock;
+use oncemail::intake::Intake;
 use oncemail::mail::{Message, Progress, QueueId, ScopedKey};
 use oncemail::store::memory::MemoryStore;
 use oncemail::store::{Acceptance, Forgotten, KeyClaim, KeyRecord, Status, Store, StoreFuture};
+use oncemail::submission::Reception;
 use oncemail::submission::options::AuthMode;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::client::{AUTH, Client};
-use crate::common::listener::{Running, options, serve, user};
+use crate::common::listener::{Running, intake_options, options, recipients, serve, user};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// `\0ann\0` and something else.
@@ -142,6 +144,41 @@ async fn s2_floods_of_small_commands_and_of_connections_leave_room_for_an_honest
     }
     attackers.iter().for_each(tokio::task::JoinHandle::abort);
     assert_eq!(server.messages().len(), 3);
+}
+
+/// All of the flood is there before anybody else says a word, and there is one thread for both.
+#[tokio::test]
+async fn s2_a_flood_that_never_has_to_be_waited_for_leaves_others_their_turn() {
+    const CHUNKS: usize = 5_000;
+    let (clock, shutdown) = (Clock::system(), CancellationToken::new());
+    let store = Arc::new(MemoryStore::new(clock.clone(), None));
+    let intake = Arc::new(Intake::new(store, intake_options(), clock.clone()));
+    let reception = Reception::unbound(options(), intake, clock, recipients()).unwrap();
+    let attend = |stream| {
+        let (reception, shutdown) = (reception.clone(), shutdown.clone());
+        tokio::spawn(async move { reception.attend(stream, ([127, 0, 0, 1], 1).into(), &shutdown).await })
+    };
+    let (mut attacker, flooded) = duplex(1 << 20);
+    let begun = "EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\n";
+    let flood = format!("{begun}{}", "BDAT 1\r\nx".repeat(CHUNKS));
+    attacker.write_all(flood.as_bytes()).await.unwrap();
+    let (mut honest, served) = duplex(1 << 12);
+    honest.write_all(b"NOOP\r\nQUIT\r\n").await.unwrap();
+    let (flooding, serving) = (attend(flooded), attend(served));
+    let mut said = String::new();
+    timeout(PATIENCE, honest.read_to_string(&mut said)).await.unwrap().unwrap();
+    assert!(said.contains("\r\n250 2.0.0 OK\r\n221 "), "{said}");
+    assert!(!flooding.is_finished());
+    // What there is by now, without a pause in which more could come; and then all of it.
+    let mut replies = Vec::with_capacity(1 << 20);
+    timeout(PATIENCE, attacker.read_buf(&mut replies)).await.unwrap().unwrap();
+    let answered = |replies: &[u8]| replies.windows(17).filter(|at| *at == b"1 octets received").count();
+    assert!(answered(&replies) < CHUNKS / 2, "{} of {CHUNKS} were answered first", answered(&replies));
+    while answered(&replies) < CHUNKS {
+        assert!(timeout(PATIENCE, attacker.read_buf(&mut replies)).await.unwrap().unwrap() > 0);
+    }
+    drop(attacker);
+    timeout(PATIENCE, async { (flooding.await.unwrap(), serving.await.unwrap()) }).await.unwrap();
 }
 
 /// A store whose commits take their time, or wait for a permit.

@@ -222,7 +222,9 @@ async fn fifty_new_connections_with_auth_cost_one_password_hash() {
 async fn s2_a_client_that_never_reads_is_given_up() {
     let server = Running::start(|options| options.limits.command_timeout = SHORT).await;
     let mut client = TcpStream::connect(server.address).await.unwrap();
-    let commands = "HELP\r\n".repeat(10_000);
+    let begun = "EHLO client.example\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\n";
+    client.write_all(begun.as_bytes()).await.unwrap();
+    let commands = "BDAT 1\r\nx".repeat(10_000);
     // Our replies fill the buffers of both sockets, then the server waits; writing fails once it has given up.
     let mut given_up = Ok(());
     while given_up.is_ok() {

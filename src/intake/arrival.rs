@@ -10,11 +10,9 @@ use super::fingerprint::{self, Comparison};
 use super::fixup;
 use super::options::Options;
 use super::submission::{Submission, Trace};
+use super::turns::{INLINE_BYTES, Turn};
 use crate::clock::Timestamp;
 use crate::mail::{Address, Body, Envelope, Fingerprint, KeyKind, Message, Origin, QueueId, ScopedKey};
-
-/// Contents up to this many octets are worked on in place: a few hundred microseconds at most.
-const INLINE_BYTES: usize = 256 * 1024;
 
 /// A submission with its id and time. Clones share everything.
 #[derive(Clone, Debug)]
@@ -35,6 +33,8 @@ pub(super) struct Arrival {
     pub content: Bytes,
     /// The configuration that it is decided by.
     pub options: Arc<Options>,
+    /// Of a large one, while there is work to be done on its content.
+    pub turn: Option<Arc<Turn>>,
 }
 
 impl Arrival {
@@ -48,6 +48,7 @@ impl Arrival {
             refused: submission.refused.into(),
             content: Bytes::from(submission.content),
             options,
+            turn: None,
         }
     }
 
@@ -83,10 +84,10 @@ impl Arrival {
         }
     }
 
-    /// The message as it is queued. It takes the content with it.
+    /// The message as it is queued. It takes the content with it, and there is no more work to be done.
     pub(super) async fn message(&mut self, key: Option<ScopedKey>, message_id: String) -> Option<Message> {
         let content = std::mem::take(&mut self.content);
-        self.run(content.len(), move |arrival| {
+        let message = self.run(content.len(), move |arrival| {
             let content = fixup::relayed(arrival, Vec::from(content));
             let mut envelope = Envelope::clone(&arrival.envelope);
             // What a client says is a wish; what is in the message decides what it needs (RFC 6152 §3).
@@ -100,8 +101,10 @@ impl Arrival {
                 message_id,
                 content: Bytes::from(content),
             }
-        })
-        .await
+        });
+        let message = message.await;
+        self.turn = None;
+        message
     }
 
     /// The message's own Message-ID, or the one that it is given.

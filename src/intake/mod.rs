@@ -21,6 +21,9 @@ pub mod metrics;
 pub mod options;
 mod replays;
 pub mod submission;
+mod turns;
+#[cfg(test)]
+mod turns_tests;
 
 pub use fingerprint::VERSION as FINGERPRINT_VERSION;
 pub use options::{Fallback, Options};
@@ -44,6 +47,7 @@ use claims::{Claim, Claims};
 use examine::{Examined, Fault, Keyed};
 use fingerprint::Comparison;
 use metrics::IntakeMetrics;
+use turns::Turns;
 
 /// Decides about submissions.
 pub struct Intake {
@@ -51,6 +55,7 @@ pub struct Intake {
     options: ArcSwap<Options>,
     clock: Clock,
     claims: Arc<Claims>,
+    turns: Turns,
     metrics: Arc<IntakeMetrics>,
     /// Where replays are remembered.
     history: OnceLock<Arc<History>>,
@@ -76,10 +81,10 @@ struct Under {
 impl Intake {
     /// An intake in front of `store`.
     pub fn new(store: Arc<dyn Store>, options: Options, clock: Clock) -> Self {
-        let (claims, metrics) = (Arc::default(), Arc::default());
+        let (claims, turns, metrics) = Default::default();
         let (history, replays) = Default::default();
         let options = ArcSwap::from_pointee(options);
-        Self { store, options, clock, claims, metrics, history, replays }
+        Self { store, options, clock, claims, turns, metrics, history, replays }
     }
 
     /// Has other options in force from the next submission on; each is decided by those that it began with.
@@ -127,9 +132,11 @@ impl Intake {
         let (bytes, recipients) = (submission.content.len(), submission.envelope.recipients.len());
         let (scope, client) = (submission.scope.clone(), submission.origin.client);
         let mut arrival = Arrival::new(submission, self.clock.now(), self.options.load_full());
+        arrival.turn = self.turns.take(bytes).await.map(Arc::new);
         let receipt = match arrival.examine().await {
             Some(examined) => {
                 let decision = self.decide(&mut arrival, &examined, scope.clone()).await;
+                arrival.turn = None;
                 if let Decision::Replayed(first) = decision {
                     self.tell_replay(first, &arrival, &examined, &scope).await;
                 }

@@ -116,6 +116,16 @@ impl<'a> Command<'a> {
         })
     }
 
+    /// Whether it is a step towards the end of a message, or of the session. MAIL is none before it has been accepted; a
+    /// recipient is one even when it is refused, since a list may hold many of those.
+    pub fn leads_on(&self) -> bool {
+        match self {
+            Self::Rcpt(_) | Self::Data | Self::Quit => true,
+            Self::Bdat(chunk) => chunk.size > 0 || chunk.last,
+            _ => false,
+        }
+    }
+
     fn read(line: &'a [u8]) -> Result<Self, CommandError> {
         let line = std::str::from_utf8(line).map_err(|_| CommandError::NotText)?;
         if line.chars().any(|c| c.is_control() && c != '\t') {

@@ -5,6 +5,7 @@
 //! user send, is the message durable) leaves as an [`Action`] and comes back as an [`Input`].
 
 mod addressing;
+mod idling;
 mod login;
 mod message;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use super::sasl::{Challenge, Credentials};
 use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::mail::{Address, Envelope, ReversePath};
+use idling::Idling;
 
 /// A client that makes more errors than this in one session is not getting anywhere.
 const MAX_ERRORS: u32 = 20;
@@ -187,6 +189,7 @@ pub struct Session {
     /// Commands that may come too early and are no errors: a client that pipelines has sent them before it could know that
     /// its MAIL is refused (RFC 2920 §3.1).
     pardoned: usize,
+    idling: Idling,
     state: State,
 }
 
@@ -264,8 +267,9 @@ impl State {
 impl Session {
     /// A session that has not said anything yet. `tls` describes the encryption when there is some from the start.
     pub fn new(settings: Arc<Settings>, budget: Budget, loopback: bool, tls: Option<String>) -> Self {
-        let (user, state) = (None, State::Start);
-        Self { settings, budget, loopback, tls, user, transactions: 0, errors: 0, pardoned: 0, state }
+        let (user, idling, state) = (None, Idling::default(), State::Start);
+        let (transactions, errors, pardoned) = (0, 0, 0);
+        Self { settings, budget, loopback, tls, user, transactions, errors, pardoned, idling, state }
     }
 
     /// The first reply of all.
@@ -342,6 +346,9 @@ impl Session {
             Err(error @ CommandError::OtherProtocol) => return close(error.reply()),
             Err(error) => return self.error(state, error.reply()),
         };
+        if !command.leads_on() && self.idling.is_too_much(now) {
+            return close(Reply::new(421, (4, 7, 0), "Too many commands without a message"));
+        }
         match command {
             Command::Ehlo(name) => {
                 (State::Ready(Hello { name: name.to_owned(), extended: true }), self.capabilities(now))

@@ -70,6 +70,7 @@ impl Session {
         match answer {
             Ok(()) => {
                 self.transactions = self.transactions.saturating_add(1);
+                self.idling.forgive();
                 let reply = Reply::new(250, (2, 1, 0), "Sender OK");
                 (State::Addressing(hello, transaction), Action::Reply(reply))
             }
