@@ -191,9 +191,9 @@ fn a_refused_recipient_is_left_out_and_an_unverified_one_is_marked() {
 #[test]
 fn what_was_sent_behind_a_mail_that_is_refused_is_no_error() {
     let transaction = "MAIL FROM:<busy@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n";
-    let heard = hear(&format!("EHLO c\r\n{}", transaction.repeat(100)));
+    let heard = hear(&format!("EHLO c\r\n{}", transaction.repeat(50)));
     let codes: Vec<_> = heard.replies.iter().skip(1).map(|reply| &reply[..3]).collect();
-    assert_eq!(codes, ["451", "503", "503"].repeat(100));
+    assert_eq!(codes, ["451", "503", "503"].repeat(50));
     // As many as one MAIL explains, and no more.
     let heard = hear(&format!("EHLO c\r\n{transaction}{}", "RCPT TO:<c@d.example>\r\n".repeat(100)));
     assert!(heard.closed && heard.replies.last().unwrap().starts_with("421 4.7.0"), "{heard:?}");
