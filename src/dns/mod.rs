@@ -19,8 +19,7 @@ mod servers;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-// `flights` finds it as `super::sync`, and its model puts another in its place.
-use std::sync::{self, Arc};
+use std::sync::{self, Arc}; // `flights_model` puts another `super::sync` in its place.
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::RecordType;
