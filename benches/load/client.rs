@@ -166,9 +166,9 @@ impl<S: Stream> Client<S> {
             code = self.reply().await?;
             if code >= 400 && refusal.is_none() {
                 refusal = Some((code, self.line.clone()));
-                if code == 421 {
-                    break;
-                }
+            }
+            if code == 421 {
+                break;
             }
         }
         let Some((first, line)) = refusal else { return Ok(None) };
@@ -179,7 +179,11 @@ impl<S: Stream> Client<S> {
             self.send().await?;
             self.reply().await?;
         }
-        self.command("RSET", 2).await.or_else(|failure| if first == 421 { Ok(()) } else { Err(failure) })?;
+        // Whatever was refused first: there is no connection any more.
+        let first = if code == 421 { code } else { first };
+        if code != 421 {
+            self.command("RSET", 2).await?;
+        }
         self.line = line;
         Ok(Some(first))
     }

@@ -214,8 +214,7 @@ impl Dns {
         Ok(Answer { found: by_turns(found), secure })
     }
 
-    /// The name of a host with addresses after every alias has been followed, in A-labels; where they lead to different
-    /// ones, the name itself. Secure as its addresses are.
+    /// The name of a host with addresses behind every alias, in A-labels; where they differ, its own. Secure as those are.
     ///
     /// # Errors
     /// As [`Dns::addresses`].

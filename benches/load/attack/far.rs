@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use super::Attack;
 pub struct FarSide {
     /// Where.
     pub address: SocketAddr,
+    reached: Arc<AtomicU64>,
 }
 
 impl FarSide {
@@ -23,15 +26,23 @@ impl FarSide {
     pub fn start(attack: Attack) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
+        let reached = Arc::<AtomicU64>::default();
+        let counts = reached.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                counts.fetch_add(1, Ordering::Relaxed);
                 thread::spawn(move || match attack {
                     Attack::TarPit => drip(stream),
                     _ => talk(stream),
                 });
             }
         });
-        Ok(Self { address })
+        Ok(Self { address, reached })
+    }
+
+    /// Connections to it.
+    pub fn reached(&self) -> u64 {
+        self.reached.load(Ordering::Relaxed)
     }
 }
 
