@@ -231,7 +231,9 @@ async fn i4_s2_what_cannot_be_committed_in_good_time_is_refused_early_and_taken_
         gate: Semaphore::new(0),
         waiting: watch::Sender::new(0),
     });
-    let (address, _ended) = serve(options(), slow.clone(), &clock, &shutdown, Duration::from_secs(5)).await;
+    let mut options = options();
+    (options.limits.connections, options.limits.connections_per_ip) = (1_000, 1_000);
+    let (address, _ended) = serve(options, slow.clone(), &clock, &shutdown, Duration::from_secs(5)).await;
     let (mut bystander, _) = Client::greeted(address).await;
     let mut clients = Vec::new();
     for _ in 0..160 {
