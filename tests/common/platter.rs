@@ -362,6 +362,13 @@ impl Platter {
         (!self.inodes.is_empty()).then(|| &self.inodes[chance.below(self.inodes.len())].durable)
     }
 
+    /// Somebody removes a directory with all that is in it.
+    pub fn lose(&mut self, dir: &Path) {
+        self.names.retain(|path, _| !path.starts_with(dir));
+        self.durable_names.retain(|path, _| !path.starts_with(dir));
+        self.pending.retain(|name| name.dir().is_none_or(|of| !of.starts_with(dir)));
+    }
+
     /// Makes everything that was written durable, as time does.
     pub fn write_back(&mut self) {
         for inode in &mut self.inodes {
