@@ -4,32 +4,36 @@
 #   fuzz/run.sh                    every target for a minute, two at a time: what CI runs
 #   fuzz/run.sh 3600 recovery      one target for an hour
 #   fuzz/run.sh again TARGET FILE  one input again, with the place where it panics
+#   fuzz/run.sh lint               format and clippy of the targets, in the build that they run from
 #   fuzz/run.sh keep               the smallest inputs that reach all that was ever reached become fuzz/corpus
 #
 # ONCEMAIL_FUZZ_SEED is where chance begins (1; 0 is another one each time), ONCEMAIL_FUZZ_JOBS how many run at a time
 # (2). Exit code 1: a target has crashed; the command that does it again is printed.
 #
 # These are targets of cargo-fuzz, and `cargo fuzz run -s none TARGET` runs them too. It is not needed: what it adds to
-# the compiler's options is below and works with a stable compiler, libFuzzer itself comes with the crate. There is no
-# address sanitizer: our code has no `unsafe`. Debug assertions and overflow checks are on.
+# the compiler's options is in rustc.sh and works with a stable compiler, libFuzzer itself comes with the crate. There is
+# no address sanitizer: our code has no `unsafe`. Debug assertions and overflow checks are on. The crates that we depend
+# on have no counters in them: they are the ones that the tests were built with.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-work=${CARGO_TARGET_DIR:-$PWD/../target}/fuzz
-host=$(rustc -vV | sed -n 's/^host: //p')
-programs=$work/$host/release
+target_dir=${CARGO_TARGET_DIR:-$PWD/../target}
+work=$target_dir/fuzz
+programs=$target_dir/debug
 jobs=${ONCEMAIL_FUZZ_JOBS:-2}
 seed=${ONCEMAIL_FUZZ_SEED:-1}
 all=(session data command header fingerprint recovery history reply config proxy_protocol address)
 mkdir -p "$work/logs"
 
-# As cargo-fuzz has it.
-flags="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
--Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Cllvm-args=-simplifycfg-branch-fold-threshold=0"
-
 build() {
-    RUSTFLAGS=$flags cargo build --release --locked --bins --target "$host" --target-dir "$work"
+    RUSTC_WRAPPER=$PWD/rustc.sh cargo build --locked --bins --target-dir "$target_dir"
+}
+
+# `cargo clippy` would check all that the targets depend on once more; its compiler in the place of rustc, for this
+# package alone, builds as well.
+lint() {
+    cargo fmt --check
+    RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-D__CLIPPY_HACKERY__warnings build
 }
 
 # Longer inputs find nothing that shorter ones do not, and take longer.
@@ -113,6 +117,9 @@ export TMPDIR=$places
 trap 'rm -rf "$places"' EXIT
 
 case ${1:-} in
+    lint)
+        lint
+        ;;
     again)
         build
         RUST_BACKTRACE=1 "$programs/$2" "$OLDPWD/$3"

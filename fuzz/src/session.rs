@@ -89,6 +89,8 @@ fn expanded(text: &[u8]) -> Vec<u8> {
 struct World<'a> {
     settings: &'a Settings,
     plain_for_others: bool,
+    /// Whose password was right on this connection, as it is encrypted now.
+    proven: Option<String>,
     heard: Heard,
     received: Vec<u8>,
     lines: LineReader,
@@ -102,6 +104,7 @@ fn talk(settings: &Arc<Settings>, loopback: bool, tls: bool, arriving: &[&[u8]])
     let mut world = World {
         settings,
         plain_for_others,
+        proven: None,
         heard: Heard::default(),
         received: Vec::new(),
         lines: LineReader::default(),
@@ -165,6 +168,7 @@ impl World<'_> {
             let (next, action) = session.step(input);
             session = next;
             assert!(session.max_line() >= 512, "RFC 5321 §4.5.3.1.4");
+            assert_eq!(session.user().map(|user| &**user), self.proven.as_deref(), "who it is");
             input = match action {
                 Action::Continue => return session,
                 Action::Reply(reply) => {
@@ -187,6 +191,8 @@ impl World<'_> {
                     self.plain_for_others = false;
                     // A new reader: what is half read in plain text must not go on in TLS (S1).
                     self.lines = LineReader::default();
+                    // RFC 3207 §4.2: what was learnt before is forgotten.
+                    self.proven = None;
                     Input::Encrypted("TLSv1.3".to_owned())
                 }
                 Action::Verify(credentials) => Input::Verified(self.verify(&credentials)),
@@ -218,7 +224,10 @@ impl World<'_> {
         let password = String::from_utf8_lossy(&credentials.password).into_owned();
         self.heard.asked.push(format!("{:?} {password:?}", credentials.user));
         match password.as_str() {
-            "right" => Verdict::Right,
+            "right" => {
+                self.proven = Some(credentials.user.clone());
+                Verdict::Right
+            }
             "often" => Verdict::TooManyFailures,
             "later" => Verdict::Unknown,
             _ => Verdict::Wrong,
