@@ -59,6 +59,12 @@ def dialogues():
                 seed("command", f"{name}-{number}", line)
 
 
+def lines():
+    """Whole lines by their octets, as the target of sessions has them: AUTH in front of a message, and of STARTTLS."""
+    for name, sent in ("auth", b"\xf5\xfa\xf6\xf7\xf8"), ("starttls", b"\xf5\xfa\xfc\xf5\xf6\xf7\xf9"):
+        seed("session", name, bytes([0, 0, 0, 1, 1, 0, 1, 0, 2, 0, 2]) + sent)
+
+
 def messages():
     for path in glob.glob(os.path.join(ROOT, "tests/fixtures/retries/*.eml")):
         with open(path, "rb") as file:
@@ -107,6 +113,7 @@ def chances():
 
 
 dialogues()
+lines()
 messages()
 configurations()
 samples()

@@ -57,7 +57,12 @@ impl Mail {
 
     fn at_depth(dice: &mut Dice<'_>, depth: usize) -> Self {
         let subject = words(dice, 60);
-        let fields = NAMES.iter().filter_map(|name| dice.flag().then(|| (*name, value(dice)))).collect();
+        let mut fields = Vec::new();
+        for name in NAMES {
+            if dice.flag() {
+                fields.push((name, value(dice)));
+            }
+        }
         Self { subject, fields, root: Part::generate(dice, depth, &mut 0) }
     }
 

@@ -134,7 +134,10 @@ fn anything_left(segments: &[Segment], after: &[Vec<u8>], whole: &[&Written]) ->
         let mut bytes = bytes.clone();
         let here =
             whole.iter().filter(|written| written.at.0 == number).map(|written| (written.at.1, written.at.2));
-        let header = Some((0, HEADER)).filter(|range| is_whole(segment, &bytes, *range));
+        // A newest segment that holds nothing but a part of its header was being made, and goes.
+        let is_unborn = number + 1 == segments.len() && bytes.iter().skip(HEADER).all(|b| *b == 0);
+        let end = HEADER.min(bytes.len());
+        let header = Some((0, end)).filter(|_| is_unborn || is_whole(segment, &bytes, (0, HEADER)));
         for (from, to) in here.chain(header) {
             bytes[from..to].fill(0);
         }

@@ -190,6 +190,7 @@ impl CommandError {
 
 /// `GET / HTTP/1.1`. A request too long for a command line is known by its `Host:` field.
 fn is_http(line: &[u8]) -> bool {
+    let line = line.trim_ascii_end();
     let last = line.rsplit(|octet| *octet == b' ').next().unwrap_or_default();
     is_word(line, b"Host:") || (last.len() < line.len() && last.starts_with(b"HTTP/"))
 }
@@ -346,7 +347,13 @@ mod tests {
 
     #[test]
     fn http_is_known_whatever_its_address_holds() {
-        for line in [&b"GET / HTTP/1.1"[..], b"POST /\xff\x01 HTTP/1.0", b"PRI * HTTP/2.0", b"host: x\xff"] {
+        for line in [
+            &b"GET / HTTP/1.1"[..],
+            b"POST /\xff\x01 HTTP/1.0",
+            b"PRI * HTTP/2.0",
+            b"host: x\xff",
+            b"GET / HTTP/1.1 ",
+        ] {
             assert_eq!(Command::parse(line), Err(CommandError::OtherProtocol));
         }
         assert_eq!(Command::parse(b"NOOP HTTP/1.1"), Ok(Command::Noop));

@@ -170,10 +170,12 @@ impl Page {
                 return Ok(());
             }
             // As many as stand within one chunk, and at least one.
-            let count = offsets.iter().take_while(|offset| end - **offset <= CHUNK).count().max(1);
+            let count =
+                offsets.iter().take_while(|offset| end.saturating_sub(**offset) <= CHUNK).count().max(1);
             let (some, rest) = offsets.split_at(count);
             let start = some.last().copied().unwrap_or(*last);
-            let mut bytes = vec![0; usize::try_from((end - start).min(CHUNK)).unwrap_or_default()];
+            let mut bytes =
+                vec![0; usize::try_from(end.saturating_sub(start).min(CHUNK)).unwrap_or_default()];
             match file.read_at(start, &mut bytes) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => bytes.clear(),
                 other => other?,
@@ -281,7 +283,11 @@ fn is_in_domain(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
     use super::*;
+    use crate::store::files::RealFiles;
+    use crate::store::history::segment::{Segment, Span, header};
 
     #[test]
     fn a_cursor_is_two_numbers_and_nothing_else() {
@@ -312,5 +318,19 @@ mod tests {
             assert_eq!(is_from(&from_filter, &sender(from)), expected, "{from_filter} {from}");
         }
         assert!(is_in_domain("*.x.example", "a.X.example") && !is_in_domain("*.x.example", "x.example"));
+    }
+
+    #[test]
+    fn d4_an_index_that_points_behind_its_segment_finds_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealFiles.create(&dir.path().join(segment_name(1))).unwrap();
+        file.write_at(0, &[IoSlice::new(&header(1))]).unwrap();
+        let mut entries = [Entry::new(QueueId::from_bytes([1; 16]), 4000, true)];
+        let mut span = Span::default();
+        span.add(crate::clock::Timestamp::from_millis(1_795_343_400_000));
+        let segment = Segment::write(&RealFiles, dir.path(), 1, HEADER as u64, span, &mut entries).unwrap();
+        let view = View { sealed: vec![segment.into()], open: None };
+        let page = search(&RealFiles, dir.path(), &view, &PastWanted::default(), None, 10).unwrap();
+        assert!(page.messages.is_empty());
     }
 }

@@ -206,7 +206,7 @@ impl Segment {
         let start = self.partition_point(&*file, |other| other < id)?;
         let end = self.partition_point(&*file, |other| other <= id)?;
         let from = start.max(end.saturating_sub(most));
-        Ok((end - start, read_entries(&*file, from, end)?))
+        Ok((end.saturating_sub(start), read_entries(&*file, from, end)?))
     }
 
     /// All of the index.
