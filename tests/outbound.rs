@@ -86,7 +86,8 @@ forward_key_as = "Upstream-Key"
     let reply = client.ask(&format!("{}.", message.replace("\r\n.", "\r\n.."))).await;
     let id = reply.strip_prefix("250 2.0.0 OK Message queued as ").unwrap_or_else(|| panic!("{reply}"));
 
-    let log = far.wait(|log| log.taken.len() == 2).await;
+    // Where a key is told, each recipient has a transaction of its own.
+    let log = far.wait(|log| log.taken.len() == 3).await;
     let mut keys = Vec::new();
     for taken in &log.taken {
         assert!(taken.mail.starts_with("MAIL FROM:<a@shop.example>"), "{}", taken.mail);
@@ -99,7 +100,9 @@ forward_key_as = "Upstream-Key"
         assert!(field(&content, "X-Idempotency-Key").is_none() && content.ends_with("\r\n\r\n.hidden\r\n"));
         keys.push(field(&content, "Upstream-Key").unwrap_or_else(|| panic!("{content}")).to_owned());
     }
-    assert!(keys[0] != keys[1] && keys.iter().all(|key| key.starts_with("order-7:")), "{keys:?}");
+    keys.sort_unstable();
+    keys.dedup();
+    assert!(keys.len() == 3 && keys.iter().all(|key| key.starts_with("order-7:")), "{keys:?}");
     let mut rcpts: Vec<_> = log.taken.iter().flat_map(|taken| taken.rcpts.clone()).collect();
     rcpts.sort_unstable();
     assert_eq!(
@@ -118,6 +121,6 @@ forward_key_as = "Upstream-Key"
         assert_eq!(said, (Some(id), Some("next"), Some(&*far.address.to_string())), "{event}");
         told.push(event["outcome"].as_str().unwrap_or_else(|| panic!("{event}")).to_owned());
     }
-    assert_eq!(told.iter().filter(|outcome| *outcome == "deferred").count(), 2, "{told:?}");
+    assert_eq!(told.iter().filter(|outcome| *outcome == "deferred").count(), 1, "{told:?}");
     assert_eq!(relay.stop().await, Some(0));
 }
