@@ -105,7 +105,7 @@ keep() {
         mkdir -p "corpus/$target"
         # Large ones are slow, and are found again from the small ones.
         find "$places/kept/$target" -type f -size -1025c -printf '%s %p\n' | sort -n |
-            awk -v most="${ONCEMAIL_FUZZ_KEEP:-24000}" '{ sum += $1; if (sum <= most) print $2 }' |
+            awk -v most="${ONCEMAIL_FUZZ_KEEP:-8000}" '{ sum += $1; if (sum <= most) print $2 }' |
             xargs -r cp -t "corpus/$target"
         echo "$target: $(find "corpus/$target" -type f | wc -l) inputs, $(du -bs "corpus/$target" | cut -f1) octets"
     done

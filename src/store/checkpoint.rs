@@ -20,6 +20,9 @@ const NAME: &str = "checkpoint";
 const NEW_NAME: &str = "checkpoint.new";
 /// Bytes of one message in the file.
 const ENTRY: usize = 16 + 12 + 12 + 8 + 1 + 4 + 1;
+/// More than a segment, or what is needed of it, ever is, bytes: places within one are 32 bits wide. Sums of so many cannot
+/// overflow.
+const MOST_BYTES: u64 = 1 << 40;
 /// Bits of the octet behind the time of the next attempt.
 const QUEUED: u8 = 1;
 const HELD_BACK: u8 = 2;
@@ -178,11 +181,16 @@ fn write_entry(w: &mut Writer, id: QueueId, entry: &Entry) {
 
 fn read_segment(r: &mut Reader<'_>) -> Result<(u32, SegmentUse), Malformed> {
     let number = r.u32()?;
-    let mut segment = SegmentUse { bytes: r.u64()?, live: r.u64()?, ..SegmentUse::default() };
+    let mut segment = SegmentUse { bytes: read_bytes(r)?, live: read_bytes(r)?, ..SegmentUse::default() };
     for _ in 0..r.u64()? {
-        segment.keys.insert(Bucket(r.u32()?), r.u64()?);
+        segment.keys.insert(Bucket(r.u32()?), read_bytes(r)?);
     }
     Ok((number, segment))
+}
+
+fn read_bytes(r: &mut Reader<'_>) -> Result<u64, Malformed> {
+    let bytes = r.u64()?;
+    if bytes > MOST_BYTES { Err(Malformed("more bytes than a segment has")) } else { Ok(bytes) }
 }
 
 fn read_place(r: &mut Reader<'_>) -> Result<Place, Malformed> {
@@ -204,4 +212,24 @@ fn read_entry(r: &mut Reader<'_>) -> Result<(QueueId, Entry), Malformed> {
         priority: i8::from_be_bytes(r.array()?),
     };
     Ok((id, entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::files::RealFiles;
+
+    #[test]
+    fn d4_a_checkpoint_of_impossible_segments_is_as_good_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |live: u64| {
+            let mut ledger = Ledger::default();
+            ledger.segments.insert(1, SegmentUse { live, ..SegmentUse::default() });
+            let ledger = encode_ledger(&ledger);
+            Checkpoint::write(&RealFiles, dir.path(), Mark([7; 8]), &[], (1, 28), &ledger).unwrap();
+            Checkpoint::read(&RealFiles, dir.path()).map(|checkpoint| checkpoint.is_some())
+        };
+        assert!(read(MOST_BYTES).unwrap());
+        assert_eq!(read(u64::MAX).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
 }

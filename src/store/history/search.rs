@@ -327,7 +327,7 @@ mod tests {
         file.write_at(0, &[IoSlice::new(&header(1))]).unwrap();
         let mut entries = [Entry::new(QueueId::from_bytes([1; 16]), 4000, true)];
         let mut span = Span::default();
-        span.add(crate::clock::Timestamp::from_millis(1_795_343_400_000));
+        span.add(Timestamp::from_millis(1_795_343_400_000));
         let segment = Segment::write(&RealFiles, dir.path(), 1, HEADER as u64, span, &mut entries).unwrap();
         let view = View { sealed: vec![segment.into()], open: None };
         let page = search(&RealFiles, dir.path(), &view, &PastWanted::default(), None, 10).unwrap();
