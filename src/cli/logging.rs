@@ -14,6 +14,7 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 use super::json_log::Objects;
 use super::log_privacy::Privacy;
 use super::text_log::Lines;
+use crate::clock::Clock;
 use crate::config::{Log, LogFormat};
 
 /// Crates that tell more than an operator wants; `log.level` may still ask for them by name.
@@ -62,7 +63,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     fmt::layer()
-        .event_format(Lines { privacy })
+        .event_format(Lines { privacy, clock: Clock::system() })
         .with_ansi(with_colours)
         .log_internal_errors(false)
         .with_writer(writer)

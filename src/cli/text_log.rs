@@ -15,6 +15,7 @@ use crate::clock::Clock;
 /// One line an event.
 pub(super) struct Lines {
     pub(super) privacy: Privacy,
+    pub(super) clock: Clock,
 }
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -30,7 +31,7 @@ where
     ) -> fmt::Result {
         let (level, target) = (event.metadata().level(), event.metadata().target());
         let (colour, plain) = if writer.has_ansi_escapes() { (colour(*level), "\x1b[0m") } else { ("", "") };
-        write!(writer, "{} {colour}{level:>5}{plain}", Clock::system().now())?;
+        write!(writer, "{} {colour}{level:>5}{plain}", self.clock.now())?;
         // Where our own events come from, their words say.
         if !target.starts_with("oncemail") {
             write!(writer, " {target}:")?;

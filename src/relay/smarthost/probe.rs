@@ -2,7 +2,7 @@
 
 use super::Smarthost;
 use crate::relay::mx;
-use crate::relay::opening::{Opening, Ready, Trouble};
+use crate::relay::opening::{Ready, Trouble};
 use crate::relay::options::{Host, Hosts};
 use crate::relay::probe::{Probed, Unusable, Usable};
 use crate::relay::security::Candidate;
@@ -39,17 +39,7 @@ impl Smarthost {
         let demand = self.security.demand(None, &candidate, false).await?;
         let mut last = Trouble::local("there is no address");
         for address in addresses {
-            let opening = Opening {
-                host,
-                hostname: &self.hostname,
-                demand: &demand,
-                trust: &self.trust,
-                auth: self.auth.as_ref(),
-                timeouts: &self.timeouts,
-                source: self.source_for(address.ip()),
-                dialer: self.dialer.as_deref(),
-            };
-            match opening.run(address).await {
+            match self.opening(host, &demand, address.ip()).run(address).await {
                 Ok(Ready { mut wire, capabilities, tls, certificate, .. }) => {
                     // What it says to that changes nothing.
                     let _ = wire.command("QUIT\r\n", self.timeouts.command).await;

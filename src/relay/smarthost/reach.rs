@@ -15,7 +15,7 @@ use crate::relay::mx::{self, Refusal};
 use crate::relay::opening::{Opening, Trouble};
 use crate::relay::options::{self, Host, Hosts};
 use crate::relay::plan::{self, Tally};
-use crate::relay::security::Candidate;
+use crate::relay::security::{Candidate, Demand};
 use crate::relay::transaction::{By, Parcel, Session};
 
 /// Connecting to one host, at all its addresses: silent ones must not keep a message from the next host for long.
@@ -130,17 +130,7 @@ impl Smarthost {
         let host = &candidate.host;
         let mut last = Trouble::local("there is no address");
         for address in addresses {
-            let opening = Opening {
-                host,
-                hostname: &self.hostname,
-                demand: &demand,
-                trust: &self.trust,
-                auth: self.auth.as_ref(),
-                timeouts: &self.timeouts,
-                source: self.source_for(address.ip()),
-                dialer: self.dialer.as_deref(),
-            };
-            match opening.run(address).await {
+            match self.opening(host, &demand, address.ip()).run(address).await {
                 Ok(ready) => {
                     self.counters.connected(&ready.tls);
                     let _open = Present::new(self.counters.clone());
@@ -165,8 +155,22 @@ impl Smarthost {
         Err(Unusable::Trouble(last))
     }
 
+    /// How a connection to `host` is made, from the next source address to one of its own.
+    pub(super) fn opening<'a>(&'a self, host: &'a Host, demand: &'a Demand, far: IpAddr) -> Opening<'a> {
+        Opening {
+            host,
+            hostname: &self.hostname,
+            demand,
+            trust: &self.trust,
+            auth: self.auth.as_ref(),
+            timeouts: &self.timeouts,
+            source: self.source_for(far),
+            dialer: self.dialer.as_deref(),
+        }
+    }
+
     /// The next source address of the same family; `None` leaves it to the system.
-    pub(super) fn source_for(&self, far: IpAddr) -> Option<IpAddr> {
+    fn source_for(&self, far: IpAddr) -> Option<IpAddr> {
         let usable = self.options.source_addresses.iter().filter(|source| source.is_ipv4() == far.is_ipv4());
         let usable: Vec<_> = usable.collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(usable.len())?;
