@@ -28,8 +28,8 @@ pub struct Entry {
     /// As confirmed last.
     pub progress: Progress,
     pub is_gone: bool,
-    /// What operators wanted, whether it was done or not.
-    pub orders: Vec<Action>,
+    /// What operators wanted, and of which process, whether it was done or not.
+    orders: Vec<(Action, u64)>,
     /// Replies with this id.
     pub acknowledged: u32,
     /// Failure reports by recipient.
@@ -92,7 +92,16 @@ impl Entry {
     }
 
     pub fn was_ordered(&self, action: Action) -> bool {
-        self.orders.contains(&action)
+        self.orders.iter().any(|(wanted, _)| *wanted == action)
+    }
+
+    pub fn has_orders(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
+    /// How often it was to be released before what this process sent, even if that arrives after the next one's orders.
+    pub fn releases_until(&self, life: u64) -> usize {
+        self.orders.iter().filter(|(wanted, of)| *wanted == Action::Release && *of <= life).count()
     }
 
     /// Whether the key has ended by any clock, with its message gone (I3).
@@ -108,6 +117,13 @@ impl Ledger {
 
     pub fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap()
+    }
+
+    /// An operator wants this of the process that runs. Whether anything comes of it, a crash may hide.
+    pub fn order(&self, id: QueueId, action: Action) {
+        let mut inner = self.inner();
+        let life = inner.life;
+        inner.entries.get_mut(&id).expect("it is there").orders.push((action, life));
     }
 
     /// A process has believed this.

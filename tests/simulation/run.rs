@@ -261,8 +261,7 @@ impl Run {
             Action::Bounce,
             Action::Discard,
         ]);
-        // Whether or not anything comes of it: a crash may hide that.
-        ledger.inner().entries.get_mut(&id).expect("it is there").orders.push(action);
+        ledger.order(id, action);
         world.note(format!("an operator wants {action:?} of {id}"));
         let (queue, world) = (process.queue.clone(), world.clone());
         self.orders.spawn(async move {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oncemail::mail::{HoldCause, QueueId, RecipientState};
-use oncemail::queue::Action;
 
 use super::ledger::{Inner, Ledger};
 use super::net::Connection;
@@ -31,7 +30,7 @@ struct Take {
     forwarded: Option<String>,
     /// Its 2yz, and where that ends in what was written.
     reply: Option<(Arc<Connection>, u64)>,
-    /// Releases so far.
+    /// Releases until it was sent.
     releases: usize,
 }
 
@@ -77,7 +76,7 @@ impl Ledger {
                 continue;
             };
             let state = entry.progress.recipients[number].state;
-            let releases = entry.orders.iter().filter(|action| **action == Action::Release).count();
+            let releases = entry.releases_until(life);
             let before: Vec<_> =
                 inner.sayings.takes.iter().filter(|take| take.id == id && take.whom == *whom).collect();
             let is_held = whom.ends_with("@hold.example");
@@ -85,7 +84,7 @@ impl Ledger {
             if entry.delivered_by.get(&number).is_some_and(|durable_in| life >= *durable_in) {
                 world.wrong(format!("{id} is sent to {whom} again after its delivery was durable"));
             }
-            if is_held && state != RecipientState::Held(HoldCause::InDoubt) && entry.orders.is_empty() {
+            if is_held && state != RecipientState::Held(HoldCause::InDoubt) && !entry.has_orders() {
                 world.wrong(format!("R1: {id} is sent to {whom} without a doubt in the journal: {state:?}"));
             }
             if is_held && before.iter().any(|take| take.releases == releases) {
@@ -109,8 +108,7 @@ impl Ledger {
             self.check_forwarded(world, &inner, key, id, recipients);
         }
         for whom in recipients {
-            let releases =
-                inner.entries[&id].orders.iter().filter(|action| **action == Action::Release).count();
+            let releases = inner.entries[&id].releases_until(life);
             let take =
                 Take { id, whom: whom.clone(), life, forwarded: forwarded.clone(), reply: None, releases };
             inner.sayings.takes.push(take);
