@@ -65,6 +65,8 @@ pub struct Taken {
     from_due: Histogram<u64>,
     /// From due to the refusal, microseconds.
     to_refusal: Histogram<u64>,
+    /// How late the generator itself came to what it had to do, microseconds: no wait is measured more finely.
+    late: Histogram<u64>,
     /// For how long messages were due.
     pub elapsed: Duration,
 }
@@ -82,6 +84,7 @@ impl Taken {
             from_dot: histogram()?,
             from_due: histogram()?,
             to_refusal: histogram()?,
+            late: histogram()?,
             elapsed: Duration::ZERO,
         })
     }
@@ -99,6 +102,11 @@ impl Taken {
     /// Milliseconds from when it was due to its refusal.
     pub fn to_refusal(&self, quantile: f64) -> f64 {
         self.to_refusal.value_at_quantile(quantile) as f64 / 1000.0
+    }
+
+    /// Milliseconds by which the generator itself was late.
+    pub fn lateness(&self, quantile: f64) -> f64 {
+        self.late.value_at_quantile(quantile) as f64 / 1000.0
     }
 
     /// Accepted messages a second.
@@ -159,7 +167,10 @@ fn run(offer: Offer, over: &AtomicBool) -> Result<Taken> {
                 all.offer(first + number, due);
                 number += 1;
             }
+            let slept = Instant::now();
             sleep(TICK).await;
+            let late = micros(slept.elapsed().saturating_sub(TICK));
+            all.taken.borrow_mut().late.saturating_record(late);
         }
         all.taken.borrow_mut().elapsed = began.elapsed();
         let ended = async {

@@ -90,6 +90,7 @@ impl Bench<'_> {
             goals.map(|(_, p99)| p99),
         );
         section.add(format!("{name}: due to 250, p99"), taken.after_due(0.99), "ms", None);
+        section.add(format!("{name}: the generator was late, p99"), taken.lateness(0.99), "ms", None);
         section.add(format!("{name}: resident memory, most"), mebibytes(memory), "MiB", None);
         add_refusals(name, &taken, section);
         self.sink.tally.wait_for(shape.run, taken.accepted.len() as u64, self.drain);
