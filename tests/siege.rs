@@ -267,11 +267,17 @@ async fn i4_s2_what_cannot_be_committed_in_good_time_is_refused_early_and_taken_
     assert!(late[0].ask("MAIL FROM:<a@example.com>").await.starts_with("451 4.4.5"));
     let mut turned_away = Client::connect(address).await;
     assert!(turned_away.reply().await.starts_with("421 4.4.5"));
+    // Who comes again at once is not refused again at once, which would cost those who are in: it waits for a moment.
+    bystander.send("MAIL FROM:<a@example.com>\r\n").await;
+    let mut turned_away = Client::connect(address).await;
+    assert!(turned_away.reply().await.starts_with("421 4.4.5"));
     slow.gate.add_permits(1_000);
     for client in early.iter_mut() {
         assert!(client.reply().await.starts_with("250 2.0.0"));
     }
     // It ends by itself.
+    assert!(bystander.reply().await.starts_with("250 2.1.0"));
+    assert!(bystander.ask("RSET").await.starts_with("250"));
     assert!(submit(&mut bystander).await.starts_with("250 2.0.0"));
     assert!(submit(&mut Client::greeted(address).await.0).await.starts_with("250 2.0.0"));
     assert_eq!(slow.store.messages().len(), accepted + 130, "what was refused is not there");

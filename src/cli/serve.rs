@@ -1,8 +1,11 @@
 //! `oncemail serve`: runs the relay. Prints nothing but the log.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+
+use tokio::runtime::{self, Runtime};
 
 use super::log_privacy::Privacy;
 use super::{complain, environment, load, logging};
@@ -41,7 +44,7 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
     };
     let supervisor = systemd::Supervisor::from_environment();
     let told = supervisor.clone();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(&format!("cannot start: {error}"));
@@ -64,6 +67,12 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What other threads wake, first of all the one that commits, comes before what clients send next: who has been decided
+/// about is told, however many others want something. Otherwise an overloaded worker would look at those only now and then.
+fn runtime() -> io::Result<Runtime> {
+    runtime::Builder::new_multi_thread().global_queue_interval(1).enable_all().build()
 }
 
 /// A log that is to name nobody does not begin without the key that it takes for that.

@@ -3,22 +3,24 @@
 //! Replies are gathered and written when nothing more can be done without reading (RFC 2920 §3.2), in one write. Every
 //! wait has an end: for a command, for a block of a message, for a whole message, and for a client that does not read
 //! its replies. When places run out (`Door::is_crowded`), whoever has not authenticated has a few seconds for a command, and
-//! a minute for a message: a client that only sits there must not keep others out. An idle connection keeps no buffer larger than a few kilobytes; one that receives a message holds up to
-//! 32 KiB for reading, beside what the message takes of `receive_memory`.
+//! a minute for a message: a client that only sits there must not keep others out. An idle connection keeps no buffer
+//! larger than a few kilobytes; one that receives a message holds up to 32 KiB for reading, beside what the message takes
+//! of `receive_memory`.
 
 use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::door::Door;
+use super::pressure::Rebuffed;
 use super::received::Received;
 use super::recipients::Patience;
 use super::record::Record;
 use super::visit::{Visit, too_busy};
 use crate::intake::{Submission, Trace};
-use crate::mail::{Address, Origin, Scope};
+use crate::mail::{Address, Origin, ReversePath, Scope};
 use crate::smtp::Reply;
 use crate::smtp::data::Receiver;
 use crate::smtp::line::LineReader;
@@ -61,6 +63,7 @@ pub(super) struct Connection<S> {
     scope: Scope,
     /// How long the recipients of the current message may still wait for DNS.
     patience: Patience,
+    rebuffed: Rebuffed,
 }
 
 /// How a connection ended, when not by an error.
@@ -103,6 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             mail_at: None,
             scope: Scope::anonymous(),
             patience: Patience::default(),
+            rebuffed: Rebuffed::default(),
         }
     }
 
@@ -177,17 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.visit.shared.metrics.login(verdict);
                 Ok(Next::Answer(Input::Verified(verdict)))
             }
-            // Clients may send message after message without waiting for replies (BDAT), so that no wait for input
-            // would ever notice the shutdown.
-            Action::MaySend(_) if self.visit.shutdown.is_cancelled() => {
-                self.close(&shutting_down(), LINGER).await
-            }
-            Action::MaySend(reverse_path) => {
-                self.mail_at = Some(Instant::now());
-                self.patience = Patience::default();
-                let answer = self.visit.may_send(session.user().map(AsRef::as_ref), &reverse_path);
-                Ok(Next::Answer(Input::MaySend(answer.map(|scope| self.scope = scope))))
-            }
+            Action::MaySend(reverse_path) => self.may_send(&reverse_path, session).await,
             Action::CheckRecipient(address) => {
                 Ok(Next::Answer(Input::Recipient(self.check(&address, session).await)))
             }
@@ -254,6 +248,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(Next::Answer(Input::Received(receiver)))
     }
 
+    /// Whether a message may be started now.
+    async fn may_send(&mut self, reverse_path: &ReversePath, session: &Session) -> io::Result<Next> {
+        self.pause().await?;
+        // Clients may send message after message without waiting for replies (BDAT), so that no wait for input would ever
+        // notice the shutdown.
+        if self.visit.shutdown.is_cancelled() {
+            return self.close(&shutting_down(), LINGER).await;
+        }
+        self.mail_at = Some(Instant::now());
+        self.patience = Patience::default();
+        let answer = match self.visit.shared.pressure.is_too_high() {
+            true => Err(self.too_busy()),
+            false => self.visit.may_send(session.user().map(AsRef::as_ref), reverse_path),
+        };
+        Ok(Next::Answer(Input::MaySend(answer.map(|scope| self.scope = scope))))
+    }
+
+    /// Lets a client wait that would be refused for the second time within a moment, for as long as there is a reason.
+    async fn pause(&mut self) -> io::Result<()> {
+        let Some(end) = self.rebuffed.pause() else { return Ok(()) };
+        if !self.visit.shared.pressure.is_too_high() {
+            return Ok(());
+        }
+        // The reply to the last message may be among them.
+        self.flush().await?;
+        tokio::select! {
+            () = sleep_until(end) => {}
+            () = self.visit.shutdown.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    fn too_busy(&mut self) -> Reply {
+        self.rebuffed.note();
+        too_busy()
+    }
+
     /// Hands a message to the intake and gives back what it decided.
     async fn submit(&mut self, incoming: Incoming, session: &Session) -> Reply {
         let Incoming { envelope, refused, content, memory, helo, with } = incoming;
@@ -274,7 +305,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let shared = self.visit.shared.clone();
         let Some(waiting) = shared.pressure.enter(submission.content.len()) else {
             // I4: nothing has been claimed.
-            let reply = too_busy();
+            let reply = self.too_busy();
             shared.intake.metrics().refused();
             record.duration = self.mail_at.take().map_or(Duration::ZERO, |at| at.elapsed());
             record.refused(&self.visit, &reply);

@@ -5,6 +5,10 @@
 //! processor. The rule is TCP's. So many messages may be waiting at a time; while they wait longer than they should, fewer
 //! may; while they do not and there are as many, more may. A few always may, so that a disk that is merely slow refuses
 //! nobody. It must never refuse when nobody waits, and it loses nothing: a client that is refused has been told to retry.
+//!
+//! Refusing takes more than a third of what accepting takes of a processor. So a client that comes again at once with its next
+//! message, as a pool of connections makes applications do, is asked to wait for a moment ([`Rebuffed`]) instead of being
+//! refused once more: otherwise saying no to everybody would be what those wait for who are in.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +19,21 @@ use tokio::time::Instant;
 /// So many messages may always wait: what shares one or two commits is no crowd, and clients that wait for one reply
 /// before they send the next message, as nearly all do, are never refused when there are no more of them than this.
 const FEWEST: usize = 128;
+/// So many at first: a burst that comes to an idle relay had better be taken, and what nobody has measured yet not be trusted
+/// with more than that.
+const FIRST: usize = 512;
 /// And never more than this.
 const MOST: usize = 2_048;
 /// A wait is too long beyond this and [`COMMITS`] commits.
-const TARGET: Duration = Duration::from_millis(40);
-/// A message that comes waits for the commit that is under way and for its own; twice that is borne.
-const COMMITS: u32 = 4;
+/// What a client feels is about twice that: it is measured from when the final dot is found, and on a processor that is
+/// taken that is found as late as its decision is.
+const TARGET: Duration = Duration::from_millis(20);
+/// A message that comes waits for the commit that is under way and for its own.
+const COMMITS: u32 = 2;
 /// A larger message takes its time by itself.
 const MEASURED_OCTETS: usize = 64 * 1024;
+/// Between two refusals of one connection.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +56,10 @@ struct Pace {
     cut_at: Option<Instant>,
 }
 
+/// When a connection was last told that too many wait.
+#[derive(Debug, Default)]
+pub(super) struct Rebuffed(Option<Instant>);
+
 /// A message that waits for its decision.
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
@@ -55,7 +70,7 @@ pub(super) struct Waiting<'a> {
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { deciding: 0.into(), most: MOST.into(), pace: Mutex::default() }
+        Self { deciding: 0.into(), most: FIRST.into(), pace: Mutex::default() }
     }
 }
 
@@ -99,6 +114,18 @@ impl Pressure {
             most + 1
         };
         self.0.most.store(next.clamp(FEWEST, MOST), Ordering::Relaxed);
+    }
+}
+
+impl Rebuffed {
+    /// It is told now.
+    pub(super) fn note(&mut self) {
+        self.0 = Some(Instant::now());
+    }
+
+    /// Until when it had better not be told again, if that is not over.
+    pub(super) fn pause(&self) -> Option<Instant> {
+        self.0.map(|at| at + PAUSE).filter(|end| *end > Instant::now())
     }
 }
 

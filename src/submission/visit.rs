@@ -97,15 +97,11 @@ impl Visit {
         Session::new(self.entrance.settings.clone(), self.shared.budget.clone(), loopback, tls)
     }
 
-    /// Whether a message may be started now: is there room, may this user, and is it not too much. Gives back whose keys it
-    /// uses.
+    /// Whether a message may be started now: is there room, and may this user. Gives back whose keys it uses.
     ///
     /// # Errors
     /// The reply that refuses it.
     pub(super) fn may_send(&self, user: Option<&str>, reverse_path: &ReversePath) -> Result<Scope, Reply> {
-        if self.shared.pressure.is_too_high() {
-            return Err(too_busy());
-        }
         match self.shared.intake.status() {
             Status::Ready => self.shared.accounts.load().may_send(user, reverse_path),
             Status::LowDisk { .. } => {
