@@ -16,7 +16,8 @@ use oncemail::store::{Acceptance, EmbeddedStore, Forgotten, Store};
 
 use crate::common::child::Relay;
 use crate::common::client::Client;
-use crate::common::far_side::{FarSide, PATIENCE, say};
+use crate::common::eventually::{eventually, eventually_so};
+use crate::common::far_side::{FarSide, say};
 use crate::common::faulty_files::FaultyFiles;
 use crate::common::history::{accept, finished, key, message, open, start};
 use crate::common::intake::{Bench, keyed, options as intake_options};
@@ -36,15 +37,8 @@ fn remember(dir: &Path, files: Arc<dyn Files>, clock: &Clock) -> Arc<History> {
 
 /// Waits until a message has ended.
 async fn ended(history: &History, id: QueueId) -> Past {
-    let found = async {
-        loop {
-            match history.find(id).unwrap() {
-                Some(past) if past.ended.is_some() => break past,
-                _ => tokio::task::yield_now().await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, found).await.expect("it ends in time")
+    let past = async || history.find(id).unwrap().filter(|past| past.ended.is_some());
+    eventually("the history has the message's end", past).await
 }
 
 #[tokio::test]
@@ -78,12 +72,8 @@ async fn the_end_of_a_message_is_remembered_with_every_reply() {
     // The notice about it is a message like any other.
     far.wait(|log| log.taken.iter().any(|taken| taken.mail.starts_with("MAIL FROM:<>"))).await;
     let wanted = PastWanted { from: Some("<>".into()), ..PastWanted::default() };
-    let notice = async {
-        while history.search(&wanted, None, 10).unwrap().messages.is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, notice).await.expect("the notice ends in time");
+    let has_it = || !history.search(&wanted, None, 10).unwrap().messages.is_empty();
+    eventually_so("the history has the notice's end", has_it).await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::common::binary::{Server, Setup, oncemail};
 use crate::common::client::Client;
+use crate::common::eventually::eventually;
 use crate::common::far_side::{FarSide, say};
 
 /// Local parts of everybody in here; none of them is part of anything else that is logged.
@@ -77,12 +78,11 @@ async fn a_day(far: &FarSide, addresses: &str) -> (Setup, String) {
     far.wait(|log| log.taken.iter().any(|taken| taken.mail.contains("<>"))).await;
     far.wait(|log| log.taken.iter().any(|taken| taken.rcpts.iter().any(|rcpt| rcpt.contains("zlater"))))
         .await;
-    let refused = loop {
+    let refusal = async || {
         let reply = client.ask("RCPT TO:<zbad@example.com>").await;
-        if reply.starts_with("550") {
-            break reply;
-        }
+        reply.starts_with("550").then_some(reply)
     };
+    let refused = eventually("the address that bounced is refused", refusal).await;
     assert!(refused.contains("suppressed"), "{refused}");
     server.signal(Signal::HUP);
     server.signal(Signal::TERM);

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::common::child::Relay;
 use crate::common::client::Client;
+use crate::common::eventually::eventually;
 use crate::common::far_side::{Act, FarSide, PATIENCE, say};
 use crate::common::history;
 use crate::common::listener::write;
@@ -83,15 +84,7 @@ path = "{0}/mail"
 
     /// Waits until there is a report: the relay is another process, and says nothing of files.
     async fn report(&self) -> String {
-        let there = async {
-            loop {
-                if let Some(report) = self.reports().pop() {
-                    return report;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, there).await.expect("a report")
+        eventually("there is a report", async || self.reports().pop()).await
     }
 
     /// The progress of every message that a stopped relay has left.

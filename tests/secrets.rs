@@ -7,7 +7,6 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -15,15 +14,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
 
 use crate::common::binary::{Server, Setup, oncemail};
 use crate::common::child::Relay;
 use crate::common::client::Client;
+use crate::common::eventually::eventually_so;
 use crate::common::far_side::{FarSide, say};
 use crate::common::listener::write;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The whole writable memory of another process, searched.
 struct Memory {
@@ -67,16 +64,8 @@ impl Memory {
 
     /// Waits until none is there: a connection's end reaches the server in its own time.
     async fn must_forget(&self, about: &str) {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let Some(found) = self.found() else { return };
-            if found.iter().all(|&count| count == 0) {
-                return;
-            }
-            let names: Vec<_> = self.needles.iter().map(|(name, _)| *name).zip(&found).collect();
-            assert!(Instant::now() < until, "{about}: still in memory: {names:?}");
-            sleep(Duration::from_millis(50)).await;
-        }
+        let is_gone = || self.found().is_none_or(|found| found.iter().all(|&count| count == 0));
+        eventually_so(&format!("nothing of it is in memory: {about}"), is_gone).await;
     }
 }
 
@@ -115,11 +104,8 @@ async fn a_password_that_a_client_has_said_does_not_stay_in_memory() {
         // That it would be found: a line that has no end yet.
         let (mut client, _) = Client::greeted(relay.address).await;
         client.send(format!("AUTH PLAIN {plain}")).await;
-        let until = Instant::now() + PATIENCE;
-        while memory.found().is_some_and(|found| found[1] == 0) {
-            assert!(Instant::now() < until, "the search finds nothing");
-            sleep(Duration::from_millis(10)).await;
-        }
+        let is_found = || memory.found().is_none_or(|found| found[1] > 0);
+        eventually_so("the search finds what is there", is_found).await;
         drop(client);
         memory.must_forget("a line that had no end").await;
 

@@ -14,7 +14,8 @@ use oncemail::submission::Recipients;
 
 use crate::common::child::Relay;
 use crate::common::client::Client;
-use crate::common::far_side::{FarSide, PATIENCE, say};
+use crate::common::eventually::{eventually, eventually_so};
+use crate::common::far_side::{FarSide, say};
 use crate::common::faulty_files::FaultyFiles;
 use crate::common::history::start;
 use crate::common::listener::{Running, write};
@@ -33,15 +34,7 @@ fn open(dir: &Path, clock: &Clock) -> Arc<Suppressions> {
 
 /// Waits until an address is remembered.
 async fn remembered(list: &Suppressions, text: &str) -> Suppressed {
-    let found = async {
-        loop {
-            match list.find(&address(text)) {
-                Some(found) => break found,
-                None => tokio::task::yield_now().await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, found).await.expect("it is remembered in time")
+    eventually(&format!("{text} is remembered"), async || list.find(&address(text))).await
 }
 
 /// A server that asks this list.
@@ -189,18 +182,14 @@ async fn a_list_that_cannot_be_written_is_kept_in_memory_and_written_when_it_can
     let first = Address::parse("first@example.net").unwrap();
     list.add(&first, "550 5.1.1 unknown");
     let file = dir.path().join("suppressed");
-    let written = async {
-        for n in 0.. {
-            clock.advance(Duration::from_secs(61));
-            list.add(&Address::parse(&format!("later{n}@example.net")).unwrap(), "550 5.1.1 unknown");
-            if files.has_failed() && std::fs::read_to_string(&file).is_ok_and(|text| text.contains("first@"))
-            {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), written).await.unwrap();
+    let mut later = 0..;
+    eventually_so("the first address is written after all", || {
+        clock.advance(Duration::from_secs(61));
+        let next = format!("later{}@example.net", later.next().unwrap());
+        list.add(&Address::parse(&next).unwrap(), "550 5.1.1 unknown");
+        files.has_failed() && std::fs::read_to_string(&file).is_ok_and(|text| text.contains("first@"))
+    })
+    .await;
     let found = list.find(&first).unwrap();
     drop(list);
     let list = Suppressions::open(Arc::new(RealFiles), dir.path(), TTL, clock).unwrap();

@@ -14,6 +14,7 @@ use super::rig::{Answer, exchange, text};
 use crate::common::binary::oncemail;
 use crate::common::child::Relay;
 use crate::common::client::{AUTH, Client};
+use crate::common::eventually::eventually;
 use crate::common::listener::{PASSWORD_HASH, write};
 
 const ADMIN: &str = "admin-0123456789abcdef";
@@ -126,16 +127,12 @@ path = "{0}/mail"
 
     /// Asks until the message's story has this state; the story.
     async fn until(&self, id: &str, state: &str) -> Value {
-        let waiting = async {
-            loop {
-                let answer = self.ask(WATCHER, &format!("GET /api/v1/messages/{id}"), "").await;
-                // Between the queue and the history it is for a moment in neither.
-                if answer.status == 200 && answer.json()["state"] == state {
-                    return answer.json();
-                }
-            }
+        let story = async || {
+            let answer = self.ask(WATCHER, &format!("GET /api/v1/messages/{id}"), "").await;
+            // Between the queue and the history it is for a moment in neither.
+            (answer.status == 200).then(|| answer.json()).filter(|story| story["state"] == state)
         };
-        tokio::time::timeout(super::rig::PATIENCE, waiting).await.expect("it comes to that in time")
+        eventually(&format!("{id} is {state}"), story).await
     }
 
     /// The command line, over the socket that the configuration names.

@@ -12,6 +12,8 @@ use oncemail::app::health;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::eventually::eventually;
+
 /// Nothing in here takes longer, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -132,12 +134,6 @@ impl Drop for Server {
 /// Waits until the server on `data_dir` is ready.
 pub fn wait_until_ready(data_dir: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let ready = async {
-        while !health::ask(data_dir).await.is_ok_and(|health| health.ready) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    runtime
-        .block_on(async { tokio::time::timeout(PATIENCE, ready).await })
-        .expect("the server becomes ready");
+    let ready = async || health::ask(data_dir).await.ok().filter(|health| health.ready);
+    runtime.block_on(eventually("the server is ready", ready));
 }

@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod child;
 pub mod client;
 pub mod dns_server;
+pub mod eventually;
 pub mod far_side;
 pub mod faulty_files;
 pub mod gated;
