@@ -9,12 +9,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use crate::common::binary::oncemail;
-use crate::common::child::Relay;
 use crate::common::client::{AUTH, Client};
 use crate::common::eventually::{eventually, eventually_so};
 use crate::common::far_side::{Act, FarSide};
 use crate::common::listener::{PASSWORD_HASH, write};
+use crate::common::program::{Relay, oncemail};
 
 const DONE: &str = "the configuration was read again";
 const REFUSED: &str = "the configuration stays as it was: the new one is wrong";
@@ -50,8 +49,8 @@ impl Changing {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("oncemail.toml");
         write(&config, &text(dir.path(), "", more));
-        let relay = Relay::serve(&config, "true").await;
-        let address = relay.address;
+        let relay = Relay::serve(&config).await;
+        let address = relay.address();
         Self { dir, relay, address }
     }
 

@@ -11,11 +11,10 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::rig::{Answer, exchange, text};
-use crate::common::binary::oncemail;
-use crate::common::child::Relay;
 use crate::common::client::{AUTH, Client};
 use crate::common::eventually::eventually;
 use crate::common::listener::{PASSWORD_HASH, write};
+use crate::common::program::{Relay, oncemail};
 
 const ADMIN: &str = "admin-0123456789abcdef";
 const WATCHER: &str = "watcher-0123456789abcdef";
@@ -72,10 +71,10 @@ path = "{0}/mail"
             &*PASSWORD_HASH,
         );
         write(&config, &text);
-        let mut relay = Relay::serve(&config, "true").await;
+        let mut relay = Relay::serve(&config).await;
         let http = relay.says("the HTTP API is listening").await;
         let http = http["address"].as_str().unwrap().parse().unwrap();
-        let (mut client, _) = Client::greeted(relay.address).await;
+        let (mut client, _) = Client::greeted(relay.address()).await;
         assert!(client.ask(AUTH).await.starts_with("235 "));
         Self { directory, relay, http, client }
     }
