@@ -1,6 +1,6 @@
 //! The real binary: exit codes, what it prints and where.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::process::{Output, Stdio};
 
 use argon2::Argon2;
@@ -8,7 +8,7 @@ use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
 use rustix::process::Signal;
 
-use crate::common::binary::{Setup, oncemail, wait_until_ready};
+use crate::common::program::{Relay, Setup, oncemail};
 
 fn run(arguments: &[&str]) -> Output {
     oncemail(arguments).output().unwrap()
@@ -158,70 +158,63 @@ fn completions_name_every_subcommand() {
     assert_eq!(run(&["completions", "cobol"]).status.code(), Some(2));
 }
 
-#[test]
-fn health_is_exit_code_0_while_the_server_runs_and_1_before_and_after() {
+#[tokio::test]
+async fn health_is_exit_code_0_while_the_server_runs_and_1_before_and_after() {
     let setup = Setup::new();
     let health = || run(&["health", "--config", &setup.config()]);
     let before = health();
     assert_eq!(before.status.code(), Some(1));
     assert!(text(&before.stderr).contains("no oncemail is running"), "{}", text(&before.stderr));
-    let mut server = setup.serve();
-    wait_until_ready(&setup.data_dir());
+    let mut relay = Relay::start(setup.command());
+    setup.is_ready().await;
     let during = health();
     assert_eq!((during.status.code(), text(&during.stdout)), (Some(0), "ready\n".to_owned()));
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(relay.stop().await, Some(0));
     assert_eq!(health().status.code(), Some(1));
     // A socket that a killed server left behind does not stop the next one.
-    let mut killed = setup.serve();
-    wait_until_ready(&setup.data_dir());
-    killed.signal(Signal::KILL);
-    killed.wait();
-    let _next = setup.serve();
-    wait_until_ready(&setup.data_dir());
+    let mut killed = Relay::start(setup.command());
+    setup.is_ready().await;
+    killed.kill().await;
+    let _next = Relay::start(setup.command());
+    setup.is_ready().await;
 }
 
-#[test]
-fn serve_prints_nothing_but_json_lines_and_ends_with_0_on_either_signal() {
+#[tokio::test]
+async fn serve_prints_nothing_but_json_lines_and_ends_with_0_on_either_signal() {
     for signal in [Signal::TERM, Signal::INT] {
         let setup = Setup::new();
-        let mut server = setup.serve();
-        wait_until_ready(&setup.data_dir());
-        server.signal(signal);
-        assert_eq!(server.wait().code(), Some(0));
-        let stdout = server.stdout.take().unwrap();
-        for line in BufReader::new(stdout).lines() {
-            let event: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        let mut relay = Relay::start(setup.command());
+        setup.is_ready().await;
+        relay.signal(signal);
+        assert_eq!(relay.ends().await.code(), Some(0));
+        for line in relay.log().await.lines() {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
             assert!(
                 event["timestamp"].is_string() && event["level"].is_string() && event["message"].is_string()
             );
             assert_eq!(event["level"], "INFO", "nothing is wrong with a start and a stop: {event}");
         }
-        let mut stderr = String::new();
-        server.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        assert_eq!(stderr, "");
+        assert_eq!(relay.stderr(), "");
     }
 }
 
-#[test]
-fn a_log_that_nobody_reads_any_more_does_not_stop_the_server() {
+#[tokio::test]
+async fn a_log_that_nobody_reads_any_more_does_not_stop_the_server() {
     let setup = Setup::new();
-    let mut server = setup.serve();
-    drop(server.stdout.take());
-    drop(server.stderr.take());
-    wait_until_ready(&setup.data_dir());
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
+    let ((reader, stdout), mut command) = (std::io::pipe().unwrap(), setup.command());
+    command.stderr(stdout.try_clone().unwrap()).stdout(stdout);
+    let mut relay = Relay::start(command);
+    drop(reader);
+    setup.is_ready().await;
+    assert_eq!(relay.stop().await, Some(0));
 }
 
-#[test]
-fn a_second_server_on_the_same_directory_fails_and_the_first_goes_on() {
+#[tokio::test]
+async fn a_second_server_on_the_same_directory_fails_and_the_first_goes_on() {
     let setup = Setup::new();
-    let mut first = setup.serve();
-    wait_until_ready(&setup.data_dir());
-    let mut second = setup.serve();
-    assert_eq!(second.wait().code(), Some(1));
+    let mut first = setup.serve().await;
+    let mut second = Relay::start(setup.command());
+    assert_eq!(second.ends().await.code(), Some(1));
     assert_eq!(run(&["health", "--config", &setup.config()]).status.code(), Some(0));
-    first.signal(Signal::TERM);
-    assert_eq!(first.wait().code(), Some(0));
+    assert_eq!(first.stop().await, Some(0));
 }

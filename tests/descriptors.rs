@@ -1,17 +1,13 @@
 //! When the system allows few file descriptors: the real binary, with its limit lowered. Clients, far sides and operators
 //! wait, and nothing is lost.
 
-use std::path::Path;
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::common::child::Relay;
 use crate::common::client::Client;
 use crate::common::far_side::{FarSide, PATIENCE};
-use crate::common::listener::write;
+use crate::common::program::{Relay, Setup};
 use crate::common::relay_rig::nobody;
 
 /// Hands over one message.
@@ -25,13 +21,13 @@ async fn submit(client: &mut Client) -> String {
 
 #[tokio::test]
 async fn s2_without_descriptors_clients_wait_and_then_are_served() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut relay = Relay::start(directory.path(), "", "true").await;
+    let setup = Setup::new();
+    let mut relay = setup.serve().await;
     let open = std::fs::read_dir(format!("/proc/{}/fd", relay.pid())).unwrap().count() as u64;
     relay.allow(open + 3);
     let mut served = Vec::new();
     let unsure = loop {
-        let mut client = Client::connect(relay.address).await;
+        let mut client = Client::connect(relay.address()).await;
         tokio::select! {
             biased;
             _ = relay.says("accept failed") => break client,
@@ -41,7 +37,7 @@ async fn s2_without_descriptors_clients_wait_and_then_are_served() {
         assert!(served.len() < 50, "the limit is not felt");
     };
     // The system looks for a descriptor first and for a client second, so that the last one may be in or not.
-    let mut waiting = Client::connect(relay.address).await;
+    let mut waiting = Client::connect(relay.address()).await;
     // Those that are in are served on; whoever waits comes in when they go.
     assert!(served[0].ask("NOOP").await.starts_with("250"));
     drop((served, unsure));
@@ -57,17 +53,15 @@ const ENOUGH: u64 = 1_000;
 
 #[tokio::test]
 async fn d6_without_descriptors_mail_for_a_far_side_waits_and_then_goes_once() {
-    let directory = tempfile::tempdir().unwrap();
     let far = FarSide::new().start().await;
     let more = format!(
         "[retry]\nbase = \"1s\"\ncap = \"1s\"\n[[route]]\nname = \"far\"\nrecipient_domains = [\"example.net\"]\n\
          transport = \"smarthost\"\nhosts = [\"{}\"]\ntls = \"none\"\n",
         far.address
     );
-    let config = directory.path().join("oncemail.toml");
-    write(&config, &configuration(directory.path(), &more));
-    let mut relay = Relay::serve(&config, "true").await;
-    let mut client = Client::connect(relay.address).await;
+    let setup = Setup::with(&more);
+    let mut relay = setup.serve().await;
+    let mut client = Client::connect(relay.address()).await;
     assert!(client.reply().await.starts_with("220"));
     relay.allow(NONE);
     client.ask("EHLO client.example").await;
@@ -87,45 +81,24 @@ async fn d6_without_descriptors_mail_for_a_far_side_waits_and_then_goes_once() {
 
 #[tokio::test]
 async fn s2_without_descriptors_operators_wait_and_then_are_answered() {
-    let directory = tempfile::tempdir().unwrap();
     let admin = nobody().await;
-    let relay = Relay::start(directory.path(), &format!("[admin]\naddress = \"{admin}\"\n"), "true").await;
+    let setup = Setup::and(&format!("[admin]\naddress = \"{admin}\"\n"));
+    let mut relay = setup.serve().await;
     relay.allow(NONE);
     let mut stream = TcpStream::connect(admin).await.unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    let early = timeout(Duration::from_millis(300), stream.read_to_string(&mut answer)).await;
-    assert!(early.is_err(), "the limit is not felt: {answer}");
+    relay.says("the HTTP API cannot accept").await;
     relay.allow(ENOUGH);
+    let mut answer = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-/// One open listener; the routes are `more`.
-fn configuration(directory: &Path, more: &str) -> String {
-    format!(
-        r#"
-hostname = "relay.example"
-data_dir = "{}/var"
-[log]
-format = "json"
-[limits]
-min_free = "1MB"
-[[listener]]
-name = "submission"
-address = "127.0.0.1:0"
-tls = "none"
-auth = "none"
-{more}
-"#,
-        directory.display()
-    )
-}
-
 #[tokio::test]
 async fn the_limit_of_descriptors_is_raised_as_far_as_it_goes() {
-    let directory = tempfile::tempdir().unwrap();
-    let relay = Relay::start(directory.path(), "", "ulimit -S -n 200").await;
-    let (soft, hard) = relay.limits();
+    let setup = Setup::new();
+    let mut relay = Relay::start(setup.command_after("ulimit -S -n 200"));
+    relay.listens().await;
+    let (soft, hard) = relay.limit("Max open files");
     assert_eq!(soft, hard);
 }

@@ -5,13 +5,12 @@ use std::process::Output;
 
 use hickory_server::proto::rr::rdata::PTR;
 use hickory_server::proto::rr::{Name, RData};
-use rustix::process::Signal;
 use tokio::net::TcpListener;
 
-use crate::common::binary::{Setup, oncemail, wait_until_ready};
 use crate::common::certificates::{Authority, Presented};
 use crate::common::dns_server::{DnsServer, DnsServerBuilder, Lie};
 use crate::common::far_side::{Act, FarSide, FarSideBuilder, Tls, say};
+use crate::common::program::{Setup, oncemail};
 
 const ED25519: &str = include_str!("fixtures/dkim/ed25519.pem");
 const ED25519_PUBLIC: &str = include_str!("fixtures/dkim/ed25519.pub");
@@ -283,7 +282,7 @@ async fn offline_it_connects_to_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_configuration_is_told_whole_and_the_disk_is_looked_at_all_the_same() {
-    let doctor = Doctor::asked("transport = \"pigeon\"", "[log]\nlevle = \"info\"\n", &[]).await;
+    let doctor = Doctor::asked("transport = \"pigeon\"", "[breaker]\nfailuers = 3\n", &[]).await;
     let wrong = doctor.checks.iter().filter(|check| check["what"] == "configuration");
     assert_eq!(wrong.filter(|check| check["status"] == "fail").count(), 2, "{:#?}", doctor.checks);
     doctor.expect("data directory", "ok", "");
@@ -293,14 +292,12 @@ async fn a_wrong_configuration_is_told_whole_and_the_disk_is_looked_at_all_the_s
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_server_is_asked_and_its_directory_probed_beside_it() {
     let setup = Setup::new();
-    let mut server = setup.serve();
-    let data_dir = setup.data_dir();
-    tokio::task::spawn_blocking(move || wait_until_ready(&data_dir)).await.unwrap();
+    let mut relay = setup.serve().await;
+    setup.is_ready().await;
     let doctor = Doctor::of(setup, &["--offline"]).await;
     doctor.expect("server", "ok", "ready");
     let sync = doctor.said("sync");
     assert!(sync.0 != "fail" && sync.1.contains("median"), "{sync:?}");
     assert!(!doctor.checks.is_empty() && doctor.setup.data_dir().join("doctor.probe").metadata().is_err());
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(relay.stop().await, Some(0));
 }

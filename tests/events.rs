@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncemail::clock::{Clock, Timestamp};
-use oncemail::intake::{Decision, Replay, Replays};
-use oncemail::mail::{AttemptReply, Handling, KeyKind, Message, Origin, QueueId, Scope, ScopedKey};
+use oncemail::intake::{Decision, Replays};
+use oncemail::mail::{AttemptReply, Handling, KeyKind, Message, Origin, QueueId, Replay, Scope, ScopedKey};
 use oncemail::queue::{
     Action, Announcer, Effect, End, EventKind, Jitter, Lease, OnFailure, Options, Order, Outcome, Queue,
-    Replayed, Wanted,
+    Wanted,
 };
 use oncemail::store::{Recovered, Store, StoreError};
 use serde_json::Value;
@@ -332,10 +332,7 @@ struct Telling(Arc<Queue>);
 
 impl Replays for Telling {
     fn event(&self, replay: &Replay<'_>) -> Option<Arc<Message>> {
-        let Replay { first, at, key, scope, message_id, reverse_path, user, client, traceparent } = *replay;
-        let replayed =
-            Replayed { first, at, key, scope, message_id, reverse_path, user, client, traceparent };
-        self.0.replayed(&replayed)
+        self.0.replayed(replay)
     }
 }
 

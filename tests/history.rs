@@ -14,13 +14,13 @@ use oncemail::store::files::{Files, RealFiles};
 use oncemail::store::history::{History, Options, Past, PastWanted};
 use oncemail::store::{Acceptance, EmbeddedStore, Forgotten, Store};
 
-use crate::common::child::Relay;
 use crate::common::client::Client;
-use crate::common::far_side::{FarSide, PATIENCE, say};
+use crate::common::eventually::{eventually, eventually_so};
+use crate::common::far_side::{FarSide, say};
 use crate::common::faulty_files::FaultyFiles;
 use crate::common::history::{accept, finished, key, message, open, start};
 use crate::common::intake::{Bench, keyed, options as intake_options};
-use crate::common::listener::write;
+use crate::common::program::Setup;
 use crate::common::recording_files::{RecordingFiles, Unsynced};
 use crate::common::relay_rig::{Rig, queue_options, to_hosts};
 
@@ -36,15 +36,8 @@ fn remember(dir: &Path, files: Arc<dyn Files>, clock: &Clock) -> Arc<History> {
 
 /// Waits until a message has ended.
 async fn ended(history: &History, id: QueueId) -> Past {
-    let found = async {
-        loop {
-            match history.find(id).unwrap() {
-                Some(past) if past.ended.is_some() => break past,
-                _ => tokio::task::yield_now().await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, found).await.expect("it ends in time")
+    let past = async || history.find(id).unwrap().filter(|past| past.ended.is_some());
+    eventually("the history has the message's end", past).await
 }
 
 #[tokio::test]
@@ -78,12 +71,8 @@ async fn the_end_of_a_message_is_remembered_with_every_reply() {
     // The notice about it is a message like any other.
     far.wait(|log| log.taken.iter().any(|taken| taken.mail.starts_with("MAIL FROM:<>"))).await;
     let wanted = PastWanted { from: Some("<>".into()), ..PastWanted::default() };
-    let notice = async {
-        while history.search(&wanted, None, 10).unwrap().messages.is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, notice).await.expect("the notice ends in time");
+    let has_it = || !history.search(&wanted, None, 10).unwrap().messages.is_empty();
+    eventually_so("the history has the notice's end", has_it).await;
 }
 
 #[tokio::test]
@@ -168,19 +157,12 @@ fn d4_after_any_one_failure_what_is_there_is_whole_and_the_history_goes_on() {
 #[tokio::test]
 async fn the_program_remembers_what_became_of_an_order() {
     let far = FarSide::new().start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("oncemail.toml");
-    let text = format!(
-        "hostname = \"relay.example\"\ndata_dir = \"{}/var\"\n[log]\nformat = \"json\"\n\
-         [limits]\nmin_free = \"1MB\"\n\
-         [[listener]]\nname = \"in\"\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
-         [[route]]\nname = \"out\"\ntransport = \"smarthost\"\nhosts = [\"{}\"]\ntls = \"none\"\n",
-        dir.path().display(),
+    let setup = Setup::with_route(&format!(
+        "transport = \"smarthost\"\nhosts = [\"{}\"]\ntls = \"none\"",
         far.address
-    );
-    write(&config, &text);
-    let mut relay = Relay::serve(&config, "true").await;
-    let mut client = Client::greeted(relay.address).await.0;
+    ));
+    let mut relay = setup.serve().await;
+    let mut client = Client::greeted(relay.address()).await.0;
     let mut replies = Vec::new();
     for _ in 0..2 {
         client.ask("MAIL FROM:<a@shop.example>").await;
@@ -195,7 +177,7 @@ async fn the_program_remembers_what_became_of_an_order() {
     let mut words = replies[0].split(|c: char| !c.is_ascii_alphanumeric());
     let id: QueueId = words.find_map(|word| word.parse().ok()).expect("the reply tells the queue id");
     assert!(replies[1].contains(&id.to_string()), "{replies:?}");
-    let history = remember(&dir.path().join("var"), Arc::new(RealFiles), &Clock::system());
+    let history = remember(&setup.data_dir(), Arc::new(RealFiles), &Clock::system());
     let past = history.find(id).unwrap().unwrap();
     let ended = past.ended.unwrap();
     assert_eq!((ended.key.unwrap().key.as_str(), past.replay_count), ("order 123", 1));

@@ -9,6 +9,7 @@ use oncemail::mail::{Body, FingerprintMode, KeyKind, Progress, RecipientState, S
 use oncemail::store::{Store, StoreError};
 use tokio::sync::Semaphore;
 
+use crate::common::eventually::eventually;
 use crate::common::gated::Gated;
 use crate::common::intake::{Bench, START, TTL, envelope, keyed, options, submission};
 
@@ -305,15 +306,8 @@ async fn i1_many_retries_of_a_known_key_at_once_are_all_replayed() {
 
 /// The first decision on the key that is not "in flight".
 async fn settled(bench: &Bench, key: &str) -> Decision {
-    let settle = async {
-        loop {
-            match bench.decide(keyed(key, "x")).await {
-                Decision::InFlight => tokio::task::yield_now().await,
-                decision => return decision,
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), settle).await.unwrap()
+    let decided = async || Some(bench.decide(keyed(key, "x")).await).filter(|d| *d != Decision::InFlight);
+    eventually("the claim on the key ends", decided).await
 }
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 //! copy, whatever ends, and no outcome that nobody spoke.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +9,12 @@ use oncemail::clock::Clock;
 use oncemail::mail::{AttemptReply, HoldCause, Progress, RecipientState};
 use oncemail::queue::{End, Lease, Outcome, Queue};
 use oncemail::relay::options::{InDoubt, Options};
-use oncemail::store::files::RealFiles;
 use oncemail::store::{Store, StoreError};
 use tokio::sync::Semaphore;
 
-use crate::common::child::Relay;
 use crate::common::client::Client;
 use crate::common::far_side::{Act, FarSide, FarSideBuilder, Log, PATIENCE, say};
-use crate::common::history;
-use crate::common::listener::write;
+use crate::common::program::{Relay, Setup};
 use crate::common::relay_rig::{
     DELIVERED, FAILED, Rig, changed, message, patient, queue_options, replies, to_hosts,
 };
@@ -328,17 +324,22 @@ impl Point {
 }
 
 /// Kills the relay at `point`, lets the far side go on, and starts the relay again.
-async fn killed_at(point: Point, in_doubt: &str, directory: &Path) -> (FarSide, Relay) {
+async fn killed_at(point: Point, in_doubt: &str) -> (FarSide, Setup, Relay) {
     let gate = Arc::new(Semaphore::new(0));
     let script = |far: FarSideBuilder| match point {
         Point::At(prefix) => far.on_times(1, prefix, Act::Gate(gate.clone())),
         _ => far,
     };
     let far = script(FarSide::new().offers(&["PIPELINING"])).start_narrow();
-    let config = write_config(directory, far.address, in_doubt);
-    let mut relay = Relay::serve(&config, "true").await;
+    let setup = Setup::with(&format!(
+        "[retry]\nbase = \"1s\"\ncap = \"1s\"\n\
+         [[route]]\nname = \"next\"\ntransport = \"smarthost\"\nhosts = [\"{}\"]\ntls = \"none\"\n\
+         connections = 1\nin_doubt = \"{in_doubt}\"\n",
+        far.address
+    ));
+    let mut relay = setup.serve().await;
     let size = if point == Point::At("CONTENT") { LARGE } else { 100 };
-    submit(relay.address, "first", size).await;
+    submit(relay.address(), "first", size).await;
     far.wait(|log| point.is_reached(log)).await;
     if point == Point::Recorded {
         relay.says("delivery").await;
@@ -347,24 +348,23 @@ async fn killed_at(point: Point, in_doubt: &str, directory: &Path) -> (FarSide, 
     // What the relay had handed to its system still arrives.
     gate.add_permits(1);
     far.wait(|log| log.open == 0).await;
-    let relay = Relay::serve(&config, "true").await;
-    (far, relay)
+    let relay = setup.serve().await;
+    (far, setup, relay)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_killed_at_any_point_a_route_that_holds_never_sends_twice() {
     for point in POINTS {
-        let directory = tempfile::tempdir().unwrap();
-        let (far, mut relay) = killed_at(point, "hold", directory.path()).await;
+        let (far, setup, mut relay) = killed_at(point, "hold").await;
         if !point.is_after_the_dot() {
             // Nothing was sent, and that is known: it goes out now.
             far.wait(|log| log.copies("first") == 1).await;
         }
-        submit(relay.address, "second", 100).await;
+        submit(relay.address(), "second", 100).await;
         far.wait(|log| log.copies("second") == 1).await;
         assert_eq!(relay.stop().await, Some(0));
         assert_eq!((far.log().copies("first"), far.log().wire.len()), (1, 2), "{point:?}");
-        let left = left_in(&directory.path().join("var")).await;
+        let left = setup.left().await;
         match point {
             Point::At(".") => {
                 assert_eq!(states(&left[0]), [IN_DOUBT], "{point:?}");
@@ -380,16 +380,15 @@ async fn r1_killed_at_any_point_a_route_that_holds_never_sends_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_killed_at_any_point_a_route_that_sends_again_loses_nothing() {
     for point in POINTS {
-        let directory = tempfile::tempdir().unwrap();
-        let (far, mut relay) = killed_at(point, "resend", directory.path()).await;
+        let (far, setup, mut relay) = killed_at(point, "resend").await;
         let least = if point == Point::At(".") { 2 } else { 1 };
         far.wait(|log| log.copies("first") >= least).await;
-        submit(relay.address, "second", 100).await;
+        submit(relay.address(), "second", 100).await;
         far.wait(|log| log.copies("second") == 1).await;
         assert_eq!(relay.stop().await, Some(0));
         let most = if point == Point::Answered { 2 } else { least };
         assert!((least..=most).contains(&far.log().copies("first")), "{point:?}");
-        assert!(left_in(&directory.path().join("var")).await.is_empty(), "{point:?}");
+        assert!(setup.left().await.is_empty(), "{point:?}");
     }
 }
 
@@ -400,48 +399,6 @@ async fn submit(address: SocketAddr, text: &str, size: usize) {
     let body = body.repeat(size / body.len());
     let reply = client.ask(&format!("Subject: {text}\r\n\r\n{text}\r\n{body}.")).await;
     assert!(reply.starts_with("250 2.0.0 OK Message queued"), "{reply}");
-}
-
-/// The progress of every message that a stopped relay has left.
-async fn left_in(data_dir: &Path) -> Vec<Progress> {
-    let (store, recovery) = history::open(data_dir, Arc::new(RealFiles), &Clock::system()).unwrap();
-    let mut left = Vec::new();
-    for message in recovery.messages {
-        left.extend(store.load(message.id).await.unwrap().map(|(_, progress)| progress));
-    }
-    left
-}
-
-fn write_config(directory: &Path, far: SocketAddr, in_doubt: &str) -> PathBuf {
-    let path = directory.join("oncemail.toml");
-    let text = format!(
-        r#"
-hostname = "relay.example"
-data_dir = "{}"
-[log]
-format = "json"
-[limits]
-min_free = "1MB"
-[[listener]]
-name = "submission"
-address = "127.0.0.1:0"
-tls = "none"
-auth = "none"
-[retry]
-base = "1s"
-cap = "1s"
-[[route]]
-name = "next"
-transport = "smarthost"
-hosts = ["{far}"]
-tls = "none"
-connections = 1
-in_doubt = "{in_doubt}"
-"#,
-        directory.join("var").display()
-    );
-    write(&path, &text);
-    path
 }
 
 #[tokio::test]

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,8 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::common::child::Relay;
-use crate::common::listener::write;
+use crate::common::program::Setup;
 
 const ROUNDS: usize = 20;
 const CLIENTS: usize = 8;
@@ -28,9 +26,12 @@ const ROUND_LIMIT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d1_i1_i2_nothing_acknowledged_is_lost_or_queued_twice_over_kill_9() {
-    let directory = tempfile::tempdir().unwrap();
     let sink = Sink::start().await;
-    let config = write_config(directory.path(), sink.address);
+    let setup = Setup::with(&format!(
+        "[retry]\nbase = \"1s\"\ncap = \"1s\"\n\
+         [[route]]\nname = \"next\"\ntransport = \"smarthost\"\nhosts = [\"{}\"]\ntls = \"none\"\n",
+        sink.address
+    ));
     let ledger = Arc::new(Ledger::default());
     let (address_tx, address) = watch::channel(None);
 
@@ -38,16 +39,16 @@ async fn d1_i1_i2_nothing_acknowledged_is_lost_or_queued_twice_over_kill_9() {
         (0..CLIENTS).map(|n| tokio::spawn(submit_all(n, address.clone(), ledger.clone()))).collect();
     let mut target = 0;
     for round in 0..ROUNDS {
-        let mut relay = Relay::serve(&config, "true").await;
-        address_tx.send_replace(Some(relay.address));
+        let mut relay = setup.serve().await;
+        address_tx.send_replace(Some(relay.address()));
         target += PER_ROUND + (round * 37) % 50;
         ledger.reached(target).await;
         relay.kill().await;
         address_tx.send_replace(None);
     }
-    let mut relay = Relay::serve(&config, "true").await;
+    let mut relay = setup.serve().await;
     ledger.stop.send_replace(true);
-    address_tx.send_replace(Some(relay.address));
+    address_tx.send_replace(Some(relay.address()));
     for client in clients {
         client.await.unwrap();
     }
@@ -134,7 +135,7 @@ fn queue_id(reply: &str) -> String {
 async fn connect(address: SocketAddr) -> Option<Lines<BufReader<TcpStream>>> {
     let mut lines = BufReader::new(TcpStream::connect(address).await.ok()?).lines();
     // The port of a relay that was killed may be somebody else's by now.
-    if !reply(&mut lines).await?.starts_with("220 relay.example.com") {
+    if !reply(&mut lines).await?.starts_with("220 relay.example") {
         return None;
     }
     lines.get_mut().write_all(b"EHLO client.example\r\n").await.ok()?;
@@ -168,36 +169,6 @@ async fn reply(lines: &mut Lines<BufReader<TcpStream>>) -> Option<String> {
             return Some(line);
         }
     }
-}
-
-fn write_config(directory: &Path, sink: SocketAddr) -> PathBuf {
-    let path = directory.join("oncemail.toml");
-    let text = format!(
-        r#"
-hostname = "relay.example.com"
-data_dir = "{}"
-[log]
-format = "json"
-[limits]
-min_free = "1MB"
-[[listener]]
-name = "submission"
-address = "127.0.0.1:0"
-tls = "none"
-auth = "none"
-[retry]
-base = "1s"
-cap = "1s"
-[[route]]
-name = "next"
-transport = "smarthost"
-hosts = ["{sink}"]
-tls = "none"
-"#,
-        directory.join("var").display()
-    );
-    write(&path, &text);
-    path
 }
 
 /// A next hop that takes everything and notes which key came under which queue id.

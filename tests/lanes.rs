@@ -15,7 +15,8 @@ use oncemail::relay::options::{Auth, Breaker, Host, Hosts, Options, Preset, Secr
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::common::far_side::{Act, FarSide, FarSideBuilder, PATIENCE, say};
+use crate::common::eventually::eventually_so;
+use crate::common::far_side::{Act, FarSide, FarSideBuilder, say};
 use crate::common::relay_rig::{
     DELIVERED, FAILED, Rig, changed, hurried, mail_hosts, message, queue_options, relay_options, replies,
     route, to,
@@ -43,12 +44,7 @@ fn by_domain(port: u16, change: impl FnOnce(&mut Smtp)) -> Options {
 
 /// Waits until there are so many lanes: they have no event of their own.
 async fn lanes(rig: &Rig, expected: u64) {
-    let reached = async {
-        while rig.counters.counts().lanes != expected {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, reached).await.unwrap();
+    eventually_so(&format!("there are {expected} lanes"), || rig.counters.counts().lanes == expected).await;
 }
 
 async fn send_with_priority(rig: &Rig, priority: i8, text: &str) -> QueueId {

@@ -8,12 +8,10 @@ use oncemail::dns::Dns;
 use oncemail::mail::RecipientState;
 use oncemail::relay::options::{Breaker, Hosts, Options, Transport};
 
-use crate::common::binary::oncemail;
-use crate::common::child::Relay;
 use crate::common::client::Client;
 use crate::common::dns_server::{DnsServer, DnsServerBuilder, Lie};
 use crate::common::far_side::FarSide;
-use crate::common::listener::write;
+use crate::common::program::{Setup, oncemail};
 use crate::common::relay_rig::{
     DELIVERED, FAILED, Rig, mail_hosts, queue_options, relay_options, replies, route,
 };
@@ -170,43 +168,29 @@ async fn a_configured_route_delivers_to_the_hosts_of_domains_and_to_literals() {
     let far = FarSide::new().start().await;
     let server =
         DnsServer::new().mx("x.example", 10, "mx.x.example").a("mx.x.example", "127.0.0.1").start().await;
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("oncemail.toml");
-    let (base, port, dns) = (directory.path().display(), far.address.port(), server.address);
-    write(
-        &config,
-        &format!(
-            r#"
-hostname = "relay.example"
-data_dir = "{base}/var"
-[log]
-format = "json"
-[limits]
-min_free = "1MB"
-[[listener]]
-name = "submission"
-address = "127.0.0.1:0"
-tls = "none"
-auth = "none"
+    let setup = Setup::with(&format!(
+        r#"
 [[route]]
 name = "world"
 transport = "mx"
-port = {port}
+port = {}
 allow_private_addresses = true
 [dns]
-servers = ["{dns}"]
+servers = ["{}"]
 timeout = "5s"
-"#
-        ),
-    );
-    let check = oncemail(&["check-config", "--config", config.to_str().unwrap()]).output().unwrap();
+"#,
+        far.address.port(),
+        server.address
+    ));
+    let check = oncemail(&["check-config", "--config", &setup.config()]).output().unwrap();
     let summary = String::from_utf8(check.stdout).unwrap();
     let expected = format!(
-        "the hosts of the recipient's domain, port {port}, TLS where it can be had, MTA-STS, private addresses too"
+        "the hosts of the recipient's domain, port {}, TLS where it can be had, MTA-STS, private addresses too",
+        far.address.port()
     );
     assert!(check.status.success() && summary.contains(&expected), "{summary}");
-    let mut relay = Relay::serve(&config, "true").await;
-    let (mut client, _) = Client::greeted(relay.address).await;
+    let mut relay = setup.serve().await;
+    let (mut client, _) = Client::greeted(relay.address()).await;
     client
         .send("MAIL FROM:<a@shop.example>\r\nRCPT TO:<b@X.example>\r\nRCPT TO:<c@[127.0.0.1]>\r\nDATA\r\n")
         .await;

@@ -12,10 +12,10 @@ use oncemail::submission::options::TlsMode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::common::child::Relay;
 use crate::common::client::Client;
 use crate::common::listener::write_certificate;
 use crate::common::openmetrics::Scrape;
+use crate::common::program::Setup;
 use crate::common::whole::Whole;
 use crate::metrics::{discarding, submit};
 
@@ -28,8 +28,9 @@ async fn of_the_program() -> Scrape {
          tls = \"starttls\"\nauth = \"none\"\n",
         tls.certificate_file, tls.key_file
     );
-    let mut relay = Relay::start(directory.path(), &more, "true").await;
-    let mut stream = connect(&directory.path().join("var"), ADMIN_SOCKET).await.unwrap();
+    let setup = Setup::and(&more);
+    let mut relay = setup.serve().await;
+    let mut stream = connect(&setup.data_dir(), ADMIN_SOCKET).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();

@@ -17,6 +17,7 @@ use oncemail::store::files::RealFiles;
 use oncemail::store::{EmbeddedStore, Store};
 use tokio::time::Instant;
 
+use crate::common::eventually::eventually_so;
 use crate::common::relay_rig::{Rig, message, nobody, patient, to_hosts};
 use crate::orders::order;
 
@@ -93,15 +94,11 @@ async fn everything_that_waits_behind_an_open_breaker_is_handed_back_in_seconds(
     let store: Arc<dyn Store> = rig.store.clone();
     let ids = accept(&store, &rig.clock, MESSAGES).await;
     let waiting = || rig.relay.destinations(1).0.first().map_or(0, |lane| lane.waiting);
-    while waiting() < MESSAGES {
-        tokio::task::yield_now().await;
-    }
+    eventually_so("all of them wait", || waiting() == MESSAGES).await;
     for action in [Action::Hold, Action::Release] {
         done_in_seconds(&rig.queue, &ids, action).await;
     }
-    while waiting() < MESSAGES {
-        tokio::task::yield_now().await;
-    }
+    eventually_so("all of them wait again", || waiting() == MESSAGES).await;
     done_in_seconds(&rig.queue, &ids, Action::Discard).await;
     assert_eq!((rig.queue.depth().queued, waiting()), (1, 0));
 }

@@ -1,39 +1,10 @@
 //! What a route's configuration says is what the real binary does on the wire.
 
-use std::path::{Path, PathBuf};
-
-use crate::common::child::Relay;
 use crate::common::client::Client;
 use crate::common::far_side::{FarSide, say};
 use crate::common::listener::write;
+use crate::common::program::Setup;
 use crate::common::relay_rig::nobody;
-
-/// An open listener, and `more` behind it.
-fn config(directory: &Path, more: &str) -> PathBuf {
-    let path = directory.join("oncemail.toml");
-    let text = format!(
-        r#"
-hostname = "relay.example"
-data_dir = "{}"
-[log]
-format = "json"
-[limits]
-min_free = "1MB"
-[retry]
-base = "1s"
-cap = "1s"
-[[listener]]
-name = "submission"
-address = "127.0.0.1:0"
-tls = "none"
-auth = "none"
-{more}
-"#,
-        directory.join("var").display()
-    );
-    write(&path, &text);
-    path
-}
 
 /// The value of the first field with this name.
 fn field<'a>(content: &'a str, name: &str) -> Option<&'a str> {
@@ -53,6 +24,9 @@ async fn a_message_goes_past_a_dead_host_signed_split_and_with_its_key_under_the
         .await;
     let more = format!(
         r#"
+[retry]
+base = "1s"
+cap = "1s"
 [[dkim]]
 domain = "shop.example"
 selector = "s1"
@@ -71,8 +45,9 @@ forward_key_as = "Upstream-Key"
         nobody().await,
         far.address
     );
-    let mut relay = Relay::serve(&config(directory.path(), &more), "true").await;
-    let (mut client, _) = Client::greeted(relay.address).await;
+    let setup = Setup::with(&more);
+    let mut relay = setup.serve().await;
+    let (mut client, _) = Client::greeted(relay.address()).await;
     for line in [
         "MAIL FROM:<a@shop.example> RET=HDRS ENVID=order+3D7 MT-PRIORITY=4",
         "RCPT TO:<b@x.example> NOTIFY=NEVER",

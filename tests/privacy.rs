@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use oncemail::mail::QueueId;
-use rustix::process::Signal;
 
-use crate::common::binary::{Server, Setup, oncemail};
 use crate::common::client::Client;
+use crate::common::eventually::eventually;
 use crate::common::far_side::{FarSide, say};
+use crate::common::program::Setup;
 
 /// Local parts of everybody in here; none of them is part of anything else that is logged.
 const PEOPLE: [&str; 7] = ["zsender", "zgood", "zbad", "zlater", "zsyntax", "zuser", "zcopy"];
@@ -55,8 +55,8 @@ async fn submit(client: &mut Client, key: &str, recipients: &[&str]) -> String {
 /// Accept, replay, mismatch, refusals, delivery, deferral, bounce, suppression, failed login, reload; gives back the log.
 async fn a_day(far: &FarSide, addresses: &str) -> (Setup, String) {
     let setup = configured(far, addresses);
-    let mut server = Server::start(oncemail(&["serve", "--config", &setup.config()]));
-    let address = server.address();
+    let mut relay = setup.serve().await;
+    let address = relay.address();
     let (mut client, _) = Client::greeted(address).await;
     // `\0zuser@shop.example\0zpassword`, which is wrong.
     assert!(client.ask("AUTH PLAIN AHp1c2VyQHNob3AuZXhhbXBsZQB6cGFzc3dvcmQ=").await.starts_with("535"));
@@ -77,17 +77,15 @@ async fn a_day(far: &FarSide, addresses: &str) -> (Setup, String) {
     far.wait(|log| log.taken.iter().any(|taken| taken.mail.contains("<>"))).await;
     far.wait(|log| log.taken.iter().any(|taken| taken.rcpts.iter().any(|rcpt| rcpt.contains("zlater"))))
         .await;
-    let refused = loop {
+    let refusal = async || {
         let reply = client.ask("RCPT TO:<zbad@example.com>").await;
-        if reply.starts_with("550") {
-            break reply;
-        }
+        reply.starts_with("550").then_some(reply)
     };
+    let refused = eventually("the address that bounced is refused", refusal).await;
     assert!(refused.contains("suppressed"), "{refused}");
-    server.signal(Signal::HUP);
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
-    let log = server.log();
+    relay.hang_up();
+    assert_eq!(relay.stop().await, Some(0));
+    let log = relay.log().await;
     (setup, log)
 }
 
@@ -123,12 +121,11 @@ async fn with_hashed_addresses_no_line_names_anybody_and_a_restart_changes_no_ha
     }
     let sender =
         |log: &str| lines(log).find_map(|line| line["reverse_path"].as_str().map(str::to_owned)).unwrap();
-    let mut next = Server::start(oncemail(&["serve", "--config", &setup.config()]));
+    let mut next = setup.serve().await;
     let (mut client, _) = Client::greeted(next.address()).await;
     submit(&mut client, "order-2", &["zgood@example.com"]).await;
-    next.signal(Signal::TERM);
-    next.wait();
-    assert_eq!(sender(&next.log()), sender(&log));
+    next.stop().await;
+    assert_eq!(sender(&next.log().await), sender(&log));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,15 +3,17 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use oncemail::app::health;
 use rustix::process::Signal;
 use tokio::sync::Semaphore;
 
-use crate::common::binary::{Server, Setup, oncemail, wait_until_ready};
 use crate::common::client::Client;
 use crate::common::far_side::{Act, FarSide};
+use crate::common::listener::write;
+use crate::common::program::{Relay, Setup, oncemail};
 
 fn towards(far: &FarSide) -> String {
     format!("transport = \"smarthost\"\nhosts = [\"{}\"]\ntls = \"none\"", far.address)
@@ -36,11 +38,11 @@ fn replay_of(reply: &str) -> String {
 async fn d1_r1_a_second_signal_in_a_slow_shutdown_ends_at_once_and_loses_nothing_acknowledged() {
     let far = FarSide::new().on_times(1, ".", Act::Silence).start().await;
     let setup = Setup::with_route(&towards(&far));
-    let mut server = setup.serve();
-    let first = submit(server.address(), "stalled").await;
+    let mut relay = setup.serve().await;
+    let first = submit(relay.address(), "stalled").await;
     // The far side has the whole message and says nothing: the attempt is in doubt, and waited for.
     far.wait(|log| !log.wire.is_empty()).await;
-    server.signal(Signal::TERM);
+    relay.signal(Signal::TERM);
     let stopping = loop {
         let health = health::ask(&setup.data_dir()).await.expect("it still runs");
         if !health.ready {
@@ -48,17 +50,15 @@ async fn d1_r1_a_second_signal_in_a_slow_shutdown_ends_at_once_and_loses_nothing
         }
     };
     assert_eq!(stopping.reasons, ["oncemail is stopping"]);
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(128 + 15));
-    assert!(server.log().contains("stopping at once"));
+    assert_eq!(relay.stop().await, Some(128 + 15));
+    assert!(relay.log().await.contains("stopping at once"));
 
-    let mut next = setup.serve();
+    let mut next = setup.serve().await;
     let address = next.address();
     // It was taken in silence, so it comes once more: that is what in doubt means.
     far.wait(|log| log.taken.len() == 2).await;
     assert_eq!(submit(address, "stalled").await, replay_of(&first));
-    next.signal(Signal::TERM);
-    assert_eq!(next.wait().code(), Some(0));
+    assert_eq!(next.stop().await, Some(0));
     assert_eq!(far.log().taken.len(), 2, "nothing is relayed for a replay");
 }
 
@@ -67,8 +67,8 @@ async fn r1_a_shutdown_waits_for_the_reply_to_a_final_dot() {
     let gate = Arc::new(Semaphore::new(0));
     let far = FarSide::new().on_times(1, ".", Act::Gate(gate.clone())).start().await;
     let setup = Setup::with_route(&towards(&far));
-    let mut server = setup.serve();
-    let address = server.address();
+    let mut relay = setup.serve().await;
+    let address = relay.address();
     // A client in the middle of its message is waited for at the same time, not before.
     let (mut client, _) = Client::greeted(address).await;
     client.ask("MAIL FROM:<app@shop.example>").await;
@@ -76,20 +76,18 @@ async fn r1_a_shutdown_waits_for_the_reply_to_a_final_dot() {
     client.ask("DATA").await;
     submit(address, "slow").await;
     far.wait(|log| !log.wire.is_empty()).await;
-    server.signal(Signal::TERM);
+    relay.signal(Signal::TERM);
     while health::ask(&setup.data_dir()).await.expect("it still runs").ready {}
     gate.add_permits(1);
     far.wait(|log| log.taken.len() == 1).await;
     let late = client.ask("Subject: late\r\n\r\nStill taken.\r\n.").await;
     assert!(late.starts_with("250 "), "{late}");
-    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(relay.ends().await.code(), Some(0));
     // What came in during the shutdown is kept, and leaves after the next start; the other one is done.
-    let mut next = setup.serve();
-    next.address();
+    let mut next = setup.serve().await;
     far.wait(|log| log.taken.len() == 2).await;
-    next.signal(Signal::TERM);
-    next.wait();
-    assert!(next.log().contains("recovered 1 queued and 0 held messages"));
+    next.stop().await;
+    assert!(next.log().await.contains("recovered 1 queued and 0 held messages"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -97,24 +95,22 @@ async fn d4_a_damaged_data_directory_is_named_in_the_log_and_the_rest_is_served(
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let setup =
         Setup::with_route(&format!("transport = \"smarthost\"\nhosts = [\"{closed}\"]\ntls = \"none\""));
-    let mut server = setup.serve();
-    let address = server.address();
+    let mut relay = setup.serve().await;
+    let address = relay.address();
     let first = submit(address, "first").await;
     submit(address, "spoilt").await;
     let third = submit(address, "third").await;
-    server.signal(Signal::KILL);
-    server.wait();
+    relay.kill().await;
     spoil(&setup.data_dir().join("journal"), b"Subject: spoilt");
 
-    let mut next = setup.serve();
+    let mut next = setup.serve().await;
     let address = next.address();
     assert!(health::ask(&setup.data_dir()).await.unwrap().ready);
     for (key, reply) in [("first", &first), ("third", &third)] {
         assert_eq!(submit(address, key).await, replay_of(reply));
     }
-    next.signal(Signal::TERM);
-    assert_eq!(next.wait().code(), Some(0));
-    let log = next.log();
+    assert_eq!(next.stop().await, Some(0));
+    let log = next.log().await;
     let line = log.lines().find(|line| line.contains("DAMAGED, set aside")).expect("a line that names it");
     assert!(line.contains("\"level\":\"ERROR\"") && line.contains("damaged/"), "{line}");
 }
@@ -133,104 +129,81 @@ fn spoil(journal: &Path, text: &[u8]) {
     panic!("the journal does not have it");
 }
 
-#[test]
-#[expect(clippy::disallowed_methods, reason = "a test's own file")]
-fn what_cannot_start_is_exit_code_1_and_says_why() {
+#[tokio::test]
+async fn what_cannot_start_is_exit_code_1_and_says_why() {
     // Something else stands where the journal should be.
     let setup = Setup::new();
     std::fs::create_dir(setup.data_dir()).unwrap();
-    std::fs::write(setup.data_dir().join("journal"), "").unwrap();
-    assert_fails(setup.serve(), "cannot open the store in");
+    write(&setup.data_dir().join("journal"), "");
+    assert_fails(setup.command(), "cannot open the store in").await;
     // The address is taken.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let setup = Setup::new();
-    let mut command = oncemail(&["serve", "--config", &setup.config()]);
+    let mut command = setup.command();
     command.env("ONCEMAIL__LISTENER__0__ADDRESS", &address);
-    assert_fails(Server::start(command), &format!("cannot listen on {address}"));
+    assert_fails(command, &format!("cannot listen on {address}")).await;
     // The store was closed nevertheless.
     assert!(!setup.data_dir().join("running").exists());
 }
 
-fn assert_fails(mut server: Server, why: &str) {
-    use std::io::Read;
-    assert_eq!(server.wait().code(), Some(1));
-    let mut log = String::new();
-    server.stdout.take().unwrap().read_to_string(&mut log).unwrap();
+async fn assert_fails(command: Command, why: &str) {
+    let mut relay = Relay::start(command);
+    assert_eq!(relay.ends().await.code(), Some(1));
+    let log = relay.log().await;
     assert!(log.lines().last().unwrap().contains("\"level\":\"ERROR\"") && log.contains(why), "{log}");
 }
 
-#[test]
-fn s2_clients_cannot_use_up_the_open_files_that_the_store_needs() {
+#[tokio::test]
+async fn s2_clients_cannot_use_up_the_open_files_that_the_store_needs() {
     let setup = Setup::new();
-    let limited = |limit: &str| {
-        let mut command = oncemail(&[]);
-        let binary = command.get_program().to_owned();
-        let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", &format!("ulimit {limit}; exec \"$@\""), "sh"]).arg(binary);
-        shell.args(["serve", "--config", &setup.config()]);
-        shell.stdin(std::process::Stdio::null());
-        shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        command = shell;
-        Server::start(command)
-    };
     // A low soft limit is raised as far as the hard one allows.
-    let mut raised = limited("-Sn 256");
-    raised.address();
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", raised.pid.as_raw_nonzero())).unwrap();
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    let mut numbers = line.split_whitespace().filter(|word| word.parse::<u64>().is_ok());
-    assert_eq!(numbers.next(), numbers.next(), "{line}");
-    raised.signal(Signal::TERM);
-    raised.wait();
+    let mut raised = Relay::start(setup.command_after("ulimit -Sn 256"));
+    raised.listens().await;
+    let (soft, hard) = raised.limit("Max open files");
+    assert_eq!(soft, hard);
+    raised.stop().await;
     // A low hard limit lowers the number of connections, and says so.
-    let mut lowered = limited("-n 1000");
-    lowered.address();
-    lowered.signal(Signal::TERM);
-    assert_eq!(lowered.wait().code(), Some(0));
-    let log = lowered.log();
+    let mut lowered = Relay::start(setup.command_after("ulimit -n 1000"));
+    lowered.listens().await;
+    assert_eq!(lowered.stop().await, Some(0));
+    let log = lowered.log().await;
     assert!(log.contains("limits.connections is lowered") && log.contains("\"connections\":360"), "{log}");
-    assert_fails(limited("-n 256"), "open files");
+    assert_fails(setup.command_after("ulimit -n 256"), "open files").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_nearly_full_is_not_ready_and_new_mail_has_to_wait() {
     let setup = Setup::new();
-    let mut command = oncemail(&["serve", "--config", &setup.config()]);
+    let mut command = setup.command();
     command.env("ONCEMAIL__LIMITS__MIN_FREE", "1000000GB");
-    let mut server = Server::start(command);
-    let (mut client, _) = Client::greeted(server.address()).await;
+    let mut relay = Relay::start(command);
+    let (mut client, _) = Client::greeted(relay.listens().await).await;
     let refusal = client.ask("MAIL FROM:<app@shop.example>").await;
     assert!(refusal.starts_with("452 4.3.1 "), "{refusal}");
     let health = oncemail(&["health", "--config", &setup.config()]).output().unwrap();
     assert_eq!(health.status.code(), Some(1));
     let reason = String::from_utf8(health.stderr).unwrap();
     assert!(reason.starts_with("not ready: new mail is refused: only "), "{reason}");
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(relay.stop().await, Some(0));
 }
 
-#[test]
-fn nobody_else_can_read_mail_whoever_made_the_data_directory() {
+#[tokio::test]
+async fn nobody_else_can_read_mail_whoever_made_the_data_directory() {
     let setup = Setup::new();
     std::fs::create_dir(setup.data_dir()).unwrap();
     std::fs::set_permissions(setup.data_dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let _server = setup.serve();
-    wait_until_ready(&setup.data_dir());
+    let _relay = setup.serve().await;
     for entry in std::fs::read_dir(setup.data_dir().join("journal")).unwrap() {
         let entry = entry.unwrap();
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{entry:?}");
     }
 }
 
-#[test]
-fn a_log_output_that_was_never_open_does_not_stop_the_server() {
+#[tokio::test]
+async fn a_log_output_that_was_never_open_does_not_stop_the_server() {
     let setup = Setup::new();
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh", env!("CARGO_BIN_EXE_oncemail")]);
-    shell.args(["serve", "--config", &setup.config()]);
-    let mut server = Server::start(shell);
-    wait_until_ready(&setup.data_dir());
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
+    let mut relay = Relay::start(setup.command_after("exec <&- >&- 2>&-"));
+    setup.is_ready().await;
+    assert_eq!(relay.stop().await, Some(0));
 }

@@ -7,9 +7,9 @@ use std::num::NonZeroU32;
 use governor::Quota;
 use oncemail::submission::options::{AuthMode, Options, TlsMode};
 
-use crate::common::child::Relay;
 use crate::common::client::{AUTH, Client};
 use crate::common::listener::{Running, user, write, write_certificate};
+use crate::common::program::Relay;
 
 /// What version 2 begins with.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -193,17 +193,17 @@ async fn a_reload_turns_it_on_for_connections_that_begin_then() {
         )
     };
     write(&file, &text(""));
-    let mut relay = Relay::serve(&file, "true").await;
-    let (mut before, _) = Client::greeted(relay.address).await;
+    let mut relay = Relay::serve(&file).await;
+    let (mut before, _) = Client::greeted(relay.address()).await;
     let proxied = "allow = [\"192.0.2.0/24\"]\nproxy_protocol = true\ntrusted_proxies = [\"127.0.0.1\"]\n";
     write(&file, &text(proxied));
     relay.hang_up();
     relay.says("the configuration was read again").await;
-    let mut after = Client::connect(relay.address).await;
+    let mut after = Client::connect(relay.address()).await;
     after.send(v1("192.0.2.7")).await;
     assert!(after.reply().await.starts_with("220 "));
     assert!(before.ask("NOOP").await.starts_with("250 "), "open sessions live on");
-    let mut direct = Client::connect(relay.address).await;
+    let mut direct = Client::connect(relay.address()).await;
     direct.send("EHLO client.example\r\n").await;
     assert!(direct.is_closed().await);
 }

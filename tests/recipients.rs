@@ -9,12 +9,12 @@ use oncemail::clock::Clock;
 use oncemail::dns::{self, Dns};
 use oncemail::submission::{BindError, Recipients, Server};
 
-use crate::common::child::Relay;
 use crate::common::client::Client;
 use crate::common::dns_server::{DnsServer, Lie};
 use crate::common::far_side::FarSide;
 use crate::common::listener::{Running, options, recipients, write};
 use crate::common::log::Log;
+use crate::common::program::Setup;
 
 const MAIL: &str = "MAIL FROM:<a@example.com>";
 const TAKEN: &str = "250 2.1.5 Recipient OK";
@@ -181,30 +181,15 @@ async fn the_program_marks_who_was_not_verified_from_rcpt_to_delivery() {
     let dns = DnsServer::new().mx("x.example", 10, "mx.x.example").start().await;
     dns.lie("servfail.example", Lie::ServFail);
     let far = FarSide::new().start().await;
-    let directory = tempfile::tempdir().unwrap();
-    let place = directory.path().display();
-    write(&directory.path().join("disposable"), "thrown.example\n");
-    let config = directory.path().join("oncemail.toml");
-    let text = format!(
+    let setup = Setup::with(&format!(
         r#"
-hostname = "relay.example"
-data_dir = "{place}/var"
-[log]
-format = "json"
-[limits]
-min_free = "1MB"
 [dns]
 servers = ["{}"]
 timeout = "1s"
 [verify]
 syntax = true
 mx = true
-disposable_file = "{place}/disposable"
-[[listener]]
-name = "in"
-address = "127.0.0.1:0"
-tls = "none"
-auth = "none"
+disposable_file = "{{base}}/disposable"
 [[route]]
 name = "out"
 transport = "smarthost"
@@ -212,10 +197,10 @@ hosts = ["{}"]
 tls = "none"
 "#,
         dns.address, far.address
-    );
-    write(&config, &text);
-    let mut relay = Relay::serve(&config, "true").await;
-    let mut client = Client::greeted(relay.address).await.0;
+    ));
+    write(&setup.dir.path().join("disposable"), "thrown.example\n");
+    let mut relay = setup.serve().await;
+    let mut client = Client::greeted(relay.address()).await.0;
     client.ask(MAIL).await;
     for (domain, expected) in [
         ("thrown.example", "550 5.7.1 No mail is sent to disposable addresses (thrown.example)"),

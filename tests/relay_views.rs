@@ -9,6 +9,7 @@ use oncemail::relay::options::{Breaker, Hosts, Mx, Route, Smtp, TlsPolicy, Trans
 use oncemail::relay::views::{Asked, Phase, Reset};
 
 use crate::common::dns_server::DnsServer;
+use crate::common::eventually::eventually_so;
 use crate::common::far_side::{FarSide, say};
 use crate::common::relay_rig::{
     Rig, changed, directory, mail_hosts, patient, queue_options, relay_options, route, smarthost, to,
@@ -52,9 +53,8 @@ async fn an_open_breaker_is_shown_with_its_end_and_closed_by_a_reset_at_once() {
     let saved = rig.store.saved(id, 1).await;
     assert!(saved.is_queued());
     // A second attempt finds the breaker open, and the lane pauses.
-    while rig.relay.destinations(1).0[0].paused_until.is_none() {
-        tokio::task::yield_now().await;
-    }
+    let is_paused = || rig.relay.destinations(1).0[0].paused_until.is_some();
+    eventually_so("the lane pauses", is_paused).await;
     let line = rig.relay.destinations(1).0.remove(0);
     assert_eq!((line.breaker, line.waiting, line.hosts[0].breaker), (Phase::Open, 1, Phase::Open));
     assert!(line.hosts[0].open_until.unwrap() > rig.clock.now().plus(Duration::from_secs(3500)));
@@ -87,9 +87,7 @@ async fn those_with_most_waiting_come_first_and_the_list_is_cut() {
         }
     }
     let waiting = || rig.relay.destinations(9).0.iter().map(|line| line.waiting).collect::<Vec<_>>();
-    while waiting() != [2, 1] {
-        tokio::task::yield_now().await;
-    }
+    eventually_so("two wait for one domain and one for the other", || waiting() == [2, 1]).await;
     let (lines, total) = rig.relay.destinations(1);
     assert_eq!((lines.len(), total, lines[0].destination.as_str()), (1, 2, "[127.0.0.1]"));
     // Only that domain's host is forgotten.

@@ -9,11 +9,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use crate::common::binary::oncemail;
-use crate::common::child::Relay;
 use crate::common::client::{AUTH, Client};
+use crate::common::eventually::{eventually, eventually_so};
 use crate::common::far_side::{Act, FarSide};
 use crate::common::listener::{PASSWORD_HASH, write};
+use crate::common::program::{Relay, oncemail};
 
 const DONE: &str = "the configuration was read again";
 const REFUSED: &str = "the configuration stays as it was: the new one is wrong";
@@ -49,8 +49,8 @@ impl Changing {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("oncemail.toml");
         write(&config, &text(dir.path(), "", more));
-        let relay = Relay::serve(&config, "true").await;
-        let address = relay.address;
+        let relay = Relay::serve(&config).await;
+        let address = relay.address();
         Self { dir, relay, address }
     }
 
@@ -331,21 +331,16 @@ async fn d1_d6_a_storm_of_hangups_loses_no_mail_and_ends_with_the_last_file() {
     sending.await.unwrap();
     it.write("", &parts("ann", &two, "recipients = 9"));
     it.relay.hang_up();
-    let ehlo = async { while !Client::greeted(address).await.1.contains("RCPTMAX=9") {} };
-    tokio::time::timeout(crate::common::far_side::PATIENCE, ehlo).await.unwrap();
+    let told = async || Client::greeted(address).await.1.contains("RCPTMAX=9").then_some(());
+    eventually("the last configuration is in force", told).await;
     let copies = |log: &crate::common::far_side::Log, number| log.copies(&format!("number {number}."));
-    let all = async {
-        loop {
-            let (first, second) = (one.log(), two.log());
-            let counts: Vec<_> = (0..MESSAGES).map(|n| copies(&first, n) + copies(&second, n)).collect();
-            assert!(counts.iter().all(|count| *count <= 1), "{counts:?}");
-            if counts.iter().all(|count| *count == 1) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(crate::common::far_side::PATIENCE, all).await.unwrap();
+    eventually_so("every message is at one of the two", || {
+        let (first, second) = (one.log(), two.log());
+        let counts: Vec<_> = (0..MESSAGES).map(|n| copies(&first, n) + copies(&second, n)).collect();
+        assert!(counts.iter().all(|count| *count <= 1), "{counts:?}");
+        counts.iter().all(|count| *count == 1)
+    })
+    .await;
     assert_eq!(it.relay.stop().await, Some(0));
 }
 

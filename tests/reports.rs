@@ -2,7 +2,7 @@
 //! is in doubt. And what the sender has asked for: reports of success, and not to be relayed before a time.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,39 +15,23 @@ use oncemail::store::files::RealFiles;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::common::child::Relay;
 use crate::common::client::Client;
+use crate::common::eventually::eventually;
 use crate::common::far_side::{Act, FarSide, PATIENCE, say};
 use crate::common::history;
-use crate::common::listener::write;
+use crate::common::program::{Relay, Setup};
 use crate::common::relay_rig::{message, queue_options};
 
 const IN_DOUBT: RecipientState = RecipientState::Held(HoldCause::InDoubt);
 
 /// A relay whose reports to shop.example go into a directory, and everything else to a far side.
-struct Setup {
-    dir: tempfile::TempDir,
-    config: PathBuf,
-}
+struct Reporting(Setup);
 
-impl Setup {
+impl Reporting {
     /// `retry` and `routes` are added to the configuration; the routes stand behind the one for reports.
     fn new(retry: &str, routes: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("oncemail.toml");
-        let text = format!(
+        Self(Setup::with(&format!(
             r#"
-hostname = "relay.example"
-data_dir = "{0}/var"
-[log]
-format = "json"
-[limits]
-min_free = "1MB"
-[[listener]]
-name = "submission"
-address = "127.0.0.1:0"
-tls = "none"
-auth = "none"
 [retry]
 base = "10ms"
 cap = "10ms"
@@ -56,13 +40,10 @@ cap = "10ms"
 name = "reports"
 recipient_domains = ["shop.example"]
 transport = "directory"
-path = "{0}/mail"
+path = "{{base}}/mail"
 {routes}
-"#,
-            dir.path().display()
-        );
-        write(&config, &text);
-        Self { dir, config }
+"#
+        )))
     }
 
     fn to(retry: &str, far: &FarSide) -> Self {
@@ -70,12 +51,12 @@ path = "{0}/mail"
     }
 
     async fn serve(&self) -> Relay {
-        Relay::serve(&self.config, "true").await
+        self.0.serve().await
     }
 
     /// Whole messages in the directory for reports.
     fn reports(&self) -> Vec<String> {
-        let Ok(files) = std::fs::read_dir(self.dir.path().join("mail")) else { return Vec::new() };
+        let Ok(files) = std::fs::read_dir(self.0.dir.path().join("mail")) else { return Vec::new() };
         let paths = files.map(|file| file.unwrap().path());
         let messages = paths.filter(|path| path.extension().is_some_and(|extension| extension == "eml"));
         messages.map(|path| std::fs::read_to_string(path).unwrap()).collect()
@@ -83,20 +64,11 @@ path = "{0}/mail"
 
     /// Waits until there is a report: the relay is another process, and says nothing of files.
     async fn report(&self) -> String {
-        let there = async {
-            loop {
-                if let Some(report) = self.reports().pop() {
-                    return report;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, there).await.expect("a report")
+        eventually("there is a report", async || self.reports().pop()).await
     }
 
-    /// The progress of every message that a stopped relay has left.
     async fn left(&self) -> Vec<Progress> {
-        left_in(&self.dir.path().join("var")).await
+        self.0.left().await
     }
 }
 
@@ -108,18 +80,9 @@ fn route(name: &str, domain: &str, far: SocketAddr, more: &str) -> String {
     )
 }
 
-async fn left_in(data_dir: &Path) -> Vec<Progress> {
-    let (store, recovery) = history::open(data_dir, Arc::new(RealFiles), &Clock::system()).unwrap();
-    let mut left = Vec::new();
-    for message in recovery.messages {
-        left.extend(store.load(message.id).await.unwrap().map(|(_, progress)| progress));
-    }
-    left
-}
-
 /// Submits a message from a@shop.example with these parameters; gives back the last reply.
 async fn submit(relay: &Relay, mail: &str, rcpts: &[&str], key: &str) -> String {
-    let (mut client, _) = Client::greeted(relay.address).await;
+    let (mut client, _) = Client::greeted(relay.address()).await;
     for line in std::iter::once(format!("MAIL FROM:<a@shop.example>{mail}"))
         .chain(rcpts.iter().map(|rcpt| format!("RCPT TO:{rcpt}")))
     {
@@ -160,7 +123,7 @@ async fn d2_killed_at_any_point_a_failure_is_told_exactly_once() {
             _ => far,
         };
         let far = far.start().await;
-        let setup = Setup::to("", &far);
+        let setup = Reporting::to("", &far);
         let mut relay = setup.serve().await;
         assert!(submit(&relay, "", &["<b@x.example>"], "k").await.starts_with("250"));
         far.wait(|log| log.said("RCPT TO:<b@") == 1).await;
@@ -192,7 +155,7 @@ async fn d6_killed_while_all_others_are_in_doubt_a_failure_is_told_and_the_other
     let doubtful = FarSide::new().on(".", Act::Silence).start().await;
     let routes = route("first", "x.example", refusing.address, "")
         + &route("second", "", doubtful.address, "in_doubt = \"hold\"");
-    let setup = Setup::new("", &routes);
+    let setup = Reporting::new("", &routes);
     let mut relay = setup.serve().await;
     assert!(submit(&relay, "", &["<b@x.example>", "<c@y.example>"], "k").await.starts_with("250"));
     assert_eq!(relay.says("delivery").await["outcome"], "held");
@@ -211,7 +174,7 @@ async fn d6_killed_while_all_others_are_in_doubt_a_failure_is_told_and_the_other
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_nobody_else_tells_of_is_told_by_configuration_alone() {
     let far = FarSide::new().start().await;
-    let setup = Setup::to("", &far);
+    let setup = Reporting::to("", &far);
     let relay = setup.serve().await;
     let asked = "<b@x.example> NOTIFY=SUCCESS ORCPT=rfc822;Bob@x.example";
     submit(&relay, " RET=HDRS ENVID=order-1", &[asked, "<c@x.example>"], "k").await;
@@ -228,7 +191,7 @@ async fn a_delivery_that_nobody_else_tells_of_is_told_by_configuration_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delay_is_told_after_the_time_that_is_configured() {
     let far = FarSide::new().on("RCPT TO:<b@", say("451 4.2.1 later")).start().await;
-    let setup = Setup::to("warn_after = \"1s\"", &far);
+    let setup = Reporting::to("warn_after = \"1s\"", &far);
     let mut relay = setup.serve().await;
     submit(&relay, "", &["<b@x.example>"], "k").await;
     let report = setup.report().await;
@@ -242,7 +205,7 @@ async fn a_delay_is_told_after_the_time_that_is_configured() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_back_leaves_not_before_its_time_and_replays_meanwhile() {
     let far = FarSide::new().start().await;
-    let setup = Setup::to("", &far);
+    let setup = Reporting::to("", &far);
     let mut relay = setup.serve().await;
     let begun = Instant::now();
     let reply = submit(&relay, " HOLDFOR=3", &["<b@x.example>"], "k").await;
@@ -265,7 +228,7 @@ async fn what_is_held_back_leaves_not_before_its_time_and_replays_meanwhile() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_kept_with_its_replies_where_the_configuration_says_so() {
     let far = FarSide::new().on("RCPT TO:<b@", say("550 5.1.1 no such user")).start().await;
-    let setup = Setup::to("on_failure = \"hold\"", &far);
+    let setup = Reporting::to("on_failure = \"hold\"", &far);
     let mut relay = setup.serve().await;
     submit(&relay, "", &["<b@x.example>"], "k").await;
     assert_eq!(relay.says("delivery").await["outcome"], "held");
@@ -280,7 +243,7 @@ async fn a_failure_is_kept_with_its_replies_where_the_configuration_says_so() {
 async fn a_failure_that_nobody_is_told_of_is_in_the_log_and_gone() {
     let far = FarSide::new().on("RCPT TO:<b@", say("550 5.1.1 no such user")).start().await;
     for (retry, rcpt) in [("on_failure = \"discard\"", "<b@x.example>"), ("", "<b@x.example> NOTIFY=NEVER")] {
-        let setup = Setup::to(retry, &far);
+        let setup = Reporting::to(retry, &far);
         let mut relay = setup.serve().await;
         submit(&relay, "", &[rcpt], "k").await;
         let line = relay.says("delivery").await;

@@ -2,18 +2,19 @@
 //! goes on as it was.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use oncemail::mail::Progress;
 use oncemail::relay::options::{Breaker, DkimKey, Options, Transport};
 use tokio::sync::Semaphore;
 
+use crate::common::eventually::eventually_so;
 use crate::common::far_side::{Act, FarSide, FarSideBuilder, PATIENCE};
 use crate::common::relay_rig::{
     DELIVERED, Rig, changed, directory, nobody, patient, queue_options, relay_options, route, smarthost, to,
     to_hosts,
 };
+use crate::common::watched_store::Seen;
 
 /// One connection, so that all but the first message wait.
 fn one_at_a_time(far: &FarSide) -> Options {
@@ -53,12 +54,7 @@ async fn d6_r1_mail_that_waits_goes_the_new_way_at_once_and_what_is_in_doubt_get
     let log = old.wait(|log| log.open == 0).await;
     assert_eq!((log.copies("first"), log.taken.len(), new.log().copies("first")), (1, 1, 0));
     // The old lane has gone with its last connection.
-    let gone = async {
-        while rig.counters.counts().lanes != 1 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    eventually_so("the old lane is gone", || rig.counters.counts().lanes == 1).await;
 }
 
 #[tokio::test]
@@ -157,17 +153,15 @@ async fn d6_a_storm_of_new_routes_loses_nothing_and_sends_nothing_twice() {
     let (one, two) = (FarSide::new().start().await, FarSide::new().start().await);
     let directory_of_mail = tempfile::tempdir().unwrap();
     let rig = Rig::start_with(to_hosts(&[one.address]), patient());
-    let is_over = AtomicBool::new(false);
+    let is_over =
+        |seen: &Seen| seen.saves.iter().filter(|(_, progress)| progress.is_finished()).count() == MESSAGES;
     let send = async {
         for number in 0..MESSAGES {
             rig.send(&["b@x.example"], &format!("number {number}.")).await;
+            // So that the routes change between two messages too.
             tokio::task::yield_now().await;
         }
-        let all = |log: &crate::common::watched_store::Seen| {
-            log.saves.iter().filter(|(_, progress)| progress.is_finished()).count() == MESSAGES
-        };
-        rig.store.wait(all).await;
-        is_over.store(true, Ordering::SeqCst);
+        rig.store.wait(is_over).await;
     };
     let change = async {
         let kinds = [
@@ -182,10 +176,8 @@ async fn d6_a_storm_of_new_routes_loses_nothing_and_sends_nothing_twice() {
             changes += 1;
             let begun = rig.store.seen().saves.len();
             // Something gets through each of them, or nothing is left.
-            while rig.store.seen().saves.len() == begun && !is_over.load(Ordering::SeqCst) {
-                tokio::task::yield_now().await;
-            }
-            if is_over.load(Ordering::SeqCst) {
+            let seen = rig.store.wait(|seen| seen.saves.len() > begun || is_over(seen)).await;
+            if is_over(&seen) {
                 return changes;
             }
         }

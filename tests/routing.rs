@@ -2,12 +2,10 @@
 
 use std::net::SocketAddr;
 
-use rustix::process::Signal;
-
-use crate::common::binary::Setup;
 use crate::common::client::Client;
 use crate::common::dns_server::DnsServer;
 use crate::common::far_side::{FarSide, Log};
+use crate::common::program::Setup;
 
 async fn submit(address: SocketAddr, sender: &str, recipients: &[&str]) {
     let (mut client, _) = Client::greeted(address).await;
@@ -55,8 +53,8 @@ async fn each_recipient_of_a_message_goes_where_its_route_and_its_domain_say() {
         port = world.address.port(),
         dns = dns.options().servers[0],
     ));
-    let mut server = setup.serve();
-    let address = server.address();
+    let mut relay = setup.serve().await;
+    let address = relay.address();
     let recipients = [
         "a@corp.example",
         "b@x.corp.example",
@@ -72,8 +70,7 @@ async fn each_recipient_of_a_message_goes_where_its_route_and_its_domain_say() {
     submit(address, "letter@news.example", &["a@corp.example", "d@one.example"]).await;
     news.wait(|log| log.taken.len() == 1).await;
     internal.wait(|log| log.taken.len() == 2).await;
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(relay.stop().await, Some(0));
     assert_eq!(transactions(&internal.log()), ["a@corp.example", "a@corp.example b@x.corp.example"]);
     assert_eq!(transactions(&news.log()), ["d@one.example"]);
     assert_eq!(transactions(&world.log()), ["d@one.example e@one.example", "f@one.example", "g@two.example"]);

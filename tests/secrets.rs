@@ -6,8 +6,6 @@ use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -15,15 +13,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
 use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
 
-use crate::common::binary::{Server, Setup, oncemail};
-use crate::common::child::Relay;
 use crate::common::client::Client;
+use crate::common::eventually::eventually_so;
 use crate::common::far_side::{FarSide, say};
 use crate::common::listener::write;
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::common::program::{Relay, Setup, oncemail_after};
 
 /// The whole writable memory of another process, searched.
 struct Memory {
@@ -67,16 +62,8 @@ impl Memory {
 
     /// Waits until none is there: a connection's end reaches the server in its own time.
     async fn must_forget(&self, about: &str) {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let Some(found) = self.found() else { return };
-            if found.iter().all(|&count| count == 0) {
-                return;
-            }
-            let names: Vec<_> = self.needles.iter().map(|(name, _)| *name).zip(&found).collect();
-            assert!(Instant::now() < until, "{about}: still in memory: {names:?}");
-            sleep(Duration::from_millis(50)).await;
-        }
+        let is_gone = || self.found().is_none_or(|found| found.iter().all(|&count| count == 0));
+        eventually_so(&format!("nothing of it is in memory: {about}"), is_gone).await;
     }
 }
 
@@ -101,7 +88,7 @@ async fn relay_for(user: &str, hash: &str, directory: &Path) -> Relay {
          [[route]]\nname = \"out\"\ntransport = \"directory\"\npath = \"{base}/mail\"\n"
     );
     write(&config, &text);
-    Relay::serve(&config, "true").await
+    Relay::serve(&config).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,26 +100,23 @@ async fn a_password_that_a_client_has_said_does_not_stay_in_memory() {
         let (plain, login) = (STANDARD.encode(format!("\0ann\0{password}")), STANDARD.encode(&password));
 
         // That it would be found: a line that has no end yet.
-        let (mut client, _) = Client::greeted(relay.address).await;
+        let (mut client, _) = Client::greeted(relay.address()).await;
         client.send(format!("AUTH PLAIN {plain}")).await;
-        let until = Instant::now() + PATIENCE;
-        while memory.found().is_some_and(|found| found[1] == 0) {
-            assert!(Instant::now() < until, "the search finds nothing");
-            sleep(Duration::from_millis(10)).await;
-        }
+        let is_found = || memory.found().is_none_or(|found| found[1] > 0);
+        eventually_so("the search finds what is there", is_found).await;
         drop(client);
         memory.must_forget("a line that had no end").await;
 
-        let (mut client, _) = Client::greeted(relay.address).await;
+        let (mut client, _) = Client::greeted(relay.address()).await;
         assert_eq!(client.ask(&format!("AUTH PLAIN {plain}")).await.get(..4), Some("235 "));
         memory.must_forget("AUTH PLAIN").await;
 
-        let (mut client, _) = Client::greeted(relay.address).await;
+        let (mut client, _) = Client::greeted(relay.address()).await;
         client.send_slowly(format!("AUTH PLAIN {plain}\r\n").as_bytes()).await;
         assert_eq!(client.reply().await.get(..4), Some("235 "));
         memory.must_forget("AUTH PLAIN octet by octet").await;
 
-        let (mut client, _) = Client::greeted(relay.address).await;
+        let (mut client, _) = Client::greeted(relay.address()).await;
         assert_eq!(client.ask("AUTH LOGIN").await.get(..4), Some("334 "));
         assert_eq!(client.ask(&STANDARD.encode("ann")).await.get(..4), Some("334 "));
         assert_eq!(client.ask(&login).await.get(..4), Some("235 "));
@@ -146,7 +130,7 @@ async fn a_password_that_a_client_has_said_does_not_stay_in_memory() {
             (format!("AUTG PLAIN {plain}\r\n"), "500", "a slip of the pen"),
             (format!("MAIL FROM:<a@b.example> AUTH={plain}\r\n"), "530", "in another command"),
         ] {
-            let (mut client, _) = Client::greeted(relay.address).await;
+            let (mut client, _) = Client::greeted(relay.address()).await;
             client.send(line).await;
             assert_eq!(client.reply().await.get(..3), Some(code), "{about}");
             memory.must_forget(about).await;
@@ -185,9 +169,9 @@ async fn a_password_of_ours_is_kept_once_and_what_was_said_with_it_is_wiped() {
         route("login", other.address, &format!("password_file = \"{}\"", file.display())),
     );
     write(&config, &text);
-    let mut relay = Relay::serve(&config, "true").await;
+    let mut relay = Relay::serve(&config).await;
     let memory = Memory::searched_for(relay.pid(), "ann", &password);
-    let (mut client, _) = Client::greeted(relay.address).await;
+    let (mut client, _) = Client::greeted(relay.address()).await;
     for domain in ["plain.example", "login.example"] {
         client.ask("MAIL FROM:<a@shop.example>").await;
         client.ask(&format!("RCPT TO:<b@{domain}>")).await;
@@ -205,22 +189,17 @@ async fn a_password_of_ours_is_kept_once_and_what_was_said_with_it_is_wiped() {
     assert_eq!(found[1..], [0, 0], "lines with it are left");
 }
 
-#[test]
-fn no_core_dump_holds_what_was_in_memory() {
+#[tokio::test]
+async fn no_core_dump_holds_what_was_in_memory() {
     let setup = Setup::new();
-    let program = PathBuf::from(oncemail(&[]).get_program());
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -c unlimited; cd \"$0\"; exec \"$@\""]).arg(setup.dir.path()).arg(program);
-    command.args(["serve", "--config", &setup.config()]).stdout(Stdio::piped());
-    let mut server = Server::start(command);
-    server.address();
+    let shell = format!("ulimit -c unlimited; cd '{}'", setup.dir.path().display());
+    let mut relay = Relay::start(setup.command_after(&shell));
+    relay.listens().await;
     // What the shell allowed is taken back …
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid.as_raw_nonzero())).unwrap();
-    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(line.split_whitespace().nth(4), Some("0"), "{line}");
+    assert_eq!(relay.limit("Max core file size").0, "0");
     // … and where cores are dumped at all, this leaves none.
-    server.signal(Signal::QUIT);
-    let status = server.wait();
+    relay.signal(Signal::QUIT);
+    let status = relay.ends().await;
     assert!(status.signal() == Some(Signal::QUIT.as_raw()) && !status.core_dumped(), "{status}");
     let names = std::fs::read_dir(setup.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names.filter(|name| name.to_string_lossy().starts_with("core")).count(), 0);
@@ -252,8 +231,10 @@ async fn what_is_written_is_the_owners_alone_whatever_the_umask() {
          auth = \"none\"\n[[route]]\nname = \"out\"\ntransport = \"directory\"\npath = \"{base}/var/mail\"\n{more}"
     );
     write(&config, &text);
-    let mut relay = Relay::serve(&config, "umask 000").await;
-    let (mut client, _) = Client::greeted(relay.address).await;
+    let serve = ["serve", "--config", &config.display().to_string()];
+    let mut relay = Relay::start(oncemail_after("umask 000", &serve));
+    relay.listens().await;
+    let (mut client, _) = Client::greeted(relay.address()).await;
     client.begin().await;
     assert!(client.ask("Subject: x\r\nX-Idempotency-Key: k\r\n\r\nx\r\n.").await.starts_with("250 "));
     assert_eq!(relay.says("delivery").await["outcome"], "delivered");

@@ -11,8 +11,8 @@ use std::process::Output;
 use oncemail::admin::model::{Overview, Reloaded, ResetResult};
 
 use crate::common::admin_server::{AdminServer, ok, problem};
-use crate::common::binary::{Setup, oncemail};
 use crate::common::https_server::{Asked, HttpsServer, http};
+use crate::common::program::{Setup, oncemail};
 
 /// A command that knows its server by the configuration.
 fn run(setup: &Setup, arguments: &[&str]) -> Output {

@@ -9,6 +9,7 @@ use oncemail::store::embedded::Options;
 use oncemail::store::files::{Files, RealFiles};
 use oncemail::store::{Acceptance, Arrivals, EmbeddedStore, OpenError, Recovered, Status, Store, StoreError};
 
+use crate::common::eventually::eventually_so;
 use crate::common::faulty_files::FaultyFiles;
 use crate::common::history::{NoArrivals, TTL, accept, deferred, held, key, message, open, options, start};
 use crate::common::store_bed::Bed;
@@ -387,9 +388,7 @@ async fn d3_a_panic_in_the_commit_thread_latches_and_a_restart_recovers() {
         accept(&store, &first).await.is_err(),
         "nobody hears of a message that the queue has not heard of"
     );
-    while !matches!(store.status(), Status::Latched { .. }) {
-        tokio::task::yield_now().await;
-    }
+    eventually_so("the store is latched", || matches!(store.status(), Status::Latched { .. })).await;
     assert!(matches!(
         accept(&store, &message(bed.clock.now(), None, 700)).await,
         Err(StoreError::Latched(_))

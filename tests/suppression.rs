@@ -12,12 +12,13 @@ use oncemail::store::files::RealFiles;
 use oncemail::store::suppression::{Suppressed, Suppressions};
 use oncemail::submission::Recipients;
 
-use crate::common::child::Relay;
 use crate::common::client::Client;
-use crate::common::far_side::{FarSide, PATIENCE, say};
+use crate::common::eventually::{eventually, eventually_so};
+use crate::common::far_side::{FarSide, say};
 use crate::common::faulty_files::FaultyFiles;
 use crate::common::history::start;
-use crate::common::listener::{Running, write};
+use crate::common::listener::Running;
+use crate::common::program::Setup;
 use crate::common::relay_rig::{Rig, dns, message, queue_options, to_hosts};
 
 const TTL: Duration = Duration::from_secs(30 * 86_400);
@@ -33,15 +34,7 @@ fn open(dir: &Path, clock: &Clock) -> Arc<Suppressions> {
 
 /// Waits until an address is remembered.
 async fn remembered(list: &Suppressions, text: &str) -> Suppressed {
-    let found = async {
-        loop {
-            match list.find(&address(text)) {
-                Some(found) => break found,
-                None => tokio::task::yield_now().await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, found).await.expect("it is remembered in time")
+    eventually(&format!("{text} is remembered"), async || list.find(&address(text))).await
 }
 
 /// A server that asks this list.
@@ -116,41 +109,16 @@ async fn a_sender_who_is_suppressed_is_told_of_a_failure_all_the_same() {
     assert_eq!(log.copies("Final-Recipient: "), 1);
 }
 
-fn configuration(dir: &Path, far: &FarSide, suppression: &str) -> String {
-    format!(
-        r#"
-hostname = "relay.example"
-data_dir = "{}/var"
-[log]
-format = "json"
-[limits]
-min_free = "1MB"
-{suppression}
-[[listener]]
-name = "in"
-address = "127.0.0.1:0"
-tls = "none"
-auth = "none"
-[[route]]
-name = "out"
-transport = "smarthost"
-hosts = ["{}"]
-tls = "none"
-"#,
-        dir.display(),
-        far.address
-    )
-}
-
 #[tokio::test]
 async fn the_program_remembers_who_does_not_exist_over_its_restarts() {
     let far = FarSide::new().on("RCPT TO:<gone@", say("550 5.1.1 User unknown")).start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("oncemail.toml");
-    let on = "[suppression]\non_hard_bounce = true\nttl = \"30d\"";
-    write(&config, &configuration(dir.path(), &far, on));
-    let mut relay = Relay::serve(&config, "true").await;
-    let mut client = Client::greeted(relay.address).await.0;
+    let off = format!(
+        "[[route]]\nname = \"out\"\ntransport = \"smarthost\"\nhosts = [\"{}\"]\ntls = \"none\"\n",
+        far.address
+    );
+    let setup = Setup::with(&format!("{off}[suppression]\non_hard_bounce = true\nttl = \"30d\""));
+    let mut relay = setup.serve().await;
+    let mut client = Client::greeted(relay.address()).await.0;
     client.ask("MAIL FROM:<a@shop.example>").await;
     assert_eq!(client.ask("RCPT TO:<gone@x.example>").await, TAKEN);
     client.ask("DATA").await;
@@ -165,17 +133,17 @@ async fn the_program_remembers_who_does_not_exist_over_its_restarts() {
     assert_eq!(relay.stop().await, Some(0));
     // Also over a kill, once it is written.
     for _ in 0..2 {
-        relay = Relay::serve(&config, "true").await;
-        let mut client = Client::greeted(relay.address).await.0;
+        relay = setup.serve().await;
+        let mut client = Client::greeted(relay.address()).await.0;
         client.ask("MAIL FROM:<a@shop.example>").await;
         assert_eq!(client.ask("RCPT TO:<gone@x.example>").await, refused);
         assert_eq!(client.ask("RCPT TO:<fine@x.example>").await, TAKEN);
         relay.kill().await;
     }
     // Off, as it is unless it is asked for, it refuses nobody.
-    write(&config, &configuration(dir.path(), &far, ""));
-    let relay = Relay::serve(&config, "true").await;
-    let mut client = Client::greeted(relay.address).await.0;
+    setup.write(&off);
+    let relay = setup.serve().await;
+    let mut client = Client::greeted(relay.address()).await.0;
     client.ask("MAIL FROM:<a@shop.example>").await;
     assert_eq!(client.ask("RCPT TO:<gone@x.example>").await, TAKEN);
 }
@@ -189,18 +157,14 @@ async fn a_list_that_cannot_be_written_is_kept_in_memory_and_written_when_it_can
     let first = Address::parse("first@example.net").unwrap();
     list.add(&first, "550 5.1.1 unknown");
     let file = dir.path().join("suppressed");
-    let written = async {
-        for n in 0.. {
-            clock.advance(Duration::from_secs(61));
-            list.add(&Address::parse(&format!("later{n}@example.net")).unwrap(), "550 5.1.1 unknown");
-            if files.has_failed() && std::fs::read_to_string(&file).is_ok_and(|text| text.contains("first@"))
-            {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), written).await.unwrap();
+    let mut later = 0..;
+    eventually_so("the first address is written after all", || {
+        clock.advance(Duration::from_secs(61));
+        let next = format!("later{}@example.net", later.next().unwrap());
+        list.add(&Address::parse(&next).unwrap(), "550 5.1.1 unknown");
+        files.has_failed() && std::fs::read_to_string(&file).is_ok_and(|text| text.contains("first@"))
+    })
+    .await;
     let found = list.find(&first).unwrap();
     drop(list);
     let list = Suppressions::open(Arc::new(RealFiles), dir.path(), TTL, clock).unwrap();

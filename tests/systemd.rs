@@ -4,14 +4,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::common::binary::{Server, Setup, oncemail};
 use crate::common::client::Client;
 use crate::common::listener::write;
+use crate::common::program::{Relay, Setup};
 
 /// A supervisor that listens.
 struct Listening(UnixDatagram);
@@ -41,42 +41,42 @@ async fn the_supervisor_hears_of_start_life_reload_and_end() {
     let setup = Setup::new();
     let path = setup.dir.path().join("notify");
     let supervisor = Listening::at(&UnixAddr::from_pathname(&path).unwrap());
-    let mut command = oncemail(&["serve", "--config", &setup.config()]);
+    let mut command = setup.command();
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "300000");
-    let mut server = Server::start(command);
+    let mut relay = Relay::start(command);
     supervisor.hear("READY=1");
     supervisor.hear("WATCHDOG=1");
     supervisor.hear("STATUS=takes and relays mail");
     // Ready is: a client finds an open port and a store that takes its message.
-    let (mut client, _) = Client::greeted(server.address()).await;
+    let (mut client, _) = Client::greeted(relay.listens().await).await;
     client.begin().await;
     assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250 "));
     for (text, config) in [("", setup.config()), ("nonsense = 1\n", setup.config())] {
         // A reload that fails is over too.
         let before = std::fs::read_to_string(&config).unwrap();
         write(config.as_ref(), &format!("{text}{before}"));
-        server.signal(Signal::HUP);
+        relay.hang_up();
         let reloading = supervisor.hear("RELOADING=1");
         let micros: u64 = reloading.split("MONOTONIC_USEC=").nth(1).unwrap().parse().unwrap();
         assert!(micros > 0);
         supervisor.hear("READY=1");
     }
     supervisor.hear("WATCHDOG=1");
-    server.signal(Signal::TERM);
+    relay.signal(Signal::TERM);
     supervisor.hear("STOPPING=1");
-    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(relay.ends().await.code(), Some(0));
 }
 
-#[test]
-fn an_abstract_socket_is_told_and_another_process_watchdog_is_not_ours() {
+#[tokio::test]
+async fn an_abstract_socket_is_told_and_another_process_watchdog_is_not_ours() {
     let setup = Setup::new();
     let name = format!("oncemail-{}-abstract", std::process::id());
     let supervisor = Listening::at(&UnixAddr::from_abstract_name(&name).unwrap());
-    let mut command = oncemail(&["serve", "--config", &setup.config()]);
+    let mut command = setup.command();
     command.env("NOTIFY_SOCKET", format!("@{name}")).env("WATCHDOG_USEC", "1000").env("WATCHDOG_PID", "1");
-    let mut server = Server::start(command);
+    let mut relay = Relay::start(command);
     supervisor.hear("READY=1");
-    server.signal(Signal::TERM);
+    relay.signal(Signal::TERM);
     let mut buffer = [0; 1_000];
     loop {
         let read = supervisor.0.recv(&mut buffer).unwrap();
@@ -86,22 +86,13 @@ fn an_abstract_socket_is_told_and_another_process_watchdog_is_not_ours() {
             break;
         }
     }
-    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(relay.ends().await.code(), Some(0));
 }
 
 /// The binary with `socket` as its descriptor 3, under this name.
 fn with_socket(setup: &Setup, socket: TcpListener, name: &str) -> Command {
-    let mut command = oncemail(&[]);
-    let binary = command.get_program().to_owned();
-    let cleaned: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
-    command = Command::new("sh");
-    for name in cleaned {
-        command.env_remove(name);
-    }
-    command.args(["-c", "exec 3<&0 0</dev/null; export LISTEN_PID=$$; exec \"$0\" \"$@\""]);
-    command.arg(binary).args(["serve", "--config", &setup.config()]);
-    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
-    command.stdin(OwnedFd::from(socket)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = setup.command_after("exec 3<&0 0</dev/null; export LISTEN_PID=$$");
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name).stdin(OwnedFd::from(socket));
     command
 }
 
@@ -118,17 +109,16 @@ async fn a_socket_that_is_handed_over_is_the_listener_of_its_name() {
     let kept = socket.try_clone().unwrap();
     // Before the process is there: the connection waits in the socket's queue.
     let early = tokio::spawn(Client::greeted(address));
-    let mut server = Server::start(with_socket(&setup, socket, "in"));
-    assert_eq!(server.address(), address);
+    let mut relay = Relay::start(with_socket(&setup, socket, "in"));
+    assert_eq!(relay.listens().await, address);
     let (mut client, _) = early.await.unwrap();
     client.begin().await;
     assert!(client.ask("Subject: x\r\n\r\n.").await.starts_with("250 "));
     client.ask("QUIT").await;
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(relay.stop().await, Some(0));
     // And the next process is found at the same place by a client that did not wait for it.
     let waiting = tokio::spawn(Client::greeted(address));
-    let next = Server::start(with_socket(&setup, kept, "in"));
+    let next = Relay::start(with_socket(&setup, kept, "in"));
     waiting.await.unwrap();
     next.signal(Signal::TERM);
 }

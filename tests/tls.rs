@@ -6,9 +6,9 @@ use std::time::Duration;
 use oncemail::submission::options::{AuthMode, Tls, TlsMode};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
-use crate::common::child::Relay;
 use crate::common::client::{AUTH, Client};
 use crate::common::listener::{Running, user, write, write_certificate};
+use crate::common::program::Setup;
 
 async fn with_implicit_tls(tls: Tls) -> Running {
     Running::start(|options| {
@@ -216,8 +216,9 @@ key_file = {:?}
 "#,
         tls.certificate_file, tls.key_file
     );
-    let mut relay = Relay::start(directory.path(), &more, "true").await;
-    let address = relay.next_address().await;
+    let setup = Setup::and(&more);
+    let mut relay = setup.serve().await;
+    let address = relay.listens().await;
     // Each has sent a message, and a command right behind it. The message is refused: none is to be in memory.
     let idle = async || {
         let (mut client, _) = Client::greeted(address).await;

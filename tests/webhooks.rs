@@ -11,10 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::common::child::Relay;
 use crate::common::client::Client;
 use crate::common::far_side::{FarSide, PATIENCE};
 use crate::common::https_server::{Asked, HttpsServer, http};
+use crate::common::program::Setup;
 use crate::common::relay_rig::{Rig, patient, queue_options, relay_options, route, to_hosts};
 
 const SECRET: &str = "whsec-of-the-test";
@@ -248,12 +248,11 @@ async fn request(stream: &mut TcpStream) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d2_an_event_outlives_kill_9_between_its_outcome_and_its_request() {
-    let directory = tempfile::tempdir().unwrap();
     let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", receiver.local_addr().unwrap());
-    let more = format!("[[webhook]]\nurl = \"{url}\"\nsecret = \"{SECRET}\"\n");
-    let mut relay = Relay::start(directory.path(), &more, "true").await;
-    let mut client = Client::connect(relay.address).await;
+    let setup = Setup::and(&format!("[[webhook]]\nurl = \"{url}\"\nsecret = \"{SECRET}\"\n"));
+    let mut relay = setup.serve().await;
+    let mut client = Client::connect(relay.address()).await;
     client.reply().await;
     client.ask("EHLO client.example").await;
     let mail = "X-Idempotency-Key: order-123\r\nSubject: x\r\n\r\nhello\r\n.";
@@ -273,7 +272,7 @@ async fn d2_an_event_outlives_kill_9_between_its_outcome_and_its_request() {
     }
     relay.kill().await;
     drop(open);
-    let mut relay = Relay::start(directory.path(), &more, "true").await;
+    let mut relay = setup.serve().await;
     let mut after = Vec::new();
     for _ in 0..2 {
         let (mut stream, _) = timeout(PATIENCE, receiver.accept()).await.unwrap().unwrap();

@@ -2,26 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::intake::{Replay, Replays};
-use crate::mail::Message;
-use crate::queue::{Queue, Replayed};
+use crate::intake::Replays;
+use crate::mail::{Message, Replay};
+use crate::queue::Queue;
 
 /// See the module.
 pub(super) struct Announce(pub(super) Arc<Queue>);
 
 impl Replays for Announce {
     fn event(&self, replay: &Replay<'_>) -> Option<Arc<Message>> {
-        let Replay { first, at, key, scope, message_id, reverse_path, user, client, traceparent } = *replay;
-        self.0.replayed(&Replayed {
-            first,
-            at,
-            key,
-            scope,
-            message_id,
-            reverse_path,
-            user,
-            client,
-            traceparent,
-        })
+        self.0.replayed(replay)
     }
 }

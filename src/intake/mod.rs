@@ -27,7 +27,7 @@ mod turns_tests;
 
 pub use fingerprint::VERSION as FINGERPRINT_VERSION;
 pub use options::{Fallback, Options};
-pub use replays::{Replay, Replays};
+pub use replays::Replays;
 pub use submission::{Decision, KeyFault, Receipt, Submission, Trace};
 
 // `claims` finds it as `super::sync`, and its model puts another in its place.

@@ -3,37 +3,12 @@
 //! Telling is a message of the queue, made durable before the client is answered. It must never change the answer: when
 //! it cannot be told, that is counted and logged, and the client hears of its replay all the same.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Intake;
 use super::arrival::Arrival;
 use super::examine::Examined;
-use crate::clock::Timestamp;
-use crate::mail::{Message, QueueId, ReversePath, Scope};
-
-/// A retry that is answered with the first queue id.
-#[derive(Clone, Copy, Debug)]
-pub struct Replay<'a> {
-    /// The first submission's queue id.
-    pub first: QueueId,
-    /// When the retry came.
-    pub at: Timestamp,
-    /// The key, the client's own or a derived one; `None` where it is not known.
-    pub key: Option<&'a str>,
-    /// Whose keys they are.
-    pub scope: &'a Scope,
-    /// Message-ID of the retry.
-    pub message_id: Option<&'a str>,
-    /// Who it is from.
-    pub reverse_path: &'a ReversePath,
-    /// Who submitted it.
-    pub user: Option<&'a str>,
-    /// From where.
-    pub client: Option<IpAddr>,
-    /// The trace context of the retry.
-    pub traceparent: Option<&'a str>,
-}
+use crate::mail::{Message, QueueId, Replay, Scope};
 
 /// Makes what is told of a replay.
 pub trait Replays: Send + Sync {

@@ -14,6 +14,7 @@ mod laws;
 pub mod message;
 pub mod queue_id;
 pub mod received;
+pub mod replay;
 pub mod trace;
 
 pub use address::{Address, AddressError, ReversePath};
@@ -22,3 +23,4 @@ pub use envelope::{Body, Envelope, Handling, Notify, Recipient, Ret};
 pub use key::{Fingerprint, FingerprintMode, KeyKind, Scope, ScopedKey};
 pub use message::{Message, Origin};
 pub use queue_id::QueueId;
+pub use replay::Replay;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::events::{self, Change, Known};
 use super::lease::{Current, Lease, Settled, numbers_queued};
 use super::notices::{self, Notices, Telling};
-use super::{Next, OnFailure, retry};
+use super::{Next, OnFailure, Options, retry};
 use crate::clock::Timestamp;
 use crate::mail::{Address, HoldCause, Message, Progress, RecipientState};
 
@@ -88,13 +88,23 @@ impl Lease {
             .ok()
     }
 
+    /// What is told in one save: by one set of options, whatever comes into force meanwhile.
+    pub(super) fn telling<'a>(
+        &self,
+        message: &'a Message,
+        options: Arc<Options>,
+        now: Timestamp,
+    ) -> Telling<'a> {
+        Telling { message, options, due_at: self.due_at(), now }
+    }
+
     /// Tells of failures and of a long wait; gives back whether that has changed the progress.
     pub(super) async fn tell_close(&self, current: &mut Current, now: Timestamp, told: &mut Notices) -> bool {
-        let options = &*self.queue.options.load_full();
+        let options = self.queue.options.load_full();
         let Some(progress) = &mut current.progress else { return false };
-        let has_failed = notices::has_failed(progress, options);
+        let has_failed = notices::has_failed(progress, &options);
         // What is told cannot be taken back: a clock that was set forward is not believed.
-        let is_late = notices::is_late(progress, self.due_at(), self.queue.clock.settled(), options);
+        let is_late = notices::is_late(progress, self.due_at(), self.queue.clock.settled(), &options);
         if !has_failed && !is_late {
             return false;
         }
@@ -107,7 +117,7 @@ impl Lease {
                 return false;
             }
         };
-        let telling = Telling { message: &message, options, due_at: self.due_at(), now };
+        let telling = self.telling(&message, options, now);
         if has_failed {
             telling.failures(progress, told);
         }
@@ -130,9 +140,7 @@ impl Lease {
                     "the message cannot be read to tell its sender of its delivery");
             }
         };
-        let options = &*self.queue.options.load_full();
-        let telling =
-            Telling { message: &message, options, due_at: self.due_at(), now: self.queue.clock.now() };
+        let telling = self.telling(&message, self.queue.options.load_full(), self.queue.clock.now());
         if let Some(progress) = &current.progress {
             telling.successes(passed_on, progress, told);
         }

@@ -21,7 +21,7 @@ mod retry;
 mod schedule;
 
 pub use doubt::IN_DOUBT;
-pub use events::{Announcer, EventCounts, EventKind, Replayed};
+pub use events::{Announcer, EventCounts, EventKind};
 pub use lease::{Lease, OpenError, Parked, Settled};
 pub use options::{Jitter, OnFailure, Options};
 pub use orders::{Action, Effect, Order, Recall};
@@ -264,8 +264,7 @@ impl Queue {
         progress: &Progress,
         notices: &[Arc<Message>],
     ) -> Result<(), StoreError> {
-        let store = self.store().ok_or(StoreError::Closed)?;
-        let first = store.save_with(id, progress.clone(), notices.to_vec()).await;
+        let first = self.save_at_once(id, progress, notices).await;
         let Err(StoreError::LowDisk { free_bytes }) = first else { return first };
         tracing::error!(target: "oncemail::queue", queue_id = %id, free_bytes,
             "the disk is full: an outcome cannot be saved, and relaying waits until it can");
@@ -274,7 +273,7 @@ impl Queue {
         loop {
             sleep(wait).await;
             // The same notices under the same ids: there must be one of each.
-            let saved = store.save_with(id, progress.clone(), notices.to_vec()).await;
+            let saved = self.save_at_once(id, progress, notices).await;
             if !matches!(saved, Err(StoreError::LowDisk { .. })) {
                 return saved;
             }

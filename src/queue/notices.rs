@@ -34,7 +34,7 @@ pub(super) struct Notices {
 /// What the reports of one save have in common.
 pub(super) struct Telling<'a> {
     pub(super) message: &'a Message,
-    pub(super) options: &'a Options,
+    pub(super) options: Arc<Options>,
     pub(super) due_at: Timestamp,
     pub(super) now: Timestamp,
 }

@@ -5,23 +5,20 @@ answers must be what it says. The first has the right to everything. The second 
 may be changed with it. The third comes without a token and with wrong ones, until the relay does not listen any more.
 """
 
-import atexit
 import json
-import os
-import queue
-import signal
 import smtplib
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
+from relay import PATIENCE, Relay
+
 PROGRAM, HOME, SCHEMATHESIS = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 OPERATOR, READER = "operator-0123456789abcdef", "reader-0123456789abcdef"
-PATIENCE = 60  # seconds; only a limit, nothing waits this long when all is well
 BUDGET = 50  # seconds that schemathesis may take with everything; a quarter of it for each of the other two
 CHECKS = [
     "not_a_server_error",
@@ -39,7 +36,7 @@ def fail(what):
     sys.exit(f"API tests: {what}")
 
 
-class Relay:
+class Filled(Relay):
     """The program under test: one open listener; mail to later.example finds nobody and waits, all
     other mail is delivered."""
 
@@ -55,38 +52,9 @@ class Relay:
             f'hosts = ["127.0.0.1:1"]\ntls = "none"\n'
             f'[[route]]\nname = "files"\ntransport = "directory"\npath = "{HOME}/mail"\n'
         )
-        self.log = (HOME / "log.jsonl").open("w")
-        self.child = subprocess.Popen(
-            [PROGRAM, "serve", "--config", str(HOME / "oncemail.toml")],
-            env={name: value for name, value in os.environ.items() if not name.startswith("ONCEMAIL")},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        atexit.register(self.child.kill)  # on every way out; a relay left behind would keep the caller waiting
-        self.lines = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-        self.smtp = self._address("listening")
-        self.http = "http://" + self._address("the HTTP API is listening")
-
-    def _read(self):
-        for line in self.child.stdout:
-            self.log.write(line)
-            self.log.flush()
-            self.lines.put(line)
-        self.lines.put(None)
-
-    def _address(self, message):
-        while True:
-            try:
-                line = self.lines.get(timeout=PATIENCE)
-            except queue.Empty:
-                fail(f"the relay did not say: {message}")
-            if line is None:
-                fail(f"the relay ended before it was listening; see {HOME}/log.jsonl")
-            event = json.loads(line)
-            if event.get("message") == message:
-                return event["address"]
+        super().__init__([PROGRAM, "serve", "--config", str(HOME / "oncemail.toml")], HOME / "log.jsonl")
+        self.smtp = self.says("listening")["address"]
+        self.http = "http://" + self.says("the HTTP API is listening")["address"]
 
     def ask(self, path, body=None, token=OPERATOR):
         request = urllib.request.Request(
@@ -98,12 +66,11 @@ class Relay:
             return json.load(answer)
 
     def until(self, query, count):
-        """Waits until so many messages are found."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
+        """Looks until so many messages are found: nothing says when the history has written, or a hold come to its turn."""
+        for number in range(500):
             if len(self.ask(f"/api/v1/messages?{query}")["messages"]) >= count:
                 return
-            time.sleep(0.05)
+            time.sleep(min(number, 50) / 1000)
         fail(f"there are never {count} messages for {query}")
 
     def fill(self):
@@ -128,12 +95,6 @@ class Relay:
             '[[operations]]\ninclude-path = "/api/v1/stream"\nenabled = false\n'
             f'[[operations]]\ninclude-path-regex = "/messages/.id.*"\nparameters = {{ "path.id" = "{held["id"]}" }}\n'
         )
-
-    def stop(self):
-        self.child.send_signal(signal.SIGTERM)
-        code = self.child.wait(timeout=PATIENCE)
-        if code != 0:
-            fail(f"the relay ended with exit code {code} on SIGTERM")
 
 
 def judge(relay, name, token, seconds, checks, more):
@@ -174,7 +135,7 @@ def judge(relay, name, token, seconds, checks, more):
 
 
 def main():
-    relay = Relay()
+    relay = Filled()
     relay.fill()
     # Whoever tries wrong tokens at the login is shut out: that comes last.
     whole = ["--phases", "coverage,fuzzing,stateful", "--exclude-path", "/session"]

@@ -11,10 +11,10 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::rig::{Answer, exchange, text};
-use crate::common::binary::oncemail;
-use crate::common::child::Relay;
 use crate::common::client::{AUTH, Client};
+use crate::common::eventually::eventually;
 use crate::common::listener::{PASSWORD_HASH, write};
+use crate::common::program::{Relay, oncemail};
 
 const ADMIN: &str = "admin-0123456789abcdef";
 const WATCHER: &str = "watcher-0123456789abcdef";
@@ -71,10 +71,10 @@ path = "{0}/mail"
             &*PASSWORD_HASH,
         );
         write(&config, &text);
-        let mut relay = Relay::serve(&config, "true").await;
+        let mut relay = Relay::serve(&config).await;
         let http = relay.says("the HTTP API is listening").await;
         let http = http["address"].as_str().unwrap().parse().unwrap();
-        let (mut client, _) = Client::greeted(relay.address).await;
+        let (mut client, _) = Client::greeted(relay.address()).await;
         assert!(client.ask(AUTH).await.starts_with("235 "));
         Self { directory, relay, http, client }
     }
@@ -126,16 +126,12 @@ path = "{0}/mail"
 
     /// Asks until the message's story has this state; the story.
     async fn until(&self, id: &str, state: &str) -> Value {
-        let waiting = async {
-            loop {
-                let answer = self.ask(WATCHER, &format!("GET /api/v1/messages/{id}"), "").await;
-                // Between the queue and the history it is for a moment in neither.
-                if answer.status == 200 && answer.json()["state"] == state {
-                    return answer.json();
-                }
-            }
+        let story = async || {
+            let answer = self.ask(WATCHER, &format!("GET /api/v1/messages/{id}"), "").await;
+            // Between the queue and the history it is for a moment in neither.
+            (answer.status == 200).then(|| answer.json()).filter(|story| story["state"] == state)
         };
-        tokio::time::timeout(super::rig::PATIENCE, waiting).await.expect("it comes to that in time")
+        eventually(&format!("{id} is {state}"), story).await
     }
 
     /// The command line, over the socket that the configuration names.

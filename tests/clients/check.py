@@ -4,19 +4,17 @@ For each client, with one key: a first submission is queued; a second one, built
 first queue id; one with another text is refused; and exactly one file is delivered, with the bytes that were sent.
 """
 
-import atexit
 import email
 import email.policy
 import json
 import os
-import queue
 import re
-import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
+from relay import PATIENCE, Relay
 
 PROGRAM, HOME, NODE_MODULES = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 HERE = Path(__file__).parent
@@ -33,70 +31,33 @@ ATTACHMENT = bytes(range(256)) * 37 + b"\r\n.\r\n\n\r"
 QUEUED = re.compile(r"250 2\.0\.0 OK Message queued as (\S+)")
 REPLAYED = re.compile(r"250 2\.0\.0 OK Message already queued as (\S+) \(idempotent replay\)")
 MISMATCH = "554 5.5.0 X-Idempotency-Key reused with different body"
-PATIENCE = 60  # seconds; only a limit, nothing waits this long when all is well
 
 
 def fail(what):
     sys.exit(f"client tests: {what}")
 
 
-class Relay:
-    """The program under test: one listener with STARTTLS and AUTH, one directory for each client."""
-
-    def __init__(self):
-        hashed = subprocess.run(
-            [PROGRAM, "hash-password"], input="correct horse\n", capture_output=True, text=True, check=True
-        ).stdout.strip()
-        routes = "".join(
-            f'[[route]]\nname = "{name}"\ntransport = "directory"\npath = "{HOME}/mail/{name}"\n'
-            f'recipient_domains = ["{name}.example"]\n'
-            for name in CLIENTS
-        )
-        routes += '[[route]]\nname = "rest"\ntransport = "discard"\n'
-        config = HOME / "oncemail.toml"
-        config.write_text(
-            f'hostname = "relay.example"\ndata_dir = "{HOME}/data"\n'
-            f'[[listener]]\nname = "submission"\naddress = "127.0.0.1:0"\ntls = "starttls"\nauth = "required"\n'
-            f'[tls]\ncertificate_file = "{HOME}/cert.pem"\nkey_file = "{HOME}/key.pem"\n'
-            f"[[user]]\nname = \"shop\"\npassword_hash = '{hashed}'\n"
-            f'[log]\nformat = "json"\n{routes}'
-        )
-        self.log = (HOME / "log.jsonl").open("w")
-        self.child = subprocess.Popen(
-            [PROGRAM, "serve", "--config", str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-        )
-        atexit.register(self.child.kill)  # on every way out; a relay left behind would keep the caller waiting
-        self.lines = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-        self.port = self._port()
-
-    def _read(self):
-        for line in self.child.stdout:
-            self.log.write(line)
-            self.log.flush()
-            self.lines.put(line)
-        self.lines.put(None)
-
-    def _port(self):
-        while True:
-            try:
-                line = self.lines.get(timeout=PATIENCE)
-            except queue.Empty:
-                fail("the relay did not say that it is listening")
-            if line is None:
-                fail(f"the relay ended before it was listening; see {HOME}/log.jsonl")
-            try:
-                event = json.loads(line)
-            except ValueError:
-                fail(f"a log line is not JSON: {line!r}")
-            if event.get("message") == "listening" and event.get("listener") == "submission":
-                return event["address"].rpartition(":")[2]
-
-    def stop(self):
-        self.child.send_signal(signal.SIGTERM)
-        code = self.child.wait(timeout=PATIENCE)
-        if code != 0:
-            fail(f"the relay ended with exit code {code} on SIGTERM")
+def start_relay():
+    """The program under test: one listener with STARTTLS and AUTH, one directory for each client; and its port."""
+    hashed = subprocess.run(
+        [PROGRAM, "hash-password"], input="correct horse\n", capture_output=True, text=True, check=True
+    ).stdout.strip()
+    routes = "".join(
+        f'[[route]]\nname = "{name}"\ntransport = "directory"\npath = "{HOME}/mail/{name}"\n'
+        f'recipient_domains = ["{name}.example"]\n'
+        for name in CLIENTS
+    )
+    routes += '[[route]]\nname = "rest"\ntransport = "discard"\n'
+    config = HOME / "oncemail.toml"
+    config.write_text(
+        f'hostname = "relay.example"\ndata_dir = "{HOME}/data"\n'
+        f'[[listener]]\nname = "submission"\naddress = "127.0.0.1:0"\ntls = "starttls"\nauth = "required"\n'
+        f'[tls]\ncertificate_file = "{HOME}/cert.pem"\nkey_file = "{HOME}/key.pem"\n'
+        f"[[user]]\nname = \"shop\"\npassword_hash = '{hashed}'\n"
+        f'[log]\nformat = "json"\n{routes}'
+    )
+    relay = Relay([PROGRAM, "serve", "--config", str(config)], HOME / "log.jsonl")
+    return relay, relay.says("listening")["address"].rpartition(":")[2]
 
 
 def submit(name, port, text, attempt):
@@ -136,14 +97,6 @@ def converse(name, port):
         fail(f"{name}: the retry replays {again[1]}, the first submission was {first[1]}")
     if (reply := submit(name, port, TEXT + "PS\r\n", 3)) != MISMATCH:
         fail(f"{name}: another text under the same key got {reply!r}")
-
-
-def await_delivery(name):
-    deadline = time.monotonic() + PATIENCE
-    while not list((HOME / "mail" / name).glob("*.eml")):
-        if time.monotonic() > deadline:
-            fail(f"{name}: nothing was delivered; see {HOME}/log.jsonl")
-        time.sleep(0.02)
 
 
 def judge_delivery(name):
@@ -190,10 +143,12 @@ def judge_bytes(name, raw, sent):
 
 def main():
     (HOME / "attachment.bin").write_bytes(ATTACHMENT)
-    relay = Relay()
+    relay, port = start_relay()
     for name in CLIENTS:
-        converse(name, relay.port)
-        await_delivery(name)
+        converse(name, port)
+        delivery = relay.says("delivery")
+        if (delivery["recipient"], delivery["outcome"]) != (f"customer@{name}.example", "delivered"):
+            fail(f"{name}: not delivered: {delivery}")
     # Only a relay that has stopped cannot deliver a second copy any more.
     relay.stop()
     for name in CLIENTS:

@@ -6,13 +6,9 @@ must find every signature right, and wrong as soon as a word of the message is a
 relay's own name.
 """
 
-import atexit
 import base64
 import io
-import json
 import queue
-import re
-import signal
 import smtplib
 import socket
 import subprocess
@@ -22,8 +18,10 @@ from pathlib import Path
 
 import dkim
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
+from relay import PATIENCE, Relay
+
 PROGRAM, HOME = sys.argv[1], Path(sys.argv[2])
-PATIENCE = 60  # seconds; only a limit, nothing waits this long when all is well
 BITS = (2048, 3072, 4096)
 SELECTORS = {f"rsa{bits}": ["RSA", "-pkeyopt", f"rsa_keygen_bits:{bits}"] for bits in BITS} | {"ed": ["ed25519"]}
 DOMAINS = ("shop.example", "relay.example")  # the senders' and the relay's own
@@ -128,27 +126,8 @@ def start_relay(next_hop):
         f'[[route]]\nname = "out"\ntransport = "smarthost"\nhosts = ["127.0.0.1:{next_hop.port}"]\ntls = "none"\n'
         f'forward_key_as = "{KEY_FIELD.decode().rstrip(": ")}"\n'
     )
-    child = subprocess.Popen(
-        [PROGRAM, "serve", "--config", str(config)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-    )
-    atexit.register(child.kill)
-    port, listening = queue.Queue(), re.compile(r"127\.0\.0\.1:(\d+)")
-
-    def read():
-        with (HOME / "log.jsonl").open("w") as log:
-            for line in child.stdout:
-                log.write(line)
-                log.flush()
-                event = json.loads(line)
-                if event.get("message") == "listening":
-                    port.put(int(listening.fullmatch(event["address"])[1]))
-        port.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    found = port.get(timeout=PATIENCE)
-    if found is None:
-        fail(f"the relay ended before it was listening; see {HOME}/log.jsonl")
-    return child, found
+    relay = Relay([PROGRAM, "serve", "--config", str(config)], HOME / "log.jsonl")
+    return relay, int(relay.says("listening")["address"].rpartition(":")[2])
 
 
 def published(selector):
@@ -196,7 +175,7 @@ def main():
     records = {f"{selector}._domainkey.{domain}": published(selector) for selector in SELECTORS for domain in DOMAINS}
     next_hop = NextHop()
     next_hop.start()
-    child, port = start_relay(next_hop)
+    relay, port = start_relay(next_hop)
     for name, message in MESSAGES.items():
         with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
             client.sendmail("shop@shop.example", ["b@c.example"], message, mail_options=["BODY=8BITMIME"])
@@ -207,9 +186,7 @@ def main():
     if b"d=relay.example;" not in bounce or b"Auto-Submitted: auto-replied" not in bounce:
         fail(f"the bounce is not signed by the relay: {bounce[:2000]!r}")
     judge("a bounce", bounce, records)
-    child.send_signal(signal.SIGTERM)
-    if (code := child.wait(timeout=PATIENCE)) != 0:
-        fail(f"the relay ended with exit code {code} on SIGTERM")
+    relay.stop()
     print(f"dkim: {len(MESSAGES)} messages and a bounce, each with {len(SELECTORS)} signatures that dkimpy takes")
 
 

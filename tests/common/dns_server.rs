@@ -29,6 +29,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::eventually::eventually;
 use super::far_side::PATIENCE;
 use super::listener::write;
 
@@ -150,9 +151,7 @@ impl DnsServer {
             front.abort();
         }
         // The ports are free when both can be bound.
-        while bind(self.address).await.is_err() {
-            tokio::task::yield_now().await;
-        }
+        eventually("both ports are free", async || bind(self.address).await.ok()).await;
     }
 
     /// At the same address as before.

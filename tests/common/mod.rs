@@ -1,11 +1,11 @@
 //! Parts that several promises share.
 
 pub mod admin_server;
-pub mod binary;
 pub mod certificates;
-pub mod child;
 pub mod client;
+pub mod command;
 pub mod dns_server;
+pub mod eventually;
 pub mod far_side;
 pub mod faulty_files;
 pub mod gated;
@@ -17,6 +17,7 @@ pub mod log;
 pub mod memory_disk;
 pub mod openmetrics;
 pub mod platter;
+pub mod program;
 pub mod pseudo_terminal;
 pub mod recording_files;
 pub mod relay_rig;

@@ -16,7 +16,7 @@ use oncemail::submission::{self, Recipients, Server};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::far_side::PATIENCE;
+use super::eventually::found;
 use super::listener;
 use super::openmetrics::Scrape;
 use super::relay_rig;
@@ -97,19 +97,8 @@ impl Whole {
 
     /// Waits until `happened`, as far as the metrics know.
     pub async fn until(&self, happened: impl Fn(&Scrape) -> bool) -> Scrape {
-        let waiting = async {
-            loop {
-                let scrape = self.scrape();
-                if happened(&scrape) {
-                    return scrape;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(scrape) => scrape,
-            Err(_) => panic!("it did not happen: {:#?}", self.scrape().samples),
-        }
+        let shown = found(async || Some(self.scrape()).filter(&happened)).await;
+        shown.unwrap_or_else(|| panic!("it did not happen: {:#?}", self.scrape().samples))
     }
 }
 

@@ -35,14 +35,13 @@ path = "$work/mail"
 url = "https://127.0.0.1:9/events"
 secret = "a secret for the test of metrics"
 TOML
-"$program" serve --config "$work/oncemail.toml" >"$work/log" 2>&1 &
+exec {log}< <(exec "$program" serve --config "$work/oncemail.toml" 2>&1)
 relay=$!
-for _ in $(seq 100); do
-    if curl --silent --fail --unix-socket "$work/data/admin.sock" http://localhost/metrics >"$work/metrics.txt"; then
-        break
-    fi
-    kill -0 "$relay" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
-    sleep 0.1
+# Whoever listens for mail listens on the socket too.
+while read -r -t 60 line <&"$log"; do
+    printf '%s\n' "$line" >>"$work/log"
+    [[ $line != *listening* ]] || break
 done
-[[ -s $work/metrics.txt ]] || { echo "no metrics came" >&2; cat "$work/log" >&2; exit 1; }
+curl --silent --fail --max-time 60 --unix-socket "$work/data/admin.sock" http://localhost/metrics >"$work/metrics.txt" ||
+    { echo "no metrics came" >&2; cat "$work/log" >&2; exit 1; }
 tests/grafana/run.sh "$work/metrics.txt"

@@ -1,21 +1,16 @@
 //! What strangers said, wherever it is shown: both forms of the log, the API, the event file, the command line, the
 //! history. The real binary, through a day of hostile words.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::time::Duration;
 
 use oncemail::admin::socket::{ADMIN_SOCKET, connect};
-use rustix::process::Signal;
 use serde_json::Value;
 
 use super::is_hostile;
 use crate::api::rig::{exchange, text};
-use crate::common::binary::{Server, Setup, oncemail};
 use crate::common::client::Client;
 use crate::common::far_side::{Act, FarSide};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::common::program::{Relay, Setup, oncemail};
 
 /// What a terminal obeys, what turns text around, and what forges a field or a line.
 const EVIL: &str = "\u{202e}\u{2066}x\u{2028}\u{200b} outcome=delivered queue_id=FORGED \"code\":250";
@@ -33,35 +28,18 @@ fn setup(far: &FarSide) -> Setup {
     ))
 }
 
-/// A server, and where it listens, from a log of either form; the rest of the log comes line by line.
-struct Serving {
-    server: Server,
-    log: std::thread::JoinHandle<Vec<String>>,
-    address: std::net::SocketAddr,
-}
-
-fn serve(setup: &Setup, format: &str) -> Serving {
-    let mut command = oncemail(&["serve", "--config", &setup.config()]);
+/// A relay, and where it listens, from a log of either form.
+async fn serve(setup: &Setup, format: &str) -> (Relay, std::net::SocketAddr) {
+    let mut command = setup.command();
     command.env("ONCEMAIL__LOG__FORMAT", format).env("ONCEMAIL__LOG__LEVEL", "debug");
-    let mut server = Server::start(command);
-    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let (tell, told) = std::sync::mpsc::channel();
-    let log = std::thread::spawn(move || {
-        let mut all = Vec::new();
-        for line in lines {
-            let line = line.unwrap();
-            let at = line.find("127.0.0.1:").filter(|_| line.contains("listening"));
-            if let Some(at) = at {
-                let digits = |c: char| c.is_ascii_digit() || ".:".contains(c);
-                let end = line[at..].find(|c| !digits(c)).map_or(line.len(), |end| at + end);
-                let _ = tell.send(line[at..end].parse().unwrap());
-            }
-            all.push(line);
-        }
-        all
-    });
-    let address = told.recv_timeout(PATIENCE).expect("it listens");
-    Serving { server, log, address }
+    let mut relay = Relay::start(command);
+    loop {
+        let line = relay.line().await;
+        let Some(at) = line.find("127.0.0.1:").filter(|_| line.contains("listening")) else { continue };
+        let digits = |c: char| c.is_ascii_digit() || ".:".contains(c);
+        let end = line[at..].find(|c| !digits(c)).map_or(line.len(), |end| at + end);
+        return (relay, line[at..end].parse().unwrap());
+    }
 }
 
 /// One message with a hostile word in every place that a client fills; gives back its queue id.
@@ -119,8 +97,8 @@ fn printed(setup: &Setup, arguments: &[&str]) -> String {
 async fn nothing_that_strangers_said_speaks_to_a_terminal_or_forges_an_entry() {
     let far = far_side().start().await;
     let setup = setup(&far);
-    let mut serving = serve(&setup, "json");
-    let id = submit(serving.address).await;
+    let (mut relay, address) = serve(&setup, "json").await;
+    let id = submit(address).await;
     refused(&far).await;
     let story = api(&setup, &format!("messages/{id}")).await;
     assert!(story.to_string().contains("FORGED"), "nothing of it is lost: {story}");
@@ -147,12 +125,11 @@ async fn nothing_that_strangers_said_speaks_to_a_terminal_or_forges_an_entry() {
         shown.push_str(&said);
     }
     assert!(shown.contains("\\u{202e}") && shown.contains("FORGED"), "{shown}");
-    serving.server.signal(Signal::TERM);
-    serving.server.wait();
+    relay.stop().await;
     // JSON: one object a line, and no field but in its place.
-    let log = serving.log.join().unwrap();
+    let log = relay.log().await;
     let mut deliveries = 0;
-    for line in &log {
+    for line in log.lines() {
         let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert_ne!(event["queue_id"], "FORGED", "{line}");
         deliveries += usize::from(event["message"] == "delivery" && event["queue_id"] == id.as_str());
@@ -199,14 +176,13 @@ fn fields(line: &str) -> Vec<(String, String)> {
 async fn a_line_of_the_log_for_people_has_the_fields_that_we_wrote_and_no_others() {
     let far = far_side().start().await;
     let setup = setup(&far);
-    let mut serving = serve(&setup, "text");
-    let id = submit(serving.address).await;
+    let (mut relay, address) = serve(&setup, "text").await;
+    let id = submit(address).await;
     refused(&far).await;
-    serving.server.signal(Signal::TERM);
-    serving.server.wait();
-    let log = serving.log.join().unwrap();
+    relay.stop().await;
+    let log = relay.log().await;
     let mut delivery = None;
-    for line in &log {
+    for line in log.lines() {
         assert!(!line.contains(is_hostile), "{line:?}");
         let (time, _) = line.split_once(' ').unwrap();
         assert!(humantime::parse_rfc3339(time).is_ok(), "a line of somebody else's: {line:?}");

@@ -9,16 +9,16 @@ import ctypes
 import os
 import pathlib
 import re
-import signal
 import smtplib
 import subprocess
 import sys
 import tempfile
-import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "common"))
+from relay import PATIENCE, Relay
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OWNER = 10001
-PATIENCE = 60
 CLONE_NEWNS, MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 1, 32, 4096, 16384, 1 << 18
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, LAST_CAPABILITY = 24, 38, 63
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -60,15 +60,6 @@ def programs(root):
     return {str(path.relative_to(root)) for path in files if not re.search(r"\.so(\.\d+)*$", path.name)}
 
 
-def said(log, pattern, process):
-    until = time.monotonic() + PATIENCE
-    while not (found := re.search(pattern, log.read_text())):
-        assert process.poll() is None, f"it ended with {process.returncode}:\n{log.read_text()}"
-        assert time.monotonic() < until, f"it never said {pattern}:\n{log.read_text()}"
-        time.sleep(0.02)
-    return found
-
-
 def main():
     binary = pathlib.Path(sys.argv[1]).resolve()
     if os.geteuid() != 0:
@@ -97,10 +88,10 @@ def main():
             "ONCEMAIL__ROUTE__0__TRANSPORT": "discard",
         }
         enter, program = into(root, volume), "/usr/local/bin/oncemail"
-        with open(log, "w") as output:
-            process = subprocess.Popen([program, "serve"], env=environment, preexec_fn=enter, stdout=output, stderr=output)
+        relay = Relay([program, "serve"], log, env=environment, preexec_fn=enter)
+        process = relay.process
         try:
-            port = int(said(log, r'"listening".*?127\.0\.0\.1:(\d+)', process)[1])
+            port = int(relay.says("listening")["address"].rpartition(":")[2])
             status = dict(re.findall(r"^(\w+):\s*(.*)$", pathlib.Path(f"/proc/{process.pid}/status").read_text(), re.M))
             assert set(status["Uid"].split()) == {str(OWNER)}, status["Uid"]
             for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
@@ -111,10 +102,9 @@ def main():
             assert owner == 0, f"its memory belongs to uid {owner}"
             with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
                 client.sendmail("a@shop.example", ["b@customer.example"], "Subject: x\r\n\r\nx\r\n")
-            said(log, r'"outcome":"delivered"', process)
+            relay.line('"outcome":"delivered"')
             subprocess.run([program, "health"], env=environment, preexec_fn=enter, check=True)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0, log.read_text()
+            relay.stop()
         finally:
             if process.poll() is None:
                 process.kill()

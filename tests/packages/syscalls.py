@@ -22,11 +22,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "common"))
+from relay import PATIENCE, Ended, Relay
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 UNIT = ROOT / "packaging/systemd/oncemail.service"
-PATIENCE = 60
 # The number of each in a filter, and the header with its calls.
 ARCHITECTURES = {"x86_64": (0xC000003E, "{}/asm/unistd_64.h"), "aarch64": (0xC00000B7, "asm-generic/unistd.h")}
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -106,33 +107,18 @@ def under(steps):
     return enter
 
 
-class Relay:
+class Confined(Relay):
     """A relay; `prefix` stands before its command line."""
 
     def __init__(self, binary, directory, config, enter=None, prefix=()):
         directory.mkdir()
-        self.binary, self.directory, self.config = binary, directory, directory / "oncemail.toml"
+        self.binary, self.config = binary, directory / "oncemail.toml"
         self.config.write_text(config)
-        self.log = open(directory / "log", "w+")
-        self.process = subprocess.Popen(
-            [*prefix, binary, "serve", "--config", self.config], stdout=self.log, stderr=self.log, preexec_fn=enter)
+        super().__init__([*prefix, binary, "serve", "--config", self.config], directory / "log", preexec_fn=enter)
         self.enter, self.port = enter, None
 
-    def said(self):
-        return (self.directory / "log").read_text()
-
-    def wait_for(self, pattern, count=1):
-        until = time.monotonic() + PATIENCE
-        while len(found := re.findall(pattern, self.said())) < count:
-            if self.process.poll() is not None:
-                raise Ended(self.process.returncode, self.said())
-            if time.monotonic() > until:
-                sys.exit(f"it never said {pattern}:\n{self.said()[-2000:]}")
-            time.sleep(0.02)
-        return found
-
     def listening(self):
-        self.port = int(self.wait_for(r'"listening".*?127\.0\.0\.1:(\d+)')[0])
+        self.port = int(self.says("listening")["address"].rpartition(":")[2])
         return self.port
 
     def ask(self, *arguments):
@@ -145,13 +131,7 @@ class Relay:
         if self.process.args[0] == "strace":
             target = int(pathlib.Path(f"/proc/{target}/task/{target}/children").read_text().split()[0])
         os.kill(target, signal.SIGTERM)
-        code = self.process.wait(PATIENCE)
-        if code != 0:
-            raise Ended(code, self.said())
-
-
-class Ended(Exception):
-    """The process ended although it should not have, or badly."""
+        self.ended_well()
 
 
 def certificate(directory):
@@ -210,20 +190,21 @@ def day(binary, base, messages, enter=None, prefixes=((), ())):
                            check=True).stdout.strip()
     certificate(base)
     discard = '[[route]]\nname = "nowhere"\ntransport = "discard"'
-    last = Relay(binary, base / "last", config(base / "last", base, discard, hash_), enter, prefixes[0])
+    last = Confined(binary, base / "last", config(base / "last", base, discard, hash_), enter, prefixes[0])
     onward = (f'[[route]]\nname = "onward"\ntransport = "smarthost"\nhosts = ["localhost:{last.listening()}"]\n'
               f'ca_file = "{base}/certificate.pem"\nusername = "shop"\npassword = "not a secret"\n')
-    first = Relay(binary, base / "first", config(base / "first", base, onward, hash_), enter, prefixes[1])
+    first = Confined(binary, base / "first", config(base / "first", base, onward, hash_), enter, prefixes[1])
     try:
         first.listening()
         clients = [threading.Thread(target=send, args=(first.port, messages, with_tls)) for with_tls in (False, True)]
         [client.start() for client in clients]
         [client.join() for client in clients]
         for relay in (first, last):
-            relay.wait_for(r'"outcome":"delivered"', 2 * messages)
+            for _ in range(2 * messages):
+                relay.line('"outcome":"delivered"')
         for arguments in (["health"], ["status"], ["queue", "list"], ["destinations"], ["reload"]):
             first.ask(*arguments)
-        first.wait_for("the configuration was read again")
+        first.says("the configuration was read again")
         for relay in (first, last):
             relay.stop()
     finally:

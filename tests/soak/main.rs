@@ -23,6 +23,8 @@ mod application;
 mod book;
 mod chaos;
 mod client;
+#[path = "../common/command.rs"]
+mod command;
 mod events;
 mod far_side;
 mod message;

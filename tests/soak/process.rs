@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::book::{Book, End};
+use crate::command::command;
 
 /// A start that takes longer hangs. A shutdown has its grace, and a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,13 +57,7 @@ impl Starter {
         self.started += 1;
         let number = self.started;
         let stderr = File::options().append(true).create(true).open(&self.stderr)?;
-        let mut command = Command::new(&self.program);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ONCEMAIL") {
-                command.env_remove(name);
-            }
-        }
-        let mut child = command
+        let mut child = Command::from(command(&self.program))
             .args(["serve", "--config"])
             .arg(&self.config)
             .env("ONCEMAIL__HOSTNAME", format!("relay-{number}.soak.example"))

@@ -4,8 +4,8 @@ use oncemail::admin::model::{ActionResult, BulkRequest, BulkResult, Effect, KeyS
 
 use super::{run, stderr, stdout};
 use crate::common::admin_server::{AdminServer, line, ok, problem};
-use crate::common::binary::Setup;
 use crate::common::https_server::Asked;
+use crate::common::program::Setup;
 
 const ID: &str = "01KAQ3V8ZK5T9M2W7X4N6R1C0D";
 const OTHER: &str = "01KAQ3V8ZK5T9M2W7X4N6R1C0E";

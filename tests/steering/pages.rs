@@ -6,8 +6,8 @@ use oncemail::admin::model::{Kind, Messages, State, Summary, Suppression, Suppre
 
 use super::{run, stderr, stdout};
 use crate::common::admin_server::{AdminServer, line, ok};
-use crate::common::binary::{Setup, oncemail};
 use crate::common::https_server::Asked;
+use crate::common::program::{Setup, oncemail};
 
 /// Messages in the queue.
 const COUNT: u64 = 10_000;

@@ -7,8 +7,8 @@ use rustix::termios::LocalModes;
 use super::orders::willing;
 use super::overview;
 use crate::common::admin_server::{AdminServer, line, ok};
-use crate::common::binary::{Setup, oncemail};
 use crate::common::https_server::Asked;
+use crate::common::program::{Setup, oncemail};
 use crate::common::pseudo_terminal::PseudoTerminal;
 
 const LEAVE_ALTERNATE_SCREEN: &str = "\u{1b}[?1049l";

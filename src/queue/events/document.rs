@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Change, EventKind, Replayed};
+use super::{Change, EventKind};
 use crate::clock::Timestamp;
-use crate::mail::{HoldCause, Message, QueueId, RecipientState, trace};
+use crate::mail::{HoldCause, Message, QueueId, RecipientState, Replay, trace};
 
 /// Raised when a field goes or changes its meaning; a new one does not raise it.
 const VERSION: u8 = 1;
@@ -83,16 +83,16 @@ impl<'a> About<'a> {
         }
     }
 
-    fn of_replay(replayed: &Replayed<'a>) -> Self {
+    fn of_replay(replay: &Replay<'a>) -> Self {
         Self {
-            id: replayed.first.to_string(),
-            key: replayed.key,
-            key_scope: replayed.key.and_then(|_| replayed.scope.name()),
-            message_id: replayed.message_id,
-            from: replayed.reverse_path.as_str(),
-            user: replayed.user,
-            accepted_at: replayed.first.accepted_at().to_string(),
-            traceparent: replayed.traceparent.map(str::to_owned),
+            id: replay.first.to_string(),
+            key: replay.key,
+            key_scope: replay.key.and_then(|_| replay.scope.name()),
+            message_id: replay.message_id,
+            from: replay.reverse_path.as_str(),
+            user: replay.user,
+            accepted_at: replay.first.accepted_at().to_string(),
+            traceparent: replay.traceparent.map(str::to_owned),
         }
     }
 }
@@ -138,9 +138,9 @@ pub(super) fn of_change<'a>(
 }
 
 /// A retry was answered with the first queue id.
-pub(super) fn of_replay<'a>(id: QueueId, replayed: &Replayed<'a>) -> Document<'a> {
-    let what = What { client: replayed.client.map(|client| client.to_string()), ..What::default() };
-    new(id, EventKind::Replayed, replayed.at, About::of_replay(replayed), what)
+pub(super) fn of_replay<'a>(id: QueueId, replay: &Replay<'a>) -> Document<'a> {
+    let what = What { client: replay.client.map(|client| client.to_string()), ..What::default() };
+    new(id, EventKind::Replayed, replay.at, About::of_replay(replay), what)
 }
 
 fn new<'a>(id: QueueId, kind: EventKind, at: Timestamp, message: About<'a>, what: What<'a>) -> Document<'a> {

@@ -19,7 +19,7 @@ use super::Queue;
 use crate::clock::Timestamp;
 use crate::mail::{
     Address, Body, Envelope, Handling, HoldCause, Message, Notify, Origin, Progress, QueueId, Recipient,
-    RecipientProgress, RecipientState, ReversePath, Scope,
+    RecipientProgress, RecipientState, Replay, ReversePath,
 };
 use document::{About, Document};
 
@@ -77,29 +77,6 @@ pub struct EventCounts {
     pub queued: usize,
     /// Never queued since the start, because too many were.
     pub dropped: u64,
-}
-
-/// A retry that was answered with the first queue id.
-#[derive(Clone, Copy, Debug)]
-pub struct Replayed<'a> {
-    /// The first submission's queue id.
-    pub first: QueueId,
-    /// When the retry came.
-    pub at: Timestamp,
-    /// The key that both have.
-    pub key: Option<&'a str>,
-    /// Whose key it is.
-    pub scope: &'a Scope,
-    /// Message-ID of the retry.
-    pub message_id: Option<&'a str>,
-    /// Who it is from.
-    pub reverse_path: &'a ReversePath,
-    /// Who submitted it.
-    pub user: Option<&'a str>,
-    /// From where.
-    pub client: Option<std::net::IpAddr>,
-    /// The trace context of the retry.
-    pub traceparent: Option<&'a str>,
 }
 
 /// The queue's own part of it.
@@ -221,14 +198,14 @@ impl Queue {
     }
 
     /// The event of a replay, for whoever makes it durable; `None` when nobody wants it, or too many wait.
-    pub fn replayed(&self, replayed: &Replayed<'_>) -> Option<Arc<Message>> {
+    pub fn replayed(&self, replay: &Replay<'_>) -> Option<Arc<Message>> {
         let announcer = self.events.announcer.load_full()?;
         if !announcer.wants(EventKind::Replayed) || self.room_for_events(&announcer, 1) == 0 {
             return None;
         }
-        let id = QueueId::new(replayed.at);
-        let document = document::of_replay(id, replayed);
-        announcer.message(EventKind::Replayed, &document, replayed.at, id).map(Arc::new)
+        let id = QueueId::new(replay.at);
+        let document = document::of_replay(id, replay);
+        announcer.message(EventKind::Replayed, &document, replay.at, id).map(Arc::new)
     }
 
     /// Whether anybody wants to know of outcomes.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::super::Next;
 use super::super::events::Known;
 use super::super::lease::{Current, Lease, OpenError};
-use super::super::notices::{self, Notices, Telling};
+use super::super::notices::{self, Notices};
 use super::{Action, Attached, Effect, Errand, NOBODY_QUEUED, Order};
 use crate::clock::Timestamp;
 use crate::mail::{AttemptReply, HoldCause, Message, Progress, RecipientState};
@@ -92,10 +92,9 @@ impl Lease {
         now: Timestamp,
         told: &mut Notices,
     ) {
-        let options = &*self.queue.options.load_full();
-        if notices::has_failed(progress, options) {
-            let telling = Telling { message, options, due_at: self.due_at(), now };
-            telling.failures(progress, told);
+        let options = self.queue.options.load_full();
+        if notices::has_failed(progress, &options) {
+            self.telling(message, options, now).failures(progress, told);
         }
     }
 
@@ -177,8 +176,7 @@ impl Lease {
             Action::Hold => {}
             Action::Discard => told.by_operator.extend(&concerned),
             Action::Bounce => {
-                let options = &*self.queue.options.load_full();
-                let telling = Telling { message, options, due_at: self.due_at(), now };
+                let telling = self.telling(message, self.queue.options.load_full(), now);
                 if !telling.bounces(&concerned, progress, told) {
                     // D6: nobody is over of whom nobody was told for a reason of ours.
                     *progress = before.unwrap_or_else(|| progress.clone());
