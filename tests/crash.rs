@@ -1,6 +1,7 @@
 //! Every write and every sync may fail, and the power may go at every one of them.
 
 mod beside;
+mod copies;
 mod cuts;
 mod errors;
 mod oracle;

@@ -219,7 +219,8 @@ fn client_name(name: &str) -> Result<&str, CommandError> {
 fn mail(arguments: &str) -> Result<Mail, CommandError> {
     let path = after_keyword(arguments, "FROM:", "Expected MAIL FROM:<address>")?;
     let (reverse_path, rest) = match path.strip_prefix('>') {
-        Some(rest) => (ReversePath::Null, rest),
+        Some(rest) if rest.is_empty() || rest.starts_with(' ') => (ReversePath::Null, rest),
+        Some(_) => return Err(CommandError::ReversePath(AddressError::Trailing)),
         None => {
             let (address, rest) = mailbox(path).map_err(CommandError::ReversePath)?;
             // `<postmaster>` without a domain is for RCPT alone (RFC 5321 §4.1.1.3).
@@ -388,6 +389,7 @@ mod tests {
             ("MAIL FROM:a@b.example", 501),
             ("MAIL FROM:<a@b.example", 501),
             ("MAIL FROM:<a@b.example>SIZE=1", 501),
+            ("MAIL FROM:<>SIZE=1", 501),
             ("MAIL FROM:<postmaster>", 501),
             ("MAIL FROM:<ü@b.example>", 553),
             ("RCPT TO:<>", 501),

@@ -398,3 +398,31 @@ fn d4_a_segment_far_beyond_the_others_costs_neither_memory_nor_mail() {
     drop(store);
     assert_eq!(open_disk(&disk, &clock).unwrap().1.messages.len(), 3);
 }
+
+#[test]
+fn i1_a_run_of_the_index_goes_only_after_the_checkpoint_that_does_without_it() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let disk = bed();
+    let (store, _) = open_disk(&disk, &clock).unwrap();
+    for key in ["one", "two", "three"] {
+        runtime.block_on(accept(&store, &message(clock.now(), Some(key), 300))).unwrap();
+        runtime.block_on(store.settle()).unwrap();
+        // What has expired is swept into another run with the next upkeep, and goes with the one behind it.
+        clock.advance(Duration::from_secs(2 * 86_400));
+    }
+    runtime.block_on(store.settle()).unwrap();
+    drop(store);
+    let (mut platter, log) = disk.recording();
+    let is_run = |op: &Op| matches!(op, Op::Remove(path) if path.starts_with(root().join("index")));
+    assert!(log.iter().filter(|op| is_run(op)).count() >= 2, "runs have gone");
+    for (at, op) in log.iter().enumerate() {
+        platter.apply(op);
+        for cut in [Cut::Killed, Cut::Kept, Cut::Lost] {
+            let disk = MemoryDisk::from(platter.after(cut, 1));
+            let has_checkpoint = disk.len(&root().join("checkpoint")).is_some();
+            let (_, recovery) = open_disk(&disk, &clock).unwrap();
+            assert!(!(has_checkpoint && recovery.index_rebuilt), "{cut:?} after operation {at}, {op:?}");
+        }
+    }
+}

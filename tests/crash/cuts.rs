@@ -163,7 +163,14 @@ pub fn check(
     }
     drop(store);
     // What it has found, and what it was told, is there after the next cut.
-    let again = MemoryDisk::from(disk.platter().after(Cut::Lost, 1));
+    let mut after = disk.platter().after(Cut::Lost, 1);
+    // The journal alone has all of it, whatever the start before has copied forward and given back.
+    let journal_alone = chance.one_in(3);
+    if journal_alone {
+        after.lose(&root().join("checkpoint"));
+        after.lose(&root().join("index"));
+    }
+    let again = MemoryDisk::from(after);
     let found = recovery.set_aside;
     let (store, recovery) = open_disk(&again, &clock).unwrap();
     figures.disks.fetch_add(1, Ordering::Relaxed);
