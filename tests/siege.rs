@@ -181,6 +181,81 @@ async fn s2_a_flood_that_never_has_to_be_waited_for_leaves_others_their_turn() {
     timeout(PATIENCE, async { (flooding.await.unwrap(), serving.await.unwrap()) }).await.unwrap();
 }
 
+/// Begins messages until there is no memory for more; each connection holds one that has come by half.
+async fn fill(clients: &mut [TcpStream]) -> usize {
+    const CHUNK: usize = 100_000;
+    let (mut held, mut progress) = (0, true);
+    let begin = "RSET\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\n";
+    for client in clients.iter_mut() {
+        client.write_all(format!("EHLO x\r\n{begin}").as_bytes()).await.unwrap();
+    }
+    while std::mem::take(&mut progress) {
+        for client in clients.iter_mut() {
+            let mark = "VRFY mark\r\n";
+            let chunk = format!("BDAT {CHUNK}\r\n{}{mark}", "x".repeat(CHUNK));
+            client.write_all(chunk.as_bytes()).await.unwrap();
+            let mut said = String::new();
+            while !said.contains("252 2.5.2") {
+                let mut some = [0; 4_096];
+                let read = timeout(PATIENCE, client.read(&mut some)).await.unwrap().unwrap();
+                assert!(read > 0, "{said}");
+                said.push_str(&String::from_utf8_lossy(&some[..read]));
+            }
+            if said.contains("octets received") {
+                (held, progress) = (held + CHUNK, true);
+            }
+        }
+    }
+    held
+}
+
+/// Half-sent messages of one client, or of a few, that will never end.
+#[tokio::test]
+async fn s2_a_client_that_fills_the_memory_with_half_messages_keeps_no_honest_one_out() {
+    for (addresses, connections) in [(1, 40), (4, 10)] {
+        let server = Running::start(|options| {
+            options.limits.receive_memory = 4 << 20;
+            options.limits.connections = 1_000;
+        })
+        .await;
+        let mut attackers = Vec::new();
+        for number in 0..addresses {
+            for _ in 0..connections {
+                attackers.push(from(number + 1, server.address).await);
+            }
+        }
+        let held = fill(&mut attackers).await;
+        assert!(held > 1_500_000, "{held}: most of the memory may be used");
+        let body = format!("Subject: x\r\n\r\n{}\r\n.", "hello\r\n".repeat(50_000 / 7));
+        for _ in 0..3 {
+            let mut honest = server.client().await;
+            assert!(honest.ask("MAIL FROM:<a@example.com> SIZE=50100").await.starts_with("250"));
+            honest.ask("RCPT TO:<b@example.org>").await;
+            honest.ask("DATA").await;
+            let reply = honest.ask(&body).await;
+            assert!(reply.starts_with("250 2.0.0"), "{addresses} addresses: {reply}");
+        }
+        // Whoever has taken so much hears of it before more has come for nothing.
+        let mut late = from(1, server.address).await;
+        late.write_all(b"EHLO x\r\nMAIL FROM:<a@example.com> SIZE=1000000\r\nQUIT\r\n").await.unwrap();
+        let mut said = String::new();
+        late.read_to_string(&mut said).await.unwrap();
+        assert!(said.contains("452 4.3.1"), "{said}");
+        // Its memory is there again when it has gone.
+        drop(attackers);
+        timeout(PATIENCE, async { while !late_is_welcome(&server).await {} }).await.unwrap();
+        assert_eq!(server.messages().len(), 3);
+    }
+}
+
+async fn late_is_welcome(server: &Running) -> bool {
+    let mut late = from(1, server.address).await;
+    late.write_all(b"EHLO x\r\nMAIL FROM:<a@example.com> SIZE=1000000\r\nQUIT\r\n").await.unwrap();
+    let mut said = String::new();
+    late.read_to_string(&mut said).await.unwrap();
+    said.contains("250 2.1.0")
+}
+
 /// A store whose commits take their time, or wait for a permit.
 struct Slow {
     store: MemoryStore,

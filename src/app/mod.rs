@@ -71,7 +71,7 @@ pub async fn run(
     let queue = Queue::new(config.queue.clone(), clock.clone());
     let (store, recovery) =
         open_store(&config.data_dir, config.min_free, clock.clone(), queue.clone()).await?;
-    if recovery.set_aside.is_empty() && recovery.missing_segments.is_empty() {
+    if recovery.is_sound() {
         tracing::info!("{recovery}");
     } else {
         tracing::error!("{recovery}");

@@ -2,6 +2,12 @@
 //!
 //! S2: nothing is kept beyond the size limit or the shared budget, and every octet taken from the budget is given
 //! back when its [`Reservation`] is dropped, on whichever path that happens.
+//!
+//! No client may keep the others out by taking all of it. The less is free, the less a client may hold: of the whole six
+//! times the square of the part that is free. Alone it has two thirds; and when n clients have, one after the other, taken
+//! all that they may, more than a part in 6n is left for the next one. (Were it a multiple of what is free, each would
+//! take three quarters of the rest, and few would have it all.) A client that holds little is never refused while there
+//! is memory.
 
 use super::reply::Reply;
 use super::sync::Arc;
@@ -9,10 +15,27 @@ use super::sync::atomic::{AtomicI64, Ordering};
 
 /// Memory is taken from the budget in steps of at least this, so that small messages cost one step.
 const STEP: usize = 4 * 1024;
+/// See the module.
+const SQUARES: i128 = 6;
+/// A client may hold this much as long as there is any: a message as most are.
+const LITTLE: i64 = 64 * 1024;
 
-/// Octets that messages being received may take together. Clones share it.
+/// Octets that messages being received may take together, as one client sees them. Clones share both.
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<AtomicI64>);
+pub struct Budget {
+    whole: Arc<Whole>,
+    client: Share,
+}
+
+#[derive(Debug)]
+struct Whole {
+    size: AtomicI64,
+    taken: AtomicI64,
+}
+
+/// What one client has taken of a [`Budget`]. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Share(Arc<AtomicI64>);
 
 /// A part of a [`Budget`], given back when dropped.
 #[derive(Debug)]
@@ -55,26 +78,69 @@ pub enum ContentFault {
 }
 
 impl Budget {
-    /// A budget of `octets`.
+    /// A budget of `octets`, for one client.
     pub fn new(octets: usize) -> Self {
-        Self(Arc::new(AtomicI64::new(signed(octets))))
+        let whole = Whole { size: AtomicI64::new(signed(octets)), taken: AtomicI64::new(0) };
+        Self { whole: Arc::new(whole), client: Share::default() }
     }
 
-    /// Makes a budget of `before` octets one of `octets`. What is taken stays taken: one that has become too small gives
-    /// nothing until enough has come back.
-    pub fn resize(&self, before: usize, octets: usize) {
-        self.0.fetch_add(signed(octets).saturating_sub(signed(before)), Ordering::Relaxed);
+    /// The same budget as the client sees it that this is the share of.
+    pub fn of(&self, client: Share) -> Self {
+        Self { whole: self.whole.clone(), client }
+    }
+
+    /// Makes it a budget of `octets`. What is taken stays taken: one that has become too small gives nothing until enough
+    /// has come back.
+    pub fn resize(&self, octets: usize) {
+        self.whole.size.store(signed(octets), Ordering::Relaxed);
     }
 
     /// Octets that are free.
     pub fn free(&self) -> usize {
-        usize::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(0)
+        let free = self.whole.size.load(Ordering::Relaxed) - self.whole.taken.load(Ordering::Relaxed);
+        usize::try_from(free).unwrap_or(0)
     }
 
-    fn take(&self, octets: usize) -> bool {
-        let octets = signed(octets);
-        let less = |free: i64| (free >= octets).then(|| free - octets);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    /// Whether a message of so many octets could be had now. Takes nothing.
+    pub fn has_room_for(&self, octets: u64) -> bool {
+        let octets = i64::try_from(octets).unwrap_or(i64::MAX);
+        self.may_take(self.whole.taken.load(Ordering::Relaxed), octets, 0)
+    }
+
+    /// Takes `octets` for a message that has `of_message` of them already.
+    fn take(&self, octets: usize, of_message: usize) -> bool {
+        let (octets, of_message) = (signed(octets), signed(of_message));
+        let more = |taken: i64| self.may_take(taken, octets, of_message).then(|| taken + octets);
+        let is_taken = self.whole.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        if is_taken {
+            self.client.0.fetch_add(octets, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
+    /// Whether there are `octets` for this client when `taken` are taken. Two messages of one client that ask at the same
+    /// moment may both be granted what only one of them should be; what is not there is granted to nobody.
+    fn may_take(&self, taken: i64, octets: i64, of_message: i64) -> bool {
+        let size = self.whole.size.load(Ordering::Relaxed);
+        let rest = (size - taken).checked_sub(octets).filter(|rest| *rest >= 0);
+        let Some(rest) = rest else { return false };
+        let held = self.client.0.load(Ordering::Relaxed) + octets;
+        held <= LITTLE
+            || i128::from(held) * i128::from(size) <= SQUARES.saturating_mul(i128::from(rest) * i128::from(rest))
+            // It keeps nobody out, and where memory is hardly more than one message may be, that one may come in.
+            || taken <= of_message + LITTLE
+    }
+
+    fn give_back(&self, octets: usize) {
+        self.client.0.fetch_sub(signed(octets), Ordering::Relaxed);
+        self.whole.taken.fetch_sub(signed(octets), Ordering::Relaxed);
+    }
+}
+
+impl Default for Share {
+    /// Of a client that has taken nothing.
+    fn default() -> Self {
+        Self(Arc::new(AtomicI64::new(0)))
     }
 }
 
@@ -92,7 +158,7 @@ impl Reservation {
     /// Takes `octets` more; says whether they were there.
     #[must_use]
     pub fn grow(&mut self, octets: usize) -> bool {
-        let taken = self.budget.take(octets);
+        let taken = self.budget.take(octets, self.octets);
         if taken {
             self.octets += octets;
         }
@@ -101,7 +167,7 @@ impl Reservation {
 
     /// Gives all of it back.
     pub fn release(&mut self) {
-        self.budget.0.fetch_add(signed(std::mem::take(&mut self.octets)), Ordering::Relaxed);
+        self.budget.give_back(std::mem::take(&mut self.octets));
     }
 }
 

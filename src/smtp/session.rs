@@ -189,6 +189,8 @@ pub struct Session {
     /// Commands that may come too early and are no errors: a client that pipelines has sent them before it could know that
     /// its MAIL is refused (RFC 2920 §3.1).
     pardoned: usize,
+    /// Recipients refused since the last message was taken.
+    refused: usize,
     idling: Idling,
     state: State,
 }
@@ -268,8 +270,8 @@ impl Session {
     /// A session that has not said anything yet. `tls` describes the encryption when there is some from the start.
     pub fn new(settings: Arc<Settings>, budget: Budget, loopback: bool, tls: Option<String>) -> Self {
         let (user, idling, state) = (None, Idling::default(), State::Start);
-        let (transactions, errors, pardoned) = (0, 0, 0);
-        Self { settings, budget, loopback, tls, user, transactions, errors, pardoned, idling, state }
+        let (transactions, errors, pardoned, refused) = (0, 0, 0, 0);
+        Self { settings, budget, loopback, tls, user, transactions, errors, pardoned, refused, idling, state }
     }
 
     /// The first reply of all.
@@ -317,7 +319,7 @@ impl Session {
                 self.may_send(hello, transaction, answer)
             }
             (State::Checking(hello, transaction, rcpt), Input::Recipient(check)) => {
-                addressing::checked(hello, transaction, *rcpt, check)
+                self.checked(hello, transaction, *rcpt, check)
             }
             (State::ReceivingData(hello, transaction), Input::Received(receiver)) => {
                 self.received(hello, *transaction, receiver.finish())

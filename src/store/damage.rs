@@ -1,9 +1,28 @@
 //! Bytes that are no record any more are kept, in `damaged/`, under a name that tells where they stood (D4).
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use super::files::{Files, StoreFile, is_full};
+use super::journal::segment_name;
+
+/// Damaged bytes for whose copy there was no room. They are in their segment, which stays until they have been copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeftInPlace {
+    /// The segment's number.
+    pub segment: u32,
+    /// Where they begin.
+    pub offset: u64,
+    /// How many they are.
+    pub len: u64,
+}
+
+impl fmt::Display for LeftInPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes at {} of {}", self.len, self.offset, segment_name(self.segment))
+    }
+}
 
 /// Bytes copied at a time.
 const CHUNK: u64 = 1 << 20;

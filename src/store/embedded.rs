@@ -83,6 +83,18 @@ pub enum OpenError {
         /// What it says of its holder.
         pid: String,
     },
+    /// The disk is full, and more keys have to go into the index than fit in memory.
+    #[error(
+        "{}: the disk has no room for the index ({keys} keys so far). Nothing is lost: make room on the disk of data_dir, or \
+         move data_dir to a larger one, and start again",
+        path.display()
+    )]
+    NoRoomForIndex {
+        /// Of the index.
+        path: PathBuf,
+        /// Keys that the journal has, as far as it has been read.
+        keys: u64,
+    },
     /// A file operation failed.
     #[error("{}: {error}", path.display())]
     File {

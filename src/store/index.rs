@@ -203,6 +203,17 @@ impl Index {
         Ok(())
     }
 
+    /// Removes all runs. Only of an index that no checkpoint names.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn clear(&self) -> io::Result<()> {
+        let gone: Vec<u32> = self.runs.load().iter().map(|run| run.number).collect();
+        self.exchange(&gone, Vec::new());
+        self.work().obsolete.extend(gone);
+        self.remove_obsolete()
+    }
+
     /// Whether there are runs for [`Index::remove_obsolete`].
     pub fn has_obsolete(&self) -> bool {
         !self.work().obsolete.is_empty()

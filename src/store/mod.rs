@@ -33,6 +33,7 @@ pub mod suppression;
 mod unit;
 mod upkeep;
 
+pub use damage::LeftInPlace;
 pub use describe::Described;
 pub use embedded::{EmbeddedStore, OpenError};
 pub use recovery::Recovery;

@@ -1,7 +1,7 @@
 //! From what is on the disk to a store that works (D4).
 //!
 //! Only whole, checksummed records count. A torn tail of the newest segment is cut off; every other range of bytes that
-//! is no record is copied to `damaged/` and reported. The index is used when it opens and belongs to the checkpoint,
+//! is no record is copied to `damaged/` and reported; on a full disk it is reported and copied later. The index is used when it opens and belongs to the checkpoint,
 //! and made again from the whole journal when not. Nothing of an earlier run is written to again, but for that cut.
 
 use std::any::Any;
@@ -16,7 +16,7 @@ use super::files::{Files, is_full};
 use super::journal::{Journal, list_segments, segment_name};
 use super::replay::Replay;
 use super::shared::Shared;
-use super::{Recovered, reserve};
+use super::{LeftInPlace, Recovered, reserve};
 use crate::clock::Clock;
 
 /// Between two tries to get the lock.
@@ -37,12 +37,21 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Files with damaged bytes, and an index that was set aside.
     pub set_aside: Vec<PathBuf>,
+    /// Damaged bytes that stay where they are until there is room to set them aside.
+    pub left_in_place: Vec<LeftInPlace>,
     /// Segments that should be there and are not; of many in a row the first hundred.
     pub missing_segments: Vec<u32>,
     /// The index was made again from the whole journal.
     pub index_rebuilt: bool,
     /// By the clock.
     pub took: Duration,
+}
+
+impl Recovery {
+    /// Whether nothing was damaged and nothing missing.
+    pub fn is_sound(&self) -> bool {
+        self.set_aside.is_empty() && self.left_in_place.is_empty() && self.missing_segments.is_empty()
+    }
 }
 
 impl fmt::Display for Recovery {
@@ -59,6 +68,9 @@ impl fmt::Display for Recovery {
         }
         for path in &self.set_aside {
             write!(f, "; DAMAGED, set aside: {}", path.display())?;
+        }
+        for left in &self.left_in_place {
+            write!(f, "; DAMAGED, and no room to set it aside yet: {left}")?;
         }
         for number in &self.missing_segments {
             write!(f, "; MISSING: {}", segment_name(*number))?;
@@ -124,6 +136,7 @@ pub fn open(options: Options, files: Arc<dyn Files>, clock: Clock) -> Result<Ope
 
     let Replay { mut state, mut recovery, .. } = replay;
     state.position = journal.position();
+    state.left_in_place.clone_from(&recovery.left_in_place);
     state.ledger.segments.entry(state.position.0).or_default().bytes = state.position.1;
     recovery.took = clock.now().since(started);
     let shared = Shared::new(options, files, clock, mark, index, state);

@@ -1,7 +1,10 @@
 //! Reads the journal of an earlier run, record by record, and does in memory what each says (D4).
 //!
 //! Nothing here writes to a segment, but for the cut behind the last record of the newest one. What is no record, and
-//! what does not count, is copied to `damaged/` and named in the [`Recovery`].
+//! what does not count, is copied to `damaged/` and named in the [`Recovery`]; without room for the copy it is only named.
+
+mod aside;
+mod to_index;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +13,7 @@ use std::sync::Arc;
 use super::checkpoint::Checkpoint;
 use super::codec::{self, Reader};
 use super::embedded::OpenError;
-use super::files::{Files, StoreFile, is_full};
+use super::files::{Files, StoreFile};
 use super::index::{Index, is_damage};
 use super::journal::segment_name;
 use super::keys::{self, Bucket};
@@ -19,12 +22,10 @@ use super::record::{Found, Kind, Mark, Place, SEGMENT_HEADER, Scan, read_segment
 use super::recovery::Recovery;
 use super::shared::State;
 use super::unit::Unit;
-use super::{Recovered, damage, reclaim, reserve};
+use super::{Recovered, reclaim};
 use crate::clock::Timestamp;
 use crate::mail::QueueId;
 
-/// Keys moved into the index at a time.
-const REPLAY_KEYS: usize = 64 * 1024;
 /// Segments that are named when so many in a row are missing, or more.
 const MOST_MISSING: usize = 100;
 
@@ -43,6 +44,12 @@ pub struct Replay<'a> {
     unit: Unit,
     /// What has been read, and what was wrong with it.
     pub recovery: Recovery,
+    /// Bytes set aside since the room that is kept back was given up.
+    spent: Option<u64>,
+    /// So many keys are moved into the index at a time …
+    part: usize,
+    /// … when there are as many in memory as this.
+    flush_at: usize,
 }
 
 impl<'a> Replay<'a> {
@@ -57,6 +64,9 @@ impl<'a> Replay<'a> {
             state: State::default(),
             unit: Unit::default(),
             recovery: Recovery::default(),
+            spent: None,
+            part: to_index::REPLAY_KEYS,
+            flush_at: to_index::REPLAY_KEYS,
         }
     }
 
@@ -121,18 +131,6 @@ impl<'a> Replay<'a> {
             }
         }
         Ok((Index::open(files.clone(), &dir, &[], self.last_run).map_err(failed)?, None))
-    }
-
-    /// Renames something to `<name>.damaged`, in the place of what was set aside so before.
-    fn set_name_aside(&mut self, path: &Path) -> Result<(), OpenError> {
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(".damaged");
-        let aside = PathBuf::from(aside);
-        self.files.rename(path, &aside).map_err(OpenError::at(path))?;
-        let dir = path.parent().unwrap_or(self.dir);
-        self.files.sync_dir(dir).map_err(OpenError::at(dir))?;
-        self.recovery.set_aside.push(aside);
-        Ok(())
     }
 
     /// The journal's mark: from the first header that is whole, else from the checkpoint, else a new one.
@@ -224,7 +222,7 @@ impl<'a> Replay<'a> {
                     self.recovery.replayed_bytes += u64::from(place.len);
                     let unfit = self.apply(kind, place, scan.body());
                     self.set_records_aside(&*file, unfit)?;
-                    if self.state.overlay.waiting() >= REPLAY_KEYS {
+                    if self.state.overlay.waiting() >= self.flush_at {
                         self.flush(index)?;
                     }
                 }
@@ -235,8 +233,12 @@ impl<'a> Replay<'a> {
                 }
                 Found::End { torn, .. } if newest && !any && !header_is_whole => {
                     // It was being made, and nothing was ever written to it; what is there all the same is kept.
-                    if torn > 0 {
-                        self.set_aside(&*file, number, 0, SEGMENT_HEADER as u64 + torn)?;
+                    let all = SEGMENT_HEADER as u64 + torn;
+                    if torn > 0
+                        && !self.copy_aside(&*file, number, 0, all).map_err(OpenError::at(self.dir))?
+                    {
+                        self.state.ledger.segments.entry(number).or_default().bytes = all;
+                        return Ok(());
                     }
                     return self.remove_unborn(number).map_err(&failed);
                 }
@@ -285,34 +287,6 @@ impl<'a> Replay<'a> {
             }
         } else if torn > 0 {
             self.copy_aside(file, number, offset, torn)?;
-        }
-        Ok(())
-    }
-
-    fn copy_aside(&mut self, file: &dyn StoreFile, number: u32, offset: u64, len: u64) -> io::Result<()> {
-        let copy = || damage::set_aside(self.files, self.dir, file, number, offset, len);
-        let aside = match copy() {
-            // A start comes before what is queued can end, and so make room.
-            Err(error) if is_full(&error) && reserve::give_up(self.files, self.dir)? => copy(),
-            other => other,
-        };
-        self.recovery.set_aside.push(aside?);
-        Ok(())
-    }
-
-    fn set_aside(
-        &mut self,
-        file: &dyn StoreFile,
-        number: u32,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), OpenError> {
-        self.copy_aside(file, number, offset, len).map_err(OpenError::at(self.dir))
-    }
-
-    fn set_records_aside(&mut self, file: &dyn StoreFile, places: Vec<Place>) -> Result<(), OpenError> {
-        for place in places {
-            self.set_aside(file, place.segment, place.offset.into(), place.len.into())?;
         }
         Ok(())
     }
@@ -394,20 +368,6 @@ impl<'a> Replay<'a> {
             self.recovery.keys += 1;
             self.state.overlay.insert(hash, record);
         }
-    }
-
-    fn flush(&mut self, index: &Index) -> Result<(), OpenError> {
-        let keys = self.state.overlay.begin_move();
-        let records = keys.iter().map(|(hash, record)| (Bucket::of(record.expires_at), hash, record));
-        let dir = self.dir.join("index");
-        index.insert(records).map_err(OpenError::at(&dir))?;
-        self.state.overlay.finish_move();
-        // A complete replay of millions of keys must not leave hundreds of small runs.
-        let ledger = &self.state.ledger;
-        let forgotten = |id| ledger.forgotten.contains_key(&id);
-        while self.recovery.index_rebuilt && index.merge(Bucket(0), forgotten).map_err(OpenError::at(&dir))? {
-        }
-        Ok(())
     }
 }
 

@@ -9,6 +9,8 @@ use super::shared::Shared;
 
 /// Bytes kept back.
 pub const RESERVE: u64 = 4 << 20;
+/// Bytes of it that a start may use for copies of damaged bytes; the rest is for the journal, and so for outcomes.
+pub const FOR_DAMAGE: u64 = RESERVE / 4;
 
 fn path(dir: &Path) -> PathBuf {
     dir.join("reserve")

@@ -14,7 +14,7 @@ use super::keys::{KeyHash, Overlay};
 use super::ledger::Ledger;
 use super::metrics::StoreMetrics;
 use super::record::{Kind, Mark, Place, read_record};
-use super::{Figures, KeyRecord, StoreError};
+use super::{Figures, KeyRecord, LeftInPlace, StoreError};
 use crate::clock::Clock;
 use crate::mail::QueueId;
 
@@ -48,6 +48,9 @@ pub struct State {
     pub overlay: Overlay,
     /// Everything before it is in `ledger` and in `overlay` or the index: segment and offset.
     pub position: (u32, u64),
+    /// What the start had no room to set aside, and nobody has had since. As long as there is any, no checkpoint is made:
+    /// the next start would not look for it, and its segment could go (D4).
+    pub left_in_place: Vec<LeftInPlace>,
     /// The index thread waits for the commit thread, which must not wait for it then.
     pub asking: bool,
 }

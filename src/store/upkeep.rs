@@ -12,10 +12,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::checkpoint::{Checkpoint, encode_ledger};
 use super::commit::FLUSH_KEYS;
 use super::files::is_full;
+use super::journal::segment_name;
 use super::keys::Bucket;
 use super::request::Request;
 use super::shared::Shared;
-use super::{StoreError, reclaim, reserve};
+use super::{StoreError, damage, reclaim, reserve};
 use crate::clock::Timestamp;
 
 /// A checkpoint is made after this many segments …
@@ -94,6 +95,7 @@ impl Upkeep {
         if self.shared.low_disk().is_none() {
             let kept = reserve::keep(&*self.shared.files, &self.shared.options.data_dir);
             kept.map_err(|error| self.shared.latch(format!("reserve: {error}")))?;
+            self.set_aside()?;
         }
         self.flush_if_many()?;
         if self.is_checkpoint_due() {
@@ -103,6 +105,23 @@ impl Upkeep {
         let more_to_tidy = self.tidy_index()?;
         let more_to_reclaim = self.reclaim()?;
         Ok(more_to_tidy || more_to_reclaim)
+    }
+
+    /// Sets aside what the start had no room for, as far as there is room now (D4).
+    fn set_aside(&self) -> Result<(), StoreError> {
+        let (files, dir) = (&*self.shared.files, &self.shared.options.data_dir);
+        loop {
+            let Some(left) = self.shared.state().left_in_place.first().copied() else { return Ok(()) };
+            let file = files.open(&self.shared.journal_dir().join(segment_name(left.segment)));
+            let copied = file
+                .and_then(|file| damage::set_aside(files, dir, &*file, left.segment, left.offset, left.len));
+            match copied {
+                Ok(_) => self.shared.state().left_in_place.retain(|other| *other != left),
+                // Upkeep goes on without it: what it does may make room.
+                Err(error) if is_full(&error) => return Ok(()),
+                Err(error) => return Err(self.shared.latch(format!("damaged: {error}"))),
+            }
+        }
     }
 
     fn settle(&mut self) -> Result<(), StoreError> {
@@ -145,10 +164,13 @@ impl Upkeep {
                 && u128::from(waited) >= CHECKPOINT_INTERVAL.as_millis())
     }
 
-    /// Index first, then the mark that relies on it.
+    /// Index first, then the mark that relies on it. Nothing happens while damaged bytes wait to be set aside.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         if let Some(error) = self.shared.latched() {
             return Err(error);
+        }
+        if !self.shared.state().left_in_place.is_empty() {
+            return Ok(());
         }
         let (position, ledger) = {
             let state = self.shared.state();

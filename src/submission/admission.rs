@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, End};
 use super::door::{Full, Pass};
-use super::metrics::Refusal;
+use super::metrics::{ListenerMetrics, Refusal};
 use super::options::{Listener, TlsMode};
 use super::proxy::{self, Origin};
 use super::reception::Place;
@@ -49,6 +49,13 @@ const NO_HEADER: Rebuff = (Refusal::Proxy, "");
 /// Why somebody is turned away, and what it is told.
 type Rebuff = (Refusal, &'static str);
 
+/// Somebody who has come in.
+struct Guest {
+    visit: Visit,
+    pass: Pass,
+    open: Present<ListenerMetrics>,
+}
+
 /// Has a new connection served among `sessions`, or turns it away.
 pub(super) fn admit(
     place: &Place,
@@ -57,6 +64,47 @@ pub(super) fn admit(
     shutdown: &CancellationToken,
     sessions: &mut JoinSet<()>,
 ) {
+    let (visit, entered) = enter(place, peer, shutdown);
+    let guest = match entered {
+        Ok(pass) => Guest::new(visit, pass),
+        Err(rebuff) => return turn_away(&visit, stream, rebuff),
+    };
+    sessions.spawn(async move {
+        let mut stream = stream;
+        match introduce(&mut stream, guest).await {
+            Ok(guest) => {
+                // Fails only for one that has gone, which the first read will tell.
+                let _ = stream.set_nodelay(true);
+                guest.attend(stream).await;
+            }
+            Err((visit, rebuff)) => turn_away(&visit, stream, rebuff),
+        }
+    });
+}
+
+/// Serves a client that comes over any stream to its end, or turns it away.
+pub(super) async fn attend_stream<S: AsyncRead + AsyncWrite + Unpin>(
+    place: &Place,
+    mut stream: S,
+    peer: SocketAddr,
+    shutdown: &CancellationToken,
+) {
+    let (visit, entered) = enter(place, peer, shutdown);
+    let introduced = match entered {
+        Ok(pass) => introduce(&mut stream, Guest::new(visit, pass)).await,
+        Err(rebuff) => Err((visit, rebuff)),
+    };
+    match introduced {
+        Ok(guest) => guest.attend(stream).await,
+        Err((visit, rebuff)) => {
+            let words = refuse(&visit, rebuff);
+            let _ = timeout(HEADER, stream.write_all(words.as_bytes())).await;
+        }
+    }
+}
+
+/// Lets somebody in, or says why not: the same rules for whatever a connection comes over.
+fn enter(place: &Place, peer: SocketAddr, shutdown: &CancellationToken) -> (Visit, Result<Pass, Rebuff>) {
     let Place { shared, entrance } = place;
     let client = canonical(peer);
     let proxies = &entrance.listener.trusted_proxies;
@@ -69,64 +117,34 @@ pub(super) fn admit(
         true => shared.door.enter_unknown().map_err(rebuff),
         false => shared.door.enter(client).map_err(rebuff),
     };
+    let budget = match &entered {
+        Ok(pass) => shared.budget.of(pass.share()),
+        Err(_) => shared.budget.clone(),
+    };
     // A token of its own, so that sessions do not meet at one lock.
     let shutdown = shutdown.child_token();
-    let mut visit =
-        Visit { shared: shared.clone(), entrance: entrance.clone(), client, is_proxied, shutdown };
-    let mut pass = match entered {
-        Ok(pass) => pass,
-        Err(rebuff) => return turn_away(&visit, stream, rebuff),
-    };
-    let open = Present::new(entrance.metrics.clone());
-    sessions.spawn(async move {
-        let mut stream = stream;
-        if is_proxied && let Err(rebuff) = introduce(&mut stream, &mut visit, &mut pass).await {
-            return turn_away(&visit, stream, rebuff);
-        }
-        let _open = (pass, open);
-        visit.entrance.metrics.connected();
-        let client = visit.client;
-        if let Err(error) = attend(stream, visit).await {
-            tracing::debug!(%client, %error, "connection ended");
-        }
-    });
+    let (shared, entrance) = (shared.clone(), entrance.clone());
+    (Visit { shared, entrance, client, is_proxied, budget, shutdown }, entered)
 }
 
-/// Serves a client that comes over any stream, in clear and without a proxy, to its end.
-pub(super) async fn attend_stream<S: AsyncRead + AsyncWrite + Unpin>(
-    place: &Place,
-    mut stream: S,
-    peer: SocketAddr,
-    shutdown: &CancellationToken,
-) {
-    let Place { shared, entrance } = place;
-    let client = canonical(peer);
-    let entered = match is_allowed(&entrance.listener, client) {
-        true => shared.door.enter(client).map_err(rebuff),
-        false => Err(STRANGER),
-    };
-    let _pass = match entered {
-        Ok(pass) => pass,
-        Err((why, words)) => {
-            shared.metrics.turned_away(why);
-            let _ = stream.write_all(words.as_bytes()).await;
-            return;
-        }
-    };
-    let _open = Present::new(entrance.metrics.clone());
-    entrance.metrics.connected();
-    let (shared, entrance) = (shared.clone(), entrance.clone());
-    let visit = Visit { shared, entrance, client, is_proxied: false, shutdown: shutdown.child_token() };
-    let session = visit.session(None);
-    let mut connection = Connection::new(stream, visit);
-    connection.greet(&session);
-    if let Err(error) = connection.run(session).await {
-        tracing::debug!(%client, %error, "connection ended");
+/// Whoever comes through a proxy is treated as the client that the proxy names from then on; others come as they are.
+async fn introduce<S: AsyncRead + Unpin>(stream: &mut S, mut guest: Guest) -> Result<Guest, (Visit, Rebuff)> {
+    let Guest { visit, pass, .. } = &mut guest;
+    match visit.is_proxied {
+        true => match name(stream, visit, pass).await {
+            Ok(()) => Ok(guest),
+            Err(rebuff) => Err((guest.visit, rebuff)),
+        },
+        false => Ok(guest),
     }
 }
 
-/// Reads for whom a proxy connects, and treats it as that client from then on.
-async fn introduce(stream: &mut TcpStream, visit: &mut Visit, pass: &mut Pass) -> Result<(), Rebuff> {
+/// Reads for whom a proxy connects.
+async fn name<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    visit: &mut Visit,
+    pass: &mut Pass,
+) -> Result<(), Rebuff> {
     let proxy = visit.client;
     let read = tokio::select! {
         read = timeout(HEADER, proxy::read(stream)) => {
@@ -147,7 +165,27 @@ async fn introduce(stream: &mut TcpStream, visit: &mut Visit, pass: &mut Pass) -
     if !is_allowed(&visit.entrance.listener, visit.client) {
         return Err(STRANGER);
     }
-    pass.name(visit.client).map_err(rebuff)
+    pass.name(visit.client).map_err(rebuff)?;
+    visit.budget = visit.shared.budget.of(pass.share());
+    Ok(())
+}
+
+impl Guest {
+    fn new(visit: Visit, pass: Pass) -> Self {
+        let open = Present::new(visit.entrance.metrics.clone());
+        Self { visit, pass, open }
+    }
+
+    /// Serves it to its end, and gives its place back.
+    async fn attend<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
+        let Self { visit, pass, open } = self;
+        let _until_it_has_gone = (pass, open);
+        visit.entrance.metrics.connected();
+        let client = visit.client;
+        if let Err(error) = attend(stream, visit).await {
+            tracing::debug!(%client, %error, "connection ended");
+        }
+    }
 }
 
 fn rebuff(full: Full) -> Rebuff {
@@ -157,12 +195,18 @@ fn rebuff(full: Full) -> Rebuff {
     }
 }
 
-/// Costs no task and no wait: the buffer of a new socket is empty, so the words fit or are not said.
-fn turn_away(visit: &Visit, stream: TcpStream, (why, words): Rebuff) {
+/// Takes note of a refusal; gives back the words for it, which are none where they would have to be encrypted.
+fn refuse(visit: &Visit, (why, words): Rebuff) -> &'static str {
     let (Entrance { listener, .. }, client) = (&*visit.entrance, visit.client);
     visit.shared.metrics.turned_away(why);
     tracing::debug!(%client, listener = listener.name, refusal = words, "connection refused");
-    if listener.tls != TlsMode::Implicit
+    if listener.tls == TlsMode::Implicit { "" } else { words }
+}
+
+/// Costs no task and no wait: the buffer of a new socket is empty, so the words fit or are not said.
+fn turn_away(visit: &Visit, stream: TcpStream, rebuff: Rebuff) {
+    let words = refuse(visit, rebuff);
+    if !words.is_empty()
         && let Ok(mut stream) = stream.into_std()
     {
         if visit.is_proxied {
@@ -182,8 +226,7 @@ fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
 }
 
 /// Serves one client, through TLS when that is how it comes or what it asks for.
-async fn attend(stream: TcpStream, visit: Visit) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn attend<S: AsyncRead + AsyncWrite + Unpin>(stream: S, visit: Visit) -> io::Result<()> {
     if visit.entrance.listener.tls == TlsMode::Implicit {
         let stream = handshake(stream, &visit).await?;
         let session = visit.session(Some(describe(&stream)));
@@ -199,8 +242,8 @@ async fn attend(stream: TcpStream, visit: Visit) -> io::Result<()> {
     Box::pin(attend_encrypted(stream, visit, session, false)).await
 }
 
-async fn attend_encrypted(
-    stream: TlsStream<TcpStream>,
+async fn attend_encrypted<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: TlsStream<S>,
     visit: Visit,
     session: Session,
     greet: bool,
@@ -213,7 +256,7 @@ async fn attend_encrypted(
     connection.run(session).await.map(|_| ())
 }
 
-async fn handshake(stream: TcpStream, visit: &Visit) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(stream: S, visit: &Visit) -> io::Result<TlsStream<S>> {
     let certificate = visit.entrance.certificate.as_ref().ok_or(io::ErrorKind::Unsupported)?;
     let acceptor = certificate.acceptor().await;
     let patience = if visit.shared.door.is_crowded() { HURRIED_HANDSHAKE } else { HANDSHAKE };

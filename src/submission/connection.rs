@@ -2,8 +2,8 @@
 //!
 //! Replies are gathered and written when nothing more can be done without reading (RFC 2920 §3.2), in one write. Every
 //! wait has an end: for a command, for a block of a message, for a whole message, and for a client that does not read
-//! its replies. When places run out (`Door::is_crowded`), whoever has not authenticated has a few seconds for a command, and
-//! a minute for a message: a client that only sits there must not keep others out. An idle connection keeps no buffer
+//! its replies. When places run out (`Door::is_crowded`), whoever has not authenticated has a few seconds for a command,
+//! and a minute for a message: a client that only sits there must not keep others out. An idle connection keeps no buffer
 //! larger than a few kilobytes; one that receives a message holds up to 32 KiB for reading, beside what the message takes
 //! of `receive_memory`.
 

@@ -1,9 +1,13 @@
-//! How many connections are open, in all and per client address (S2).
+//! How many connections are open, in all and per client address (S2), and what messages of each client take.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::failures::network;
+use crate::smtp::content::Share;
 
 /// Counts connections. Clones share the count.
 #[derive(Clone, Debug)]
@@ -22,6 +26,15 @@ struct Inner {
 struct Open {
     total: usize,
     by_client: HashMap<IpAddr, usize>,
+    /// Whoever has one IPv6 address has a network full of them.
+    by_network: HashMap<IpAddr, Present>,
+}
+
+/// A network that connections are open from.
+#[derive(Debug, Default)]
+struct Present {
+    connections: usize,
+    share: Share,
 }
 
 /// One open connection; its place is free again when this is dropped, panic or not.
@@ -30,6 +43,7 @@ pub(super) struct Pass {
     door: Door,
     /// `None` as long as it is not known.
     client: Option<IpAddr>,
+    share: Share,
 }
 
 /// Which limit is reached.
@@ -68,7 +82,7 @@ impl Door {
         }
         open.total += 1;
         self.0.taken.store(open.total, Ordering::Relaxed);
-        Ok(Pass { door: self.clone(), client: None })
+        Ok(Pass { door: self.clone(), client: None, share: Share::default() })
     }
 
     /// Whether places are running out: three of four are taken. Those who only sit there are hurried then.
@@ -92,8 +106,16 @@ impl Pass {
             return Err(Full::Client);
         }
         open.by_client.insert(client, of_client + 1);
+        let present = open.by_network.entry(network(client)).or_default();
+        present.connections += 1;
+        self.share = present.share.clone();
         self.client = Some(client);
         Ok(())
+    }
+
+    /// What messages of the client take, over all its connections.
+    pub(super) fn share(&self) -> Share {
+        self.share.clone()
     }
 }
 
@@ -102,13 +124,18 @@ impl Drop for Pass {
         let mut open = self.door.open();
         open.total = open.total.saturating_sub(1);
         self.door.0.taken.store(open.total, Ordering::Relaxed);
-        // An entry goes with its last connection, so the map is no longer than the connections are many.
-        if let Some(client) = self.client
-            && let Some(of_client) = open.by_client.get_mut(&client)
-        {
-            *of_client = of_client.saturating_sub(1);
-            if *of_client == 0 {
-                open.by_client.remove(&client);
+        // An entry goes with its last connection, so the maps are no longer than the connections are many.
+        let Some(client) = self.client else { return };
+        if let Entry::Occupied(mut of_client) = open.by_client.entry(client) {
+            *of_client.get_mut() = of_client.get().saturating_sub(1);
+            if *of_client.get() == 0 {
+                of_client.remove();
+            }
+        }
+        if let Entry::Occupied(mut present) = open.by_network.entry(network(client)) {
+            present.get_mut().connections = present.get().connections.saturating_sub(1);
+            if present.get().connections == 0 {
+                present.remove();
             }
         }
     }
@@ -117,6 +144,7 @@ impl Drop for Pass {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::content::{Budget, Reservation};
 
     #[test]
     fn s2_places_are_limited_and_given_back() {
@@ -130,7 +158,9 @@ mod tests {
         drop(first);
         let fourth = door.enter(client(3)).unwrap();
         drop(fourth);
-        assert_eq!(door.open().by_client.len(), 2);
+        let left = door.open();
+        assert_eq!((left.by_client.len(), left.by_network.len()), (2, 2));
+        drop(left);
         door.resize(1, 1);
         assert_eq!(door.enter(client(4)).err(), Some(Full::Total));
         door.resize(10, 3);
@@ -163,6 +193,25 @@ mod tests {
         assert_eq!(door.enter(client(2)).err(), Some(Full::Client));
         drop(unknown);
         let left = door.open();
-        assert_eq!((left.total, left.by_client.len()), (0, 0));
+        assert_eq!((left.total, left.by_client.len(), left.by_network.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn s2_the_connections_of_one_network_share_what_their_messages_take() {
+        let door = Door::new(10, 10);
+        let whole = Budget::new(1_000_000);
+        let enter = |address: &str| door.enter(address.parse().unwrap()).unwrap();
+        let passes = ["192.0.2.1", "192.0.2.1", "2001:db8::1", "2001:db8::ffff:2", "192.0.2.2"].map(enter);
+        let budgets = passes.each_ref().map(|pass| whole.of(pass.share()));
+        let room = |octets| budgets.each_ref().map(|budget| budget.has_room_for(octets));
+        let mut taken = budgets.each_ref().map(Reservation::empty);
+        assert!(taken[0].grow(400_000) && taken[2].grow(100_000));
+        assert_eq!(room(100_000), [true; 5]);
+        assert!(taken[4].grow(150_000));
+        assert_eq!(room(100_000), [false, false, true, true, true]);
+        assert!(taken[3].grow(100_000));
+        assert_eq!(room(50_000), [false, false, false, false, true]);
+        drop((taken, passes));
+        assert_eq!((whole.free(), door.open().by_network.len()), (1_000_000, 0));
     }
 }

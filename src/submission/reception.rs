@@ -136,8 +136,8 @@ impl Reception {
         Self::open(Furnishing::new(options, recipients, &clock)?, intake, clock)
     }
 
-    /// Serves a client that comes over any stream to the first listener, in clear, until it has gone or `shutdown` has ended
-    /// its session.
+    /// Serves a client that comes over any stream to the first listener, as one that comes over a socket is served, until it
+    /// has gone or `shutdown` has ended its session.
     ///
     /// # Cancel safety
     /// Dropping it closes the connection; what the intake decides goes on.
@@ -192,9 +192,7 @@ impl Reception {
         let Prepared { places, accounts, limits, certificate } = prepared;
         let inner = &self.0;
         inner.watch(certificate.as_ref());
-        let memory = |place: &Arc<ArcSwap<Place>>| place.load().shared.limits.receive_memory;
-        let before = inner.places.first().map_or(limits.receive_memory, memory);
-        inner.budget.resize(before, limits.receive_memory);
+        inner.budget.resize(limits.receive_memory);
         inner.door.resize(limits.connections, limits.connections_per_ip);
         accounts.limit_failures(&limits);
         inner.accounts.store(Arc::new(accounts));

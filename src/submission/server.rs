@@ -392,6 +392,7 @@ mod tests {
                 entrance: port.place.load().entrance.clone(),
                 client,
                 is_proxied,
+                budget: port.place.load().shared.budget.clone(),
                 shutdown: CancellationToken::new(),
             };
             let (_, action) = visit.session(None).step(Input::Line(b"EHLO c", Timestamp::default()));

@@ -28,7 +28,7 @@ pub(super) struct Shared {
     /// Those of now, whenever the connection began.
     pub(super) accounts: Arc<ArcSwap<Accounts>>,
     pub(super) checks: Arc<Checks>,
-    /// `limits.receive_memory`.
+    /// `limits.receive_memory`, of which each visit sees its client's part.
     pub(super) budget: Budget,
     pub(super) door: Door,
     pub(super) pressure: Pressure,
@@ -59,6 +59,8 @@ pub(super) struct Visit {
     pub(super) client: IpAddr,
     /// Whether it comes through a proxy. What is for this machine's own clients is not for it, whatever its address.
     pub(super) is_proxied: bool,
+    /// What the messages of this client may take.
+    pub(super) budget: Budget,
     /// Cancelled when the server shuts down.
     pub(super) shutdown: CancellationToken,
 }
@@ -94,7 +96,7 @@ impl Visit {
     /// A session that has not begun; `tls` describes the encryption when there is some from the start.
     pub(super) fn session(&self, tls: Option<String>) -> Session {
         let loopback = self.client.is_loopback() && !self.is_proxied;
-        Session::new(self.entrance.settings.clone(), self.shared.budget.clone(), loopback, tls)
+        Session::new(self.entrance.settings.clone(), self.budget.clone(), loopback, tls)
     }
 
     /// Whether a message may be started now: is there room, and may this user. Gives back whose keys it uses.

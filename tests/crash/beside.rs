@@ -323,12 +323,68 @@ fn d4_what_cannot_be_set_aside_takes_no_room() {
         // Nothing was kept back.
         let disk = MemoryDisk::from(platter.clone());
         disk.set_free(free);
-        assert!(open_disk(&disk, &clock).is_err());
+        match open_disk(&disk, &clock) {
+            // Not even a new segment can be begun.
+            Err(_) => assert_eq!(free, 1),
+            Ok((_, recovery)) => {
+                assert_eq!((recovery.messages.len(), recovery.left_in_place.len()), (1, 1), "{recovery}");
+                assert!(free > 1 && recovery.set_aside.is_empty() && !recovery.is_sound());
+                assert!(recovery.to_string().contains("no room to set it aside yet: "), "{recovery}");
+            }
+        }
         assert_eq!(disk.list(&root().join("damaged")).unwrap(), Vec::<String>::new());
         disk.set_capacity(u64::MAX);
         let (_, recovery) = open_disk(&disk, &clock).unwrap();
         assert_eq!((recovery.messages.len(), recovery.set_aside.len()), (1, 1));
+        assert!(recovery.left_in_place.is_empty());
     }
+}
+
+/// Damage of more bytes than are kept back, on a disk that has no others.
+#[test]
+fn d4_d6_damage_that_is_larger_than_all_room_does_not_stop_a_start() {
+    const LARGE: usize = 6 << 20;
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let disk = MemoryDisk::new(&root());
+    let (store, _) = open_disk(&disk, &clock).unwrap();
+    let hit = message(clock.now(), None, LARGE);
+    runtime.block_on(accept(&store, &hit)).unwrap();
+    let other = message(clock.now(), Some("other"), 300);
+    runtime.block_on(store.accept(other.clone(), Some(claim(&other)))).unwrap();
+    drop(store);
+    let segment = root().join("journal/00000001.seg");
+    disk.damage(&segment, 100, b"damaged");
+    disk.set_free(0);
+    // As often as it is tried.
+    for _ in 0..3 {
+        let (store, recovery) = open_disk(&disk, &clock).expect("its bytes are in their segment");
+        let [left] = &recovery.left_in_place[..] else { panic!("{recovery}") };
+        assert!(left.segment == 1 && left.len > LARGE as u64, "{left}");
+        assert_eq!((recovery.messages.len(), recovery.set_aside.len()), (1, 0), "{recovery}");
+        assert_eq!(disk.list(&root().join("damaged")).unwrap(), Vec::<String>::new());
+        runtime.block_on(store.settle()).unwrap();
+        runtime.block_on(store.close()).unwrap();
+    }
+    // What is queued ends, and nothing else needs the segment.
+    let (store, recovery) = open_disk(&disk, &clock).unwrap();
+    let left = recovery.left_in_place[0];
+    runtime.block_on(store.save(other.id, finished(clock.now()))).unwrap();
+    clock.advance(Duration::from_secs(40 * 86_400));
+    runtime.block_on(store.settle()).unwrap();
+    assert!(disk.len(&segment).is_some(), "D4: these bytes are nowhere else");
+    // Room comes back while it runs: they are set aside, and then the segment goes.
+    disk.set_capacity(u64::MAX);
+    runtime.block_on(store.settle()).unwrap();
+    let aside = root().join(format!("damaged/00000001-{:010}-{}.bin", left.offset, left.len));
+    assert_eq!(disk.len(&aside), Some(left.len));
+    runtime.block_on(store.settle()).unwrap();
+    assert_eq!(disk.len(&segment), None);
+    drop(store);
+    let after = MemoryDisk::from(disk.platter().after(Cut::Lost, 1));
+    assert_eq!(after.len(&aside), Some(left.len));
+    let (_, recovery) = open_disk(&after, &clock).unwrap();
+    assert!(recovery.is_sound() && recovery.messages.is_empty(), "{recovery}");
 }
 
 fn put(disk: &MemoryDisk, name: &str) {

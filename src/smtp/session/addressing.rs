@@ -6,8 +6,12 @@ use super::{Action, AuthPolicy, Hello, RecipientCheck, Session, State, close, ou
 use crate::clock::Timestamp;
 use crate::mail::Handling;
 use crate::smtp::command::{Mail, Rcpt};
+use crate::smtp::content::ContentFault;
 use crate::smtp::reply::Reply;
 use crate::smtp::transaction::Transaction;
+
+/// So many refused recipients are borne even where a message may have fewer (RFC 5321 §4.5.3.1.8).
+const ALWAYS_REFUSED: usize = 100;
 
 impl Session {
     pub(super) fn mail(&mut self, state: State, mail: Mail, now: Timestamp) -> (State, Action) {
@@ -37,7 +41,11 @@ impl Session {
         let transaction = Box::new(Transaction::new(mail, handling, &self.budget));
         if size > self.settings.message_size as u64 {
             let text = format!("Message size exceeds the limit of {} octets", self.settings.message_size);
-            return refuse(hello, *transaction, 0, Reply::new(552, (5, 3, 4), text));
+            return self.refuse_mail(hello, *transaction, Reply::new(552, (5, 3, 4), text));
+        }
+        // RFC 1870 §6.1: it may be told before all of it has come for nothing.
+        if !self.budget.has_room_for(size) {
+            return self.refuse_mail(hello, *transaction, ContentFault::NoMemory.reply());
         }
         let reverse_path = transaction.envelope().reverse_path.clone();
         (State::Asking(hello, transaction), Action::MaySend(reverse_path))
@@ -74,12 +82,14 @@ impl Session {
                 let reply = Reply::new(250, (2, 1, 0), "Sender OK");
                 (State::Addressing(hello, transaction), Action::Reply(reply))
             }
-            Err(reply) => {
-                // Every recipient, and DATA.
-                self.pardoned = self.settings.recipients.saturating_add(1);
-                refuse(hello, *transaction, 0, reply)
-            }
+            Err(reply) => self.refuse_mail(hello, *transaction, reply),
         }
+    }
+
+    fn refuse_mail(&mut self, hello: Hello, transaction: Transaction, reply: Reply) -> (State, Action) {
+        // Every recipient, and DATA.
+        self.pardoned = self.settings.recipients.saturating_add(1);
+        refuse(hello, transaction, 0, reply)
     }
 
     pub(super) fn rcpt(&mut self, state: State, rcpt: Rcpt) -> (State, Action) {
@@ -90,7 +100,7 @@ impl Session {
             return self.error(State::Addressing(hello, transaction), parameters_need_ehlo());
         }
         if let Err(refusal) = transaction.may_add(&rcpt, self.settings.recipients) {
-            return (State::Addressing(hello, transaction), Action::Reply(refusal));
+            return self.refuse_recipient(hello, transaction, refusal);
         }
         if self.settings.checks_recipients {
             let forward_path = rcpt.forward_path.clone();
@@ -99,27 +109,48 @@ impl Session {
                 Action::CheckRecipient(forward_path),
             );
         }
-        checked(hello, transaction, rcpt, RecipientCheck::Accept)
+        self.checked(hello, transaction, rcpt, RecipientCheck::Accept)
     }
-}
 
-/// Ends RCPT. A refused recipient is no error of the client's: a list may well hold many of them.
-pub(super) fn checked(
-    hello: Hello,
-    mut transaction: Box<Transaction>,
-    rcpt: Rcpt,
-    check: RecipientCheck,
-) -> (State, Action) {
-    let added = match check {
-        RecipientCheck::Accept => transaction.add(rcpt, false),
-        RecipientCheck::Unverified => transaction.add(rcpt, true),
-        RecipientCheck::Refuse(refusal) => {
-            transaction.refuse(rcpt.forward_path);
-            Err(refusal)
+    /// Ends RCPT.
+    pub(super) fn checked(
+        &mut self,
+        hello: Hello,
+        mut transaction: Box<Transaction>,
+        rcpt: Rcpt,
+        check: RecipientCheck,
+    ) -> (State, Action) {
+        let added = match check {
+            RecipientCheck::Accept => transaction.add(rcpt, false),
+            RecipientCheck::Unverified => transaction.add(rcpt, true),
+            RecipientCheck::Refuse(refusal) => {
+                transaction.refuse(rcpt.forward_path);
+                Err(refusal)
+            }
+        };
+        match added {
+            Ok(()) => {
+                let reply = Reply::new(250, (2, 1, 5), "Recipient OK");
+                (State::Addressing(hello, transaction), Action::Reply(reply))
+            }
+            Err(refusal) => self.refuse_recipient(hello, transaction, refusal),
         }
-    };
-    let reply = added.map_or_else(|refusal| refusal, |()| Reply::new(250, (2, 1, 5), "Recipient OK"));
-    (State::Addressing(hello, transaction), Action::Reply(reply))
+    }
+
+    /// A refused recipient is no error of the client's: a list may well hold many of them. Whoever has as many refused as a
+    /// message may have, and no message taken meanwhile, is after something else, such as which addresses there are.
+    fn refuse_recipient(
+        &mut self,
+        hello: Hello,
+        transaction: Box<Transaction>,
+        refusal: Reply,
+    ) -> (State, Action) {
+        self.refused = self.refused.saturating_add(1);
+        if self.refused > self.settings.recipients.max(ALWAYS_REFUSED) {
+            return close(Reply::new(421, (4, 7, 0), "Too many refused recipients without a message"));
+        }
+        (State::Addressing(hello, transaction), Action::Reply(refusal))
+    }
 }
 
 fn parameters_need_ehlo() -> Reply {

@@ -73,6 +73,7 @@ impl Session {
         if let Some(fault) = content.fault() {
             return refuse(hello, transaction, content.size(), fault.reply());
         }
+        self.refused = 0;
         let (envelope, refused) = transaction.into_envelope();
         let with = self.with(&hello, envelope.smtputf8);
         let (content, memory) = content.into_parts();

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mail::Handling;
+use crate::smtp::content::Share;
 use crate::smtp::line::LineReader;
 
 /// 2026-11-22T10:30:00Z.
@@ -197,6 +198,55 @@ fn what_was_sent_behind_a_mail_that_is_refused_is_no_error() {
     // As many as one MAIL explains, and no more.
     let heard = hear(&format!("EHLO c\r\n{transaction}{}", "RCPT TO:<c@d.example>\r\n".repeat(100)));
     assert!(heard.closed && heard.replies.last().unwrap().starts_with("421 4.7.0"), "{heard:?}");
+}
+
+#[test]
+fn s2_a_size_for_which_there_is_no_memory_is_refused_at_mail() {
+    let settings = Settings { message_size: 1 << 20, ..settings() };
+    let budget = Budget::new(1 << 20);
+    let mut others = Reservation::empty(&budget.of(Share::default()));
+    assert!(others.grow(1 << 19));
+    let session = Session::new(Arc::new(settings), budget, true, None);
+    let transaction = "RCPT TO:<c@d.example>\r\nDATA\r\n";
+    let tries = format!("MAIL FROM:<a@b.example> SIZE=600000\r\n{transaction}").repeat(30);
+    let stream = format!("EHLO c\r\n{tries}MAIL FROM:<a@b.example> SIZE=250000\r\n{transaction}.\r\n");
+    let heard = converse(session, stream.as_bytes(), std::iter::repeat(usize::MAX)).1;
+    let codes: Vec<_> = heard.replies.iter().skip(1).map(|reply| &reply[..9]).collect();
+    // What is pipelined behind it is no error of the client's.
+    assert_eq!(codes[..90], ["452 4.3.1", "503 5.5.1", "503 5.5.1"].repeat(30));
+    assert_eq!(heard.messages.len(), 1, "{heard:?}");
+}
+
+/// A refusal of its own for each of them, as many as a message may have recipients, and no fewer than a hundred.
+#[test]
+fn s2_refused_recipients_without_a_message_come_to_an_end() {
+    let heard = |recipients, stream: &str| {
+        let settings = Settings { checks_recipients: true, recipients, transactions: 9_999, ..settings() };
+        let session = Session::new(Arc::new(settings), Budget::new(1 << 20), true, None);
+        converse(session, stream.as_bytes(), std::iter::repeat(usize::MAX)).1
+    };
+    let (mail, data) = ("MAIL FROM:<a@b.example>\r\n", "DATA\r\n.\r\n");
+    let rcpt = |path: &str, times| format!("RCPT TO:<{path}@d.example>\r\n").repeat(times);
+    for (limit, most) in [(1, 100), (100, 100), (250, 250)] {
+        // In one transaction, in one each, or in one that RSET or EHLO ends.
+        for between in ["", "RSET\r\n", "EHLO c\r\n"] {
+            let begin = if between.is_empty() { "" } else { mail };
+            let one = format!("{between}{begin}{}", rcpt("refused", 1));
+            let heard = heard(limit, &format!("EHLO c\r\n{mail}{}", one.repeat(2 * most)));
+            let refused = heard.replies.iter().filter(|reply| *reply == "550 5.1.1 no").count();
+            assert_eq!((refused, heard.closed), (most, true), "{limit} {between:?}");
+            assert!(heard.replies.last().unwrap().starts_with("421 4.7.0 Too many refused"), "{heard:?}");
+        }
+    }
+    // An honest list: as many again as may be accepted are refused, message after message.
+    let list = format!("{mail}{}{}{data}", rcpt("refused", 150), rcpt("seen", 150));
+    let honest = heard(150, &format!("EHLO c\r\n{}", list.repeat(3)));
+    assert_eq!((honest.messages.len(), honest.closed), (3, false));
+    // One that is twice as long as it may be has what is too much answered with 452.
+    let long = heard(150, &format!("EHLO c\r\n{mail}{}{data}", rcpt("seen", 300)));
+    assert_eq!((long.messages.len(), long.closed), (1, false));
+    let too_long = heard(150, &format!("EHLO c\r\n{mail}{}{data}", rcpt("seen", 301)));
+    assert_eq!((too_long.messages.len(), too_long.closed), (0, true));
 }
 
 #[test]
