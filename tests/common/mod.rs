@@ -19,7 +19,6 @@ pub mod openmetrics;
 pub mod platter;
 pub mod program;
 pub mod pseudo_terminal;
-pub mod recording_files;
 pub mod relay_rig;
 pub mod store_bed;
 pub mod watched_store;
