@@ -16,6 +16,7 @@ pub mod listener;
 pub mod log;
 pub mod memory_disk;
 pub mod openmetrics;
+pub mod outcomes;
 pub mod platter;
 pub mod program;
 pub mod pseudo_terminal;
