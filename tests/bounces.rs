@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncemail::clock::{Clock, Timestamp};
-use oncemail::mail::{
-    AttemptReply, HoldCause, Message, Notify, Progress, QueueId, RecipientState, ReversePath,
-};
-use oncemail::queue::{Action, Effect, End, Jitter, Lease, OnFailure, Options, Order, Outcome, Queue};
+use oncemail::mail::{HoldCause, Message, Notify, Progress, QueueId, RecipientState, ReversePath};
+use oncemail::queue::{Action, Effect, End, Jitter, Lease, OnFailure, Options, Order, Queue};
 use oncemail::store::{Recovered, Store, StoreError};
 
 use crate::common::far_side::{FarSide, PATIENCE, say};
+use crate::common::outcomes::outcome;
 use crate::common::relay_rig::{DELIVERED, Rig, directory, message, queue_options, relay_options, to_hosts};
 use crate::common::watched_store::WatchedStore;
 
@@ -36,25 +35,6 @@ fn telling() -> Options {
         hostname: "relay.example".into(),
         ..queue_options()
     }
-}
-
-fn outcome(recipient: usize, end: End) -> Outcome {
-    let (code, text) = match end {
-        End::Delivered => (250, "2.0.0 ok"),
-        End::Deferred => (451, "4.3.0 later"),
-        End::Failed => (550, "5.1.1 no such user"),
-        End::InDoubt => (0, "in doubt"),
-    };
-    let reply = AttemptReply {
-        at: Timestamp::from_millis(1),
-        route: "r".into(),
-        host: "mx.x.example:25".into(),
-        code,
-        text: text.into(),
-        times: 1,
-        tls: String::new(),
-    };
-    Outcome { recipient, end, in_doubt: false, hard_bounce: false, dsn_onward: false, reply }
 }
 
 impl Bed {

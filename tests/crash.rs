@@ -20,7 +20,8 @@ use oncemail::store::{Acceptance, Status, Store, StoreError};
 
 use crate::common::faulty_files::FaultyFiles;
 use crate::common::history::{History, accept, finished, message, open, start};
-use crate::common::recording_files::{RecordingFiles, Unsynced};
+use crate::common::memory_disk::MemoryDisk;
+use crate::common::platter::{Cut, Platter};
 
 /// Runs with the n-th operation failing; false when the run has no n-th.
 async fn fail_at(n: usize, kind: io::ErrorKind) -> bool {
@@ -80,59 +81,70 @@ async fn i4_each_operation_in_turn_may_find_the_disk_full() {
     assert!(n > 100, "only {n} operations");
 }
 
-async fn cut(unsynced: Unsynced, with_index: bool) {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = Clock::manual(start());
-    let files = RecordingFiles::new(dir.path());
-    let (store, _) = open(dir.path(), files.clone(), &clock).unwrap();
-    let opened = files.operations();
-    let history = History::run(&store, clock.now(), || files.operations()).await;
+async fn cut(cut: Cut, with_index: bool) {
+    let (root, clock) = (Path::new("/store"), Clock::manual(start()));
+    let disk = MemoryDisk::new(root);
+    let (store, _) = open(root, Arc::new(disk.clone()), &clock).unwrap();
+    let opened = disk.operations();
+    let history = History::run(&store, clock.now(), || disk.operations()).await;
     drop(store);
-    assert!(files.operations() > opened + 50);
-    assert!(!dir.path().join("journal/00000001.seg").exists(), "the run reclaims segments");
-    for at in 0..=files.operations() {
-        let chances = if matches!(unsynced, Unsynced::Torn(_)) { 2 } else { 1 };
+    assert!(disk.operations() > opened + 50);
+    assert_eq!(disk.len(&root.join("journal/00000001.seg")), None, "the run reclaims segments");
+    let (mut platter, log) = disk.recording();
+    for at in 0..=log.len() {
+        log[at.saturating_sub(1)..at].iter().for_each(|op| platter.apply(op));
+        let chances = if matches!(cut, Cut::Torn(_)) { 2 } else { 1 };
         for chance in 0..chances {
-            let after = tempfile::tempdir().unwrap();
-            files.rebuild(at, unsynced, with_index, at as u64 * 7919 + chance * 104_729 + 1, after.path());
-            check_after(&history, at, after.path(), &clock, with_index).await;
+            let mut after = platter.after(cut, at as u64 * 7919 + chance * 104_729 + 1);
+            if !with_index {
+                after.lose(&root.join("index"));
+            }
+            check_after(&history, at, after, root, &clock, with_index).await;
         }
     }
 }
 
-async fn check_after(history: &History, at: usize, dir: &Path, clock: &Clock, with_index: bool) {
-    let checkpoint = dir.join("checkpoint").exists();
+async fn check_after(
+    history: &History,
+    at: usize,
+    after: Platter,
+    root: &Path,
+    clock: &Clock,
+    with_index: bool,
+) {
+    let disk = MemoryDisk::from(after);
+    let has_checkpoint = disk.len(&root.join("checkpoint")).is_some();
     // Twice: what the first start leaves must do for the second.
-    let (_, recovery) = open(dir, Arc::new(RealFiles), clock).unwrap();
-    assert!(!(with_index && checkpoint && recovery.index_rebuilt), "a checkpoint names synced runs only");
-    let (store, recovery) = open(dir, Arc::new(RealFiles), clock).unwrap();
+    let (_, recovery) = open(root, Arc::new(disk.clone()), clock).unwrap();
+    assert!(!(with_index && has_checkpoint && recovery.index_rebuilt), "a checkpoint names synced runs only");
+    let (store, recovery) = open(root, Arc::new(disk), clock).unwrap();
     history.check(at, &store, &recovery).await;
     assert_eq!(store.status(), Status::Ready);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_d2_d6_a_power_cut_that_loses_what_was_not_synced() {
-    cut(Unsynced::Lost, true).await;
+    cut(Cut::Lost, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_d2_d6_a_power_cut_that_keeps_what_was_not_synced() {
-    cut(Unsynced::Kept, true).await;
+    cut(Cut::Kept, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_d2_d6_i1_a_power_cut_that_takes_the_index_along() {
-    cut(Unsynced::Lost, false).await;
+    cut(Cut::Lost, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_d2_d4_a_power_cut_that_tears_at_512_bytes() {
-    cut(Unsynced::Torn(512), true).await;
+    cut(Cut::Torn(512), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_d2_d4_a_power_cut_that_tears_at_4096_bytes() {
-    cut(Unsynced::Torn(4096), true).await;
+    cut(Cut::Torn(4096), true).await;
 }
 
 /// Set in the child process of the test below: where its store is.

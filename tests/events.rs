@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oncemail::clock::{Clock, Timestamp};
 use oncemail::intake::{Decision, Replays};
-use oncemail::mail::{AttemptReply, Handling, KeyKind, Message, Origin, QueueId, Replay, Scope, ScopedKey};
+use oncemail::mail::{Handling, KeyKind, Message, Origin, QueueId, Replay, Scope, ScopedKey};
 use oncemail::queue::{
     Action, Announcer, Effect, End, EventKind, Jitter, Lease, OnFailure, Options, Order, Outcome, Queue,
     Wanted,
@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::common::far_side::PATIENCE;
 use crate::common::intake::{Bench, keyed, options};
+use crate::common::outcomes;
 use crate::common::relay_rig::{message, queue_options};
 use crate::common::watched_store::WatchedStore;
 
@@ -40,22 +41,9 @@ fn hourly(on_failure: OnFailure) -> Options {
 }
 
 fn outcome(recipient: usize, end: End) -> Outcome {
-    let (code, text) = match end {
-        End::Delivered => (250, "2.0.0 ok"),
-        End::Deferred => (451, "4.3.0 later"),
-        End::Failed => (550, "5.1.1 no such user"),
-        End::InDoubt => (0, "in doubt"),
-    };
-    let reply = AttemptReply {
-        at: Timestamp::from_millis(1),
-        route: "r".into(),
-        host: "mx.x.example:25".into(),
-        code,
-        text: text.into(),
-        times: 1,
-        tls: "TLSv1.3".into(),
-    };
-    Outcome { recipient, end, in_doubt: false, hard_bounce: false, dsn_onward: false, reply }
+    let mut outcome = outcomes::outcome(recipient, end);
+    outcome.reply.tls = "TLSv1.3".into();
+    outcome
 }
 
 impl Bed {

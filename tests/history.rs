@@ -20,8 +20,9 @@ use crate::common::far_side::{FarSide, say};
 use crate::common::faulty_files::FaultyFiles;
 use crate::common::history::{accept, finished, key, message, open, start};
 use crate::common::intake::{Bench, keyed, options as intake_options};
+use crate::common::memory_disk::MemoryDisk;
+use crate::common::platter::Cut;
 use crate::common::program::Setup;
-use crate::common::recording_files::{RecordingFiles, Unsynced};
 use crate::common::relay_rig::{Rig, queue_options, to_hosts};
 
 const RETENTION: Duration = Duration::from_secs(7 * 86_400);
@@ -294,38 +295,44 @@ impl Forgetting {
     }
 }
 
-async fn cut(unsynced: Unsynced, with_index: bool) {
-    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(start()));
-    let files = RecordingFiles::new(dir.path());
-    let (store, _) = open(dir.path(), files.clone(), &clock).unwrap();
-    let run = Forgetting::run(&store, &clock, || files.operations()).await;
+async fn cut(cut: Cut, with_index: bool) {
+    let (root, clock) = (Path::new("/store"), Clock::manual(start()));
+    let index = root.join("index");
+    let disk = MemoryDisk::new(root);
+    let (store, _) = open(root, Arc::new(disk.clone()), &clock).unwrap();
+    let run = Forgetting::run(&store, &clock, || disk.operations()).await;
     drop(store);
-    assert!(!dir.path().join("journal/00000001.seg").exists(), "the run reclaims segments");
-    for at in run.accepted..=files.operations() {
-        let after = tempfile::tempdir().unwrap();
-        files.rebuild(at, unsynced, with_index, at as u64 * 7919 + 1, after.path());
+    assert_eq!(disk.len(&root.join("journal/00000001.seg")), None, "the run reclaims segments");
+    let (mut platter, log) = disk.recording();
+    log[..run.accepted].iter().for_each(|op| platter.apply(op));
+    for at in run.accepted..=log.len() {
+        let mut after = platter.after(cut, at as u64 * 7919 + 1);
+        log.get(at).into_iter().for_each(|op| platter.apply(op));
         // Three times: what a start leaves must do for the next, with the index and without it.
         for round in 0..3 {
-            if round == 2 {
-                let _ = std::fs::remove_dir_all(after.path().join("index"));
+            if round == 2 || round == 0 && !with_index {
+                after.lose(&index);
             }
-            let (store, _) = open(after.path(), Arc::new(RealFiles), &clock).unwrap();
+            let disk = MemoryDisk::from(after);
+            let (store, _) = open(root, Arc::new(disk.clone()), &clock).unwrap();
             run.check(at, &store).await;
+            drop(store);
+            after = disk.platter();
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_i1_a_forgotten_key_stays_forgotten_over_a_power_cut_that_loses_what_was_not_synced() {
-    cut(Unsynced::Lost, true).await;
+    cut(Cut::Lost, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_i1_a_forgotten_key_stays_forgotten_over_a_power_cut_that_takes_the_index_along() {
-    cut(Unsynced::Lost, false).await;
+    cut(Cut::Lost, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_i1_a_forgotten_key_stays_forgotten_over_a_power_cut_that_tears() {
-    cut(Unsynced::Torn(512), true).await;
+    cut(Cut::Torn(512), true).await;
 }

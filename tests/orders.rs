@@ -14,6 +14,7 @@ use oncemail::store::history::{self as past, History};
 use oncemail::store::{Recovered, Store, StoreError};
 
 use crate::common::far_side::{Act, FarSide, PATIENCE, say};
+use crate::common::outcomes;
 use crate::common::relay_rig::{Rig, message, nobody, patient, queue_options, to_hosts};
 use crate::common::watched_store::WatchedStore;
 
@@ -96,16 +97,7 @@ pub fn recovered((message, progress): &(Arc<Message>, Progress)) -> Recovered {
 }
 
 pub fn outcome(recipient: usize, end: End) -> Outcome {
-    let reply = AttemptReply {
-        at: START,
-        route: "r".into(),
-        host: "h:25".into(),
-        code: 451,
-        text: "4.3.0 later".into(),
-        times: 1,
-        tls: String::new(),
-    };
-    Outcome { recipient, end, in_doubt: false, hard_bounce: false, dsn_onward: false, reply }
+    Outcome { end, ..outcomes::outcome(recipient, End::Deferred) }
 }
 
 #[tokio::test]

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncemail::clock::{Clock, Timestamp};
-use oncemail::mail::{AttemptReply, HoldCause, RecipientState};
+use oncemail::mail::{HoldCause, RecipientState};
 use oncemail::queue::{End, Jitter, Lease, Options, Outcome, Queue};
 use oncemail::relay::options::Breaker;
 use oncemail::store::{Store, StoreError};
 
 use crate::common::eventually::eventually_so;
 use crate::common::far_side::{Act, FarSide, PATIENCE, say};
+use crate::common::outcomes;
 use crate::common::relay_rig::{Rig, changed, message, queue_options, to_hosts};
 use crate::common::watched_store::WatchedStore;
 
@@ -32,16 +33,7 @@ async fn next(queue: &Arc<Queue>) -> Lease {
 }
 
 fn outcome(recipient: usize, end: End) -> Outcome {
-    let reply = AttemptReply {
-        at: Timestamp::from_millis(1),
-        route: "r".into(),
-        host: "h:25".into(),
-        code: 250,
-        text: "2.0.0 ok".into(),
-        times: 1,
-        tls: String::new(),
-    };
-    Outcome { recipient, end, in_doubt: false, hard_bounce: false, dsn_onward: false, reply }
+    Outcome { end, ..outcomes::outcome(recipient, End::Delivered) }
 }
 
 #[tokio::test]

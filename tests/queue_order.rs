@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncemail::clock::{Clock, Timestamp};
-use oncemail::mail::{AttemptReply, Message, QueueId};
+use oncemail::mail::{Message, QueueId};
 use oncemail::queue::{End, Jitter, Lease, Options, Outcome, Queue};
 use oncemail::store::{Recovered, Store};
 
 use crate::common::far_side::PATIENCE;
+use crate::common::outcomes::outcome;
 use crate::common::relay_rig::{message, queue_options};
 use crate::common::watched_store::WatchedStore;
 
@@ -62,23 +63,7 @@ fn ids(leases: &[Lease]) -> Vec<QueueId> {
 }
 
 fn later() -> Outcome {
-    let reply = AttemptReply {
-        at: Timestamp::from_millis(1),
-        route: "r".into(),
-        host: "h:25".into(),
-        code: 451,
-        text: "4.3.0 later".into(),
-        times: 1,
-        tls: String::new(),
-    };
-    Outcome {
-        recipient: 0,
-        end: End::Deferred,
-        in_doubt: false,
-        hard_bounce: false,
-        dsn_onward: false,
-        reply,
-    }
+    outcome(0, End::Deferred)
 }
 
 #[tokio::test]

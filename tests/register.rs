@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use oncemail::clock::{Clock, Timestamp};
 use oncemail::mail::{Address, Handling, Message, Origin, QueueId, ReversePath};
-use oncemail::queue::{Action, Found, Kind, Order, Queue, Routes, Standing, Wanted};
+use oncemail::queue::{Action, End, Found, Kind, Order, Queue, Routes, Standing, Wanted};
 use oncemail::store::files::RealFiles;
 use oncemail::store::{Recovered, Store};
 
 use crate::common::far_side::PATIENCE;
 use crate::common::history;
+use crate::common::outcomes::outcome;
 use crate::common::relay_rig::{message, patient};
 use crate::common::watched_store::WatchedStore;
 
@@ -118,25 +119,9 @@ async fn routes_are_asked_once_for_each_way_and_only_about_whom_is_still_to_be_t
         let leases = tokio::time::timeout(PATIENCE, bed.queue.next(64)).await.unwrap();
         let Some(lease) = leases.iter().find(|lease| lease.id() == half) else { continue };
         lease.open().await.unwrap();
-        let reply = oncemail::mail::AttemptReply {
-            at: START,
-            route: "x".into(),
-            host: String::new(),
-            code: 250,
-            text: "2.0.0 ok".into(),
-            times: 1,
-            tls: String::new(),
-        };
-        let end = oncemail::queue::End::Delivered;
-        let outcome = oncemail::queue::Outcome {
-            recipient: 0,
-            end,
-            in_doubt: false,
-            hard_bounce: false,
-            dsn_onward: false,
-            reply,
-        };
-        lease.settle(&[outcome], None).await.unwrap();
+        let mut delivered = outcome(0, End::Delivered);
+        delivered.reply.route = "x".into();
+        lease.settle(&[delivered], None).await.unwrap();
         break;
     }
     assert!(!bed.find(|wanted| wanted.route = Some("x".into())).contains(&half));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mail_parser::{MessageParser, MimeHeaders};
 use oncemail::clock::Clock;
-use oncemail::mail::{AttemptReply, HoldCause, Progress, RecipientState};
+use oncemail::mail::{HoldCause, Progress, RecipientState};
 use oncemail::queue::{End, Lease, OnFailure, Options, Outcome, Queue};
 use oncemail::store::Store;
 use oncemail::store::files::RealFiles;
@@ -19,6 +19,7 @@ use crate::common::client::Client;
 use crate::common::eventually::eventually;
 use crate::common::far_side::{Act, FarSide, PATIENCE, say};
 use crate::common::history;
+use crate::common::outcomes::{outcome, reply};
 use crate::common::program::{Relay, Setup};
 use crate::common::relay_rig::{message, queue_options};
 
@@ -257,26 +258,7 @@ async fn a_failure_that_nobody_is_told_of_is_in_the_log_and_gone() {
 }
 
 fn refused(recipient: usize) -> Outcome {
-    Outcome {
-        recipient,
-        end: End::Failed,
-        in_doubt: false,
-        hard_bounce: false,
-        dsn_onward: false,
-        reply: said(550, "5.1.1 no such user"),
-    }
-}
-
-fn said(code: u16, text: &str) -> AttemptReply {
-    AttemptReply {
-        at: Clock::system().now(),
-        route: "r".into(),
-        host: "h:25".into(),
-        code,
-        text: text.into(),
-        times: 1,
-        tls: String::new(),
-    }
+    outcome(recipient, End::Failed)
 }
 
 /// Opens the store of a process that was killed, and a queue over it.
@@ -307,7 +289,7 @@ async fn d6_a_failure_beside_doubts_is_told_after_a_crash_whichever_was_saved_fi
         let (queue, _) = reopened(dir.path());
         let lease = leased(&queue).await;
         lease.split(3);
-        let doubt = said(0, "in doubt: about to be sent");
+        let doubt = reply(0, "in doubt: about to be sent");
         if !fails_first {
             lease.doubt(&[1], doubt.clone()).await.unwrap();
         }

@@ -2,7 +2,7 @@
 //!
 //! As on a real one, a write is seen at once and durable only after a sync of its file, and a name only after a sync of its
 //! directory. After a power cut any part of the rest may be there, sector by sector. The rules are those of
-//! `common/recording_files.rs`; here they hold while everything runs.
+//! `common/platter.rs`; here they hold while everything runs.
 
 use std::any::Any;
 use std::collections::BTreeMap;
