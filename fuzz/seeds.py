@@ -65,6 +65,20 @@ def lines():
         seed("session", name, bytes([0, 0, 0, 1, 1, 0, 1, 0, 2, 0, 2]) + sent)
 
 
+def limits():
+    """Lengths at their limit and one beyond."""
+    for over in range(2):
+        for name, line in (
+            ("envid", b"MAIL FROM:<a@example.com> ENVID=" + b"e" * (100 + over)),
+            ("auth", b"MAIL FROM:<a@example.com> AUTH=" + b"a" * (500 + over)),
+            ("size", b"MAIL FROM:<> SIZE=" + b"1" * (20 + over)),
+            ("holdfor", b"MAIL FROM:<> HOLDFOR=" + b"1" * (9 + over)),
+            ("orcpt", b"RCPT TO:<b@example.com> ORCPT=rfc822;" + b"o" * (493 + over)),
+            ("ehlo", b"EHLO " + b"h" * (255 + over)),
+        ):
+            seed("command", f"{name}-{over}", line)
+
+
 def messages():
     for path in glob.glob(os.path.join(ROOT, "tests/fixtures/retries/*.eml")):
         with open(path, "rb") as file:
@@ -114,6 +128,7 @@ def chances():
 
 dialogues()
 lines()
+limits()
 messages()
 configurations()
 samples()

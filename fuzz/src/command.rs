@@ -25,6 +25,7 @@ pub fn run(input: &[u8]) {
             assert!(!input.iter().any(|b| b.is_ascii_control() && *b != b'\t'), "a control character");
             assert_eq!(Command::parse(&other_case).as_ref(), Ok(command));
             taken(command);
+            parameters(input, command);
         }
     }
 }
@@ -48,7 +49,7 @@ pub fn check_reply(reply: &Reply) {
 fn taken(command: &Command<'_>) {
     match command {
         Command::Ehlo(name) | Command::Helo(name) => {
-            assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()));
+            assert!((1..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic()));
         }
         Command::Mail(mail) => said_again_mail(mail),
         Command::Rcpt(rcpt) => said_again_rcpt(rcpt),
@@ -68,6 +69,43 @@ fn taken(command: &Command<'_>) {
         | Command::Quit
         | Command::StartTls => {}
     }
+}
+
+/// The most octets that a parameter's value may have, by the RFC that it is from.
+const MOST: [(&str, usize); 10] = [
+    ("SIZE", 20),
+    ("BODY", 8),
+    ("RET", 4),
+    ("ENVID", 100),
+    ("AUTH", 500),
+    ("SMTPUTF8", 0),
+    ("HOLDFOR", 9),
+    ("MT-PRIORITY", 2),
+    ("REQUIRETLS", 0),
+    ("ORCPT", 500),
+];
+
+/// What follows the path, read a second time: words between blanks, each keyword once, no value too long.
+fn parameters(input: &[u8], command: &Command<'_>) {
+    let path = match command {
+        Command::Mail(mail) => mail.reverse_path.to_string(),
+        Command::Rcpt(rcpt) => rcpt.forward_path.to_string(),
+        _ => return,
+    };
+    let line = std::str::from_utf8(input).expect("a command is text");
+    let (_, rest) = line.split_once(&format!("{path}>")).expect("the path stands in the line");
+    assert!(rest.is_empty() || rest.starts_with([' ', '\t']), "glued to the path: {rest:?}");
+    let mut keywords = Vec::new();
+    for word in rest.split([' ', '\t']).filter(|word| !word.is_empty()) {
+        let (keyword, value) = word.split_once('=').unwrap_or((word, ""));
+        let keyword = keyword.to_ascii_uppercase();
+        let most = MOST.iter().find(|(name, _)| *name == keyword).map_or(usize::MAX, |(_, most)| *most);
+        assert!(value.len() <= most, "{word:?}");
+        // One of the two ways to say the same.
+        keywords.push(if keyword == "HOLDUNTIL" { "HOLDFOR".to_owned() } else { keyword });
+    }
+    keywords.sort();
+    assert!(keywords.windows(2).all(|pair| pair[0] != pair[1]), "given twice: {line:?}");
 }
 
 fn said_again_mail(mail: &Mail) {

@@ -2,6 +2,7 @@
 //! what is whole is found.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,63 +17,103 @@ use crate::journal::{Body, sealed};
 use crate::memory_files::MemoryFiles;
 
 const PLACE: &str = "/nowhere/of/the/fuzzer";
+/// Of a segment.
+const HEADER: usize = 20;
 const ENDED: u8 = 1;
 const REPLAYED: u8 = 2;
+
+/// What must be found of a message, and what may be: a record behind one whose length is damaged is found only by luck.
+#[derive(Default)]
+struct Told {
+    replays: Count,
+    ends: Count,
+}
+
+#[derive(Default)]
+struct Count {
+    least: u64,
+    most: u64,
+}
+
+/// A record, as it was written: from where to where, what it is, and of which message.
+struct Written {
+    place: Range<usize>,
+    kind: u8,
+    id: [u8; 16],
+}
 
 /// What is written, and what happens to it.
 pub fn run(input: &[u8]) {
     let mut dice = Dice::new(input);
     let place = Path::new(PLACE).join("history");
     let files = MemoryFiles::default();
-    // How often each message was written about: replays, and whether it has ended.
-    let mut written: BTreeMap<[u8; 16], (u64, bool)> = BTreeMap::new();
-    let mut is_hurt = false;
+    let mut told = BTreeMap::new();
+    // A record or an index says what no store has written, under a checksum that is right.
+    let mut is_strange = false;
     for number in 1..=1 + u32::from(dice.byte() % 3) {
         let mut bytes = header(number);
+        let mut written = Vec::new();
         for _ in 0..dice.below(8) {
             let (kind, id) = (if dice.flag() { ENDED } else { REPLAYED }, [1 + dice.byte() % 4; 16]);
             let mut body = if kind == ENDED { ended(id, &mut dice) } else { replayed(id, &mut dice) };
             let is_twisted = dice.below(4) == 3;
-            is_hurt |= is_twisted && twist(&mut body, &mut dice);
-            let about = written.entry(id).or_default();
-            match kind {
-                ENDED => about.1 = true,
-                _ => about.0 += 1,
-            }
+            is_strange |= is_twisted && twist(&mut body, &mut dice);
+            let from = bytes.len();
             framed(&mut bytes, &body);
+            written.push(Written { place: from..bytes.len(), kind, id });
         }
+        let whole = bytes.clone();
         if dice.below(3) == 2 {
-            is_hurt |= twist(&mut bytes, &mut dice);
+            twist(&mut bytes, &mut dice);
         }
+        tell(&mut told, &written, &whole, &bytes);
         if dice.below(3) == 2 {
             let mut index = index(&mut dice, bytes.len());
             twist(&mut index, &mut dice);
             files.put(place.join(format!("{number:08}.idx")), sealed(index));
-            is_hurt = true;
+            is_strange = true;
         }
         files.put(place.join(format!("{number:08}.log")), bytes);
     }
     for _ in 0..2 {
-        look(&files, &written, is_hurt);
+        look(&files, &told, is_strange);
     }
 }
 
-fn look(files: &MemoryFiles, written: &BTreeMap<[u8; 16], (u64, bool)>, is_hurt: bool) {
+/// Notes what can be found of a segment's records, which were `whole` and are `now` what is left.
+fn tell(told: &mut BTreeMap<[u8; 16], Told>, written: &[Written], whole: &[u8], now: &[u8]) {
+    let is_same = |place: Range<usize>| now.get(place.clone()) == whole.get(place);
+    let mut is_reached = is_same(0..HEADER);
+    for record in written {
+        let from = record.place.start;
+        // Nobody knows where the next one begins.
+        is_reached &= is_same(from..from + 4);
+        let about = told.entry(record.id).or_default();
+        let count = if record.kind == ENDED { &mut about.ends } else { &mut about.replays };
+        count.most += 1;
+        count.least += u64::from(is_reached && is_same(record.place.clone()));
+    }
+}
+
+fn look(files: &MemoryFiles, told: &BTreeMap<[u8; 16], Told>, is_strange: bool) {
     let options = Options { retention: Duration::from_secs(86_400), max_bytes: 64 << 20, min_free: 0 };
     let clock = Clock::manual(NOW);
     let history = History::open(Arc::new(files.clone()), Path::new(PLACE), options, clock).expect("a start");
-    for (id, (replays, has_ended)) in written {
+    for (id, Told { replays, ends }) in told {
         let found = history.find(QueueId::from_bytes(*id));
-        if is_hurt {
+        if is_strange {
             continue;
         }
-        let past = found.expect("files that are whole").expect("a message that was written about");
-        assert_eq!((past.replay_count, past.ended.is_some()), (*replays, *has_ended));
+        // Damage costs what is damaged, and is not found.
+        let found = found.expect("records that are whole");
+        let (count, has_ended) = found.map_or((0, false), |past| (past.replay_count, past.ended.is_some()));
+        assert!((replays.least..=replays.most).contains(&count), "{count} replays");
+        assert!((ends.least.min(1)..=ends.most).contains(&u64::from(has_ended)), "its end: {has_ended}");
     }
     let page = history.search(&PastWanted::default(), None, 10);
-    if !is_hurt {
-        let found = page.expect("files that are whole").messages.len();
-        assert!(found >= written.values().filter(|(_, has_ended)| *has_ended).count());
+    if !is_strange {
+        let found = page.expect("records that are whole").messages.len();
+        assert!(found >= told.values().filter(|told| told.ends.least > 0).count());
     }
     let _ = history.figures();
     history.close();

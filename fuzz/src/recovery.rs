@@ -86,7 +86,7 @@ fn damaged(mut dice: Dice<'_>) {
     let (segments, written) = write(&mut dice);
     let mut after: Vec<Vec<u8>> = segments.iter().map(|segment| segment.bytes.clone()).collect();
     for _ in 0..dice.below(4) {
-        hurt(&mut dice, &mut after);
+        hurt(&mut dice, &mut after, &written);
     }
     let files = MemoryFiles::default();
     for (segment, bytes) in segments.iter().zip(&after) {
@@ -206,15 +206,18 @@ fn add(segment: &mut Segment, dice: &mut Dice<'_>, next: &mut u8) -> Says {
     }
 }
 
-/// Bits, a range, or all from somewhere on.
-fn hurt(dice: &mut Dice<'_>, files: &mut [Vec<u8>]) {
+/// Bits, a range, all from somewhere on; or octets, or a whole record, in the place of others.
+fn hurt(dice: &mut Dice<'_>, files: &mut [Vec<u8>], written: &[Written]) {
     let which = dice.below(files.len());
+    let (segment, from, to) = written[dice.below(written.len())].at;
+    let record = files[segment].get(from..to).unwrap_or_default().to_vec();
     let bytes = &mut files[which];
     if bytes.is_empty() {
         return;
     }
-    let at = dice.word() % bytes.len();
-    match dice.below(5) {
+    // Half of the time where a record begins, or the first notice of an outcome.
+    let at = if dice.flag() { from } else { dice.word() } % bytes.len();
+    match dice.below(6) {
         0 => bytes[at] ^= 1 << dice.below(8),
         1 => {
             let to = (at + 1 + dice.byte() as usize).min(bytes.len());
@@ -222,13 +225,19 @@ fn hurt(dice: &mut Dice<'_>, files: &mut [Vec<u8>]) {
         }
         2 => bytes.truncate(at),
         3 => bytes.extend_from_slice(&[0; 40]),
-        _ => {
+        4 => {
             let from = dice.word() % bytes.len();
             let octets: Vec<u8> = bytes[from..].iter().take(64).copied().collect();
-            let to = (at + octets.len()).min(bytes.len());
-            bytes[at..to].copy_from_slice(&octets[..to - at]);
+            put(bytes, at, &octets);
         }
+        // As a disk does that writes to the right place of the wrong file, or to the wrong place.
+        _ => put(bytes, at, &record),
     }
+}
+
+/// Puts octets in the place of others; what would be behind the end is lost.
+fn put(bytes: &mut [u8], at: usize, octets: &[u8]) {
+    bytes.iter_mut().skip(at).zip(octets).for_each(|(to, from)| *to = *from);
 }
 
 /// Messages that live, and those whose keys are known.

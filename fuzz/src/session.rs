@@ -91,6 +91,8 @@ struct World<'a> {
     plain_for_others: bool,
     /// Whose password was right on this connection, as it is encrypted now.
     proven: Option<String>,
+    /// EHLO or HELO was said, to whoever hears this connection as it is encrypted now.
+    greeted: bool,
     heard: Heard,
     received: Vec<u8>,
     lines: LineReader,
@@ -105,6 +107,7 @@ fn talk(settings: &Arc<Settings>, loopback: bool, tls: bool, arriving: &[&[u8]])
         settings,
         plain_for_others,
         proven: None,
+        greeted: false,
         heard: Heard::default(),
         received: Vec::new(),
         lines: LineReader::default(),
@@ -164,6 +167,10 @@ impl World<'_> {
         mut input: Input<'a>,
         receiving: &mut Option<Box<Receiver>>,
     ) -> Session {
+        if let Input::Line(line, _) = &input {
+            let verb = line.get(..4).unwrap_or_default();
+            self.greeted |= verb.eq_ignore_ascii_case(b"EHLO") || verb.eq_ignore_ascii_case(b"HELO");
+        }
         loop {
             let (next, action) = session.step(input);
             session = next;
@@ -192,7 +199,7 @@ impl World<'_> {
                     // A new reader: what is half read in plain text must not go on in TLS (S1).
                     self.lines = LineReader::default();
                     // RFC 3207 §4.2: what was learnt before is forgotten.
-                    self.proven = None;
+                    (self.proven, self.greeted) = (None, false);
                     Input::Encrypted("TLSv1.3".to_owned())
                 }
                 Action::Verify(credentials) => Input::Verified(self.verify(&credentials)),
@@ -220,6 +227,7 @@ impl World<'_> {
 
     fn verify(&mut self, credentials: &Credentials) -> Verdict {
         assert!(!self.plain_for_others, "a password in plain text");
+        assert!(self.greeted, "AUTH before EHLO");
         assert!(self.settings.auth != AuthPolicy::Off);
         let password = String::from_utf8_lossy(&credentials.password).into_owned();
         self.heard.asked.push(format!("{:?} {password:?}", credentials.user));
@@ -236,6 +244,7 @@ impl World<'_> {
 
     fn may_send(&mut self, session: &Session, reverse_path: &ReversePath) -> Result<(), Reply> {
         assert!(self.settings.auth != AuthPolicy::Required || session.user().is_some(), "MAIL without AUTH");
+        assert!(self.greeted, "MAIL before EHLO");
         self.heard.asked.push(format!("from {reverse_path}"));
         match reverse_path.as_str().starts_with('x') {
             true => Err(Reply::new(550, (5, 7, 1), "Not from here")),

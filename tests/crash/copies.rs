@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use oncemail::clock::Clock;
 use oncemail::mail::{Progress, QueueId};
-use oncemail::store::Store;
+use oncemail::store::{Acceptance, Store};
 use tokio::runtime::Runtime;
 
 use super::cuts::runtime;
@@ -107,4 +107,37 @@ fn d6_i1_i3_what_is_copied_forward_stands_as_it_did_however_the_copy_is_torn() {
             check(&runtime, &clock, &disk, &gone, false, &format!("{what}, the last start"));
         }
     }
+}
+
+#[test]
+fn i1_a_forgotten_key_does_not_come_back_with_the_copy_of_its_message() {
+    let runtime = runtime();
+    let clock = Clock::manual(start());
+    let mut disk = MemoryDisk::new(&root());
+    disk.set_can_allocate(false);
+    let (store, _) = open_disk(&disk, &clock).unwrap();
+    let now = clock.now();
+    let (first, second) = (message(now, Some("k"), 300), message(now, Some("k"), 300));
+    runtime.block_on(async {
+        accept(&store, &first).await.unwrap();
+        store.forget_key(&key("k")).await.unwrap();
+        for _ in 0..8 {
+            let other = message(now, None, 3000);
+            accept(&store, &other).await.unwrap();
+            store.save(other.id, finished(now)).await.unwrap();
+        }
+        // It stands before the copy of the first, and what has forgotten the key goes with its segment.
+        assert_eq!(accept(&store, &second).await, Ok(Acceptance::Queued));
+    });
+    drop(store);
+    for round in 0..3 {
+        let (store, recovery) = open_disk(&disk, &clock).unwrap();
+        assert_eq!(recovery.messages.len(), 2);
+        let record = runtime.block_on(store.find_key(&key("k"))).unwrap();
+        assert_eq!(record.map(|record| record.id), Some(second.id), "start {round}");
+        runtime.block_on(store.settle()).unwrap();
+        drop(store);
+        disk = journal_alone(&disk);
+    }
+    assert_eq!(disk.len(&root().join("journal/00000001.seg")), None, "it was copied and given back");
 }
