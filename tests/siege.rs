@@ -181,30 +181,29 @@ async fn s2_a_flood_that_never_has_to_be_waited_for_leaves_others_their_turn() {
     timeout(PATIENCE, async { (flooding.await.unwrap(), serving.await.unwrap()) }).await.unwrap();
 }
 
-/// Begins messages until there is no memory for more; each connection holds one that has come by half.
+/// Each connection begins a message, sends some of it and no more, so long as there is memory; gives back how much is held.
 async fn fill(clients: &mut [TcpStream]) -> usize {
-    const CHUNK: usize = 100_000;
-    let (mut held, mut progress) = (0, true);
-    let begin = "RSET\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\n";
-    for client in clients.iter_mut() {
-        client.write_all(format!("EHLO x\r\n{begin}").as_bytes()).await.unwrap();
-    }
-    while std::mem::take(&mut progress) {
-        for client in clients.iter_mut() {
-            let mark = "VRFY mark\r\n";
-            let chunk = format!("BDAT {CHUNK}\r\n{}{mark}", "x".repeat(CHUNK));
-            client.write_all(chunk.as_bytes()).await.unwrap();
+    let mut held = 0;
+    let mut idle: Vec<_> = clients.iter_mut().collect();
+    for octets in [100_000, 20_000, 4_000] {
+        let begin = "EHLO x\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.org>\r\n";
+        let some = format!("{begin}BDAT {octets}\r\n{}VRFY mark\r\n", "x".repeat(octets));
+        let mut refused = Vec::new();
+        for client in idle {
+            client.write_all(some.as_bytes()).await.unwrap();
             let mut said = String::new();
             while !said.contains("252 2.5.2") {
-                let mut some = [0; 4_096];
-                let read = timeout(PATIENCE, client.read(&mut some)).await.unwrap().unwrap();
+                let mut more = [0; 4_096];
+                let read = timeout(PATIENCE, client.read(&mut more)).await.unwrap().unwrap();
                 assert!(read > 0, "{said}");
-                said.push_str(&String::from_utf8_lossy(&some[..read]));
+                said.push_str(&String::from_utf8_lossy(&more[..read]));
             }
-            if said.contains("octets received") {
-                (held, progress) = (held + CHUNK, true);
+            match said.contains("octets received") {
+                true => held += octets,
+                false => refused.push(client),
             }
         }
+        idle = refused;
     }
     held
 }
