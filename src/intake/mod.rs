@@ -248,8 +248,8 @@ impl Intake {
         }
     }
 
-    /// D1: only the store's own word makes a message queued. The arrival's content is spent by it. The commit goes on when this future is dropped, and the
-    /// claim lives exactly as long as it (I2, I4).
+    /// D1: only the store's own word makes a message queued. The arrival's content is spent by it. The commit goes on when
+    /// this future is dropped, and the claim lives exactly as long as it (I2, I4).
     ///
     /// # Errors
     /// What the client hears when nothing was queued.

@@ -1,8 +1,9 @@
 //! From what is on the disk to a store that works (D4).
 //!
 //! Only whole, checksummed records count. A torn tail of the newest segment is cut off; every other range of bytes that
-//! is no record is copied to `damaged/` and reported; on a full disk it is reported and copied later. The index is used when it opens and belongs to the checkpoint,
-//! and made again from the whole journal when not. Nothing of an earlier run is written to again, but for that cut.
+//! is no record is copied to `damaged/` and reported; on a full disk it is reported and copied later. The index is used
+//! when it opens and belongs to the checkpoint, and made again from the whole journal when not. Nothing of an earlier run
+//! is written to again, but for that cut.
 
 use std::any::Any;
 use std::fmt;
