@@ -37,9 +37,18 @@ pub fn run(input: &[u8]) {
             changed.escape_ascii()
         );
     }
-    // `exact`: what is not the same octets is not the same message.
+    // `exact`: what is not the same octets, apart from the key's field wherever it stands, is not the same message.
     let exact = Bench::new(FingerprintMode::Exact);
     let Decision::Queued(id) = exact.send(first.clone()) else { panic!("not queued") };
-    let expected = if first == again { Decision::Replayed(id) } else { Decision::DifferentBody };
+    let is_same = without_key(&first) == without_key(&again);
+    let expected = if is_same { Decision::Replayed(id) } else { Decision::DifferentBody };
     assert_eq!(exact.send(again), expected);
+}
+
+/// All lines but the key's.
+fn without_key(message: &[u8]) -> Vec<&[u8]> {
+    let mut lines: Vec<_> = message.split_inclusive(|octet| *octet == b'\n').collect();
+    let place = lines.iter().position(|line| *line == b"X-Idempotency-Key: key\r\n").expect("a key");
+    lines.remove(place);
+    lines
 }
