@@ -211,7 +211,7 @@ async fn fill(clients: &mut [TcpStream]) -> usize {
 /// Half-sent messages of one client, or of a few, that will never end.
 #[tokio::test]
 async fn s2_a_client_that_fills_the_memory_with_half_messages_keeps_no_honest_one_out() {
-    for (addresses, connections) in [(1, 40), (4, 10)] {
+    for (addresses, connections) in [(1, 60), (4, 15)] {
         let server = Running::start(|options| {
             options.limits.receive_memory = 4 << 20;
             options.limits.connections = 1_000;
