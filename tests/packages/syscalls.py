@@ -9,6 +9,7 @@ Needs systemd-analyze (what is in a set), the kernel's headers (the numbers), op
 """
 
 import collections
+import concurrent.futures
 import ctypes
 import os
 import pathlib
@@ -21,7 +22,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "common"))
 from relay import PATIENCE, Ended, Relay
@@ -32,6 +32,7 @@ UNIT = ROOT / "packaging/systemd/oncemail.service"
 ARCHITECTURES = {"x86_64": (0xC000003E, "{}/asm/unistd_64.h"), "aarch64": (0xC00000B7, "asm-generic/unistd.h")}
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, KILL = 0x7FFF0000, 0x80000000
+PER_CONNECTION = 1000
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 
 
@@ -149,7 +150,7 @@ data_dir = "{directory}/var"
 format = "json"
 [limits]
 min_free = "1MB"
-messages_per_connection = 1000
+messages_per_connection = {PER_CONNECTION}
 [tls]
 certificate_file = "{base}/certificate.pem"
 key_file = "{base}/key.pem"
@@ -170,18 +171,20 @@ file = "{directory}/events.jsonl"
 
 
 def send(port, messages, with_tls):
-    client = smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE)
-    if with_tls:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        client.starttls(context=context)
-    client.login("shop", "not a secret")
-    for number in range(messages):
-        # Each one twice: the second time is a replay.
-        text = f"Subject: {number}\r\nX-Idempotency-Key: {with_tls}-{number}\r\n\r\n" + "text\r\n" * 200
-        for _ in range(2):
-            client.sendmail("a@shop.example", ["b@customer.example"], text)
-    client.quit()
+    # As many over one connection as a relay takes, twice.
+    for first in range(0, messages, PER_CONNECTION // 2):
+        client = smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE)
+        if with_tls:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            client.starttls(context=context)
+        client.login("shop", "not a secret")
+        for number in range(first, min(first + PER_CONNECTION // 2, messages)):
+            # Each one twice: the second time is a replay.
+            text = f"Subject: {number}\r\nX-Idempotency-Key: {with_tls}-{number}\r\n\r\n" + "text\r\n" * 200
+            for _ in range(2):
+                client.sendmail("a@shop.example", ["b@customer.example"], text)
+        client.quit()
 
 
 def day(binary, base, messages, enter=None, prefixes=((), ())):
@@ -196,9 +199,8 @@ def day(binary, base, messages, enter=None, prefixes=((), ())):
     first = Confined(binary, base / "first", config(base / "first", base, onward, hash_), enter, prefixes[1])
     try:
         first.listening()
-        clients = [threading.Thread(target=send, args=(first.port, messages, with_tls)) for with_tls in (False, True)]
-        [client.start() for client in clients]
-        [client.join() for client in clients]
+        with concurrent.futures.ThreadPoolExecutor() as clients:
+            list(clients.map(lambda with_tls: send(first.port, messages, with_tls), (False, True)))
         for relay in (first, last):
             for _ in range(2 * messages):
                 relay.line('"outcome":"delivered"')
