@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
 
 use oncemail::store::files::{Files, StoreFile};
 
@@ -66,6 +67,8 @@ struct GateState {
     index_waits: bool,
     commit_is_shut: bool,
     commit_waits: bool,
+    /// Of who is to know that the commit thread waits.
+    waker: Option<Waker>,
 }
 
 impl MemoryDisk {
@@ -191,12 +194,14 @@ impl MemoryDisk {
         self.gate.state.lock().unwrap().commit_is_shut
     }
 
-    /// Waits until the commit thread waits.
-    pub fn commit_waits(&self) {
+    /// Whether the commit thread waits; the task is woken when it does.
+    pub fn poll_commit_waits(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.gate.state.lock().unwrap();
-        while !state.commit_waits {
-            state = self.gate.changed.wait(state).unwrap();
+        if state.commit_waits {
+            return Poll::Ready(());
         }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
     }
 
     pub fn release_commits(&self) {
@@ -284,7 +289,7 @@ impl Gate {
                 let mut state = self.state.lock().unwrap();
                 while state.commit_is_shut {
                     state.commit_waits = true;
-                    self.changed.notify_all();
+                    state.waker.take().into_iter().for_each(Waker::wake);
                     state = self.changed.wait(state).unwrap();
                 }
                 state.commit_waits = false;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use oncemail::clock::{Clock, Timestamp};
@@ -297,15 +297,20 @@ impl Driver<'_> {
             let mut answers: Vec<Option<Answer>> = vec![None; calls.len()];
             disk.hold_commits();
             self.runtime.block_on(std::future::poll_fn(|context| {
-                for (number, call) in waiting.iter_mut().enumerate() {
+                let mut poll = |number: usize, context: &mut Context<'_>| {
                     if answers[number].is_none()
-                        && let Poll::Ready(answer) = call.as_mut().poll(context)
+                        && let Poll::Ready(answer) = waiting[number].as_mut().poll(context)
                     {
                         answers[number] = Some(answer);
                     }
-                    if number == 0 && answers[0].is_none() && disk.holds_commits() {
-                        disk.commit_waits();
-                    }
+                    answers[number].is_some()
+                };
+                // It may be answered without the disk: the index thread can latch the store at any time.
+                if !poll(0, context) && disk.holds_commits() && disk.poll_commit_waits(context).is_pending() {
+                    return Poll::Pending;
+                }
+                for number in 1..calls.len() {
+                    poll(number, context);
                 }
                 disk.release_commits();
                 if answers.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
