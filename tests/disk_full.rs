@@ -1,21 +1,25 @@
 //! A disk that is full: new mail is refused for now, what is queued goes on, and everything is as before once there is room.
 //! `benches/diskfull.sh` is the long form, with the real binary on a real small disk.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oncemail::clock::Clock;
 use oncemail::queue::Queue;
 use oncemail::relay::Relay;
-use oncemail::store::EmbeddedStore;
+use oncemail::store::embedded::Options;
+use oncemail::store::files::Files as _;
+use oncemail::store::{Acceptance, EmbeddedStore, Recovery, Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::client::Client;
 use crate::common::far_side::{Act, FarSide, PATIENCE};
 use crate::common::faulty_files::FaultyFiles;
-use crate::common::history;
+use crate::common::history::{self, NoArrivals, accept, finished, held, key, message};
 use crate::common::listener::{options, serve};
+use crate::common::memory_disk::MemoryDisk;
 use crate::common::relay_rig::{dns, queue_options, to_hosts};
 
 /// Hands over one message with this text.
@@ -67,4 +71,60 @@ async fn i4_d6_a_full_disk_refuses_relays_what_is_queued_and_recovers_by_itself(
     assert_eq!(log.copies("refused;"), 0);
     shutdown.cancel();
     relaying.await.unwrap();
+}
+
+/// A disk of a megabyte, as long as a segment.
+fn open_small(disk: &MemoryDisk, clock: &Clock) -> (EmbeddedStore, Recovery) {
+    let root = Path::new("/var/oncemail");
+    let options = Options {
+        segment_bytes: 1 << 20,
+        min_free: 100_000,
+        upkeep_every: Duration::from_secs(86_400),
+        ..Options::new(root)
+    };
+    EmbeddedStore::open(options, Arc::new(disk.clone()), clock.clone(), Arc::new(NoArrivals)).unwrap()
+}
+
+#[tokio::test]
+async fn d4_i1_a_disk_that_one_segment_fills_has_room_again_once_its_messages_have_ended() {
+    let clock = Clock::manual(history::start());
+    let disk = MemoryDisk::new(Path::new("/var"));
+    disk.set_can_allocate(false);
+    disk.set_capacity(1 << 20);
+    let (store, _) = open_small(&disk, &clock);
+    let mut messages = Vec::new();
+    loop {
+        clock.advance(Duration::from_secs(1));
+        let next = message(clock.now(), Some(&format!("k{}", messages.len())), 20_000);
+        match accept(&store, &next).await {
+            Ok(_) => messages.push(next),
+            Err(StoreError::LowDisk { .. }) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(
+        disk.list(Path::new("/var/oncemail/journal")).unwrap().len(),
+        1,
+        "all of it is in one segment"
+    );
+    // One of them is held and must stay; the others have ended, and their keys must stay.
+    let (one, others) = messages.split_first().unwrap();
+    store.save(one.id, held(clock.now())).await.unwrap();
+    for other in others {
+        store.save(other.id, finished(clock.now())).await.unwrap();
+    }
+    store.settle().await.unwrap();
+    let late = message(clock.now(), None, 20_000);
+    assert_eq!(accept(&store, &late).await, Ok(Acceptance::Queued));
+    for _ in 0..2 {
+        for (number, message) in messages.iter().enumerate() {
+            let record = store.find_key(&key(&format!("k{number}"))).await.unwrap();
+            assert_eq!(record.map(|record| record.id), Some(message.id), "I1");
+        }
+    }
+    store.close().await.unwrap();
+    let (_, recovery) = open_small(&disk, &clock);
+    let mut living: Vec<_> = recovery.messages.iter().map(|message| message.id).collect();
+    living.sort_unstable();
+    assert_eq!(living, [one.id, late.id]);
 }

@@ -68,6 +68,10 @@ impl Committer {
                     let result = self.forget(&hash);
                     let _ = reply.send(result);
                 }
+                Request::Roll { reply } => {
+                    let result = self.roll();
+                    let _ = reply.send(result);
+                }
                 first => {
                     let (batch, left_over) = self.gather(first);
                     self.commit(batch);
@@ -195,7 +199,9 @@ impl Committer {
                         Verdict::Nothing
                     }
                 }
-                Request::Copy { .. } | Request::Forget { .. } | Request::Close => Verdict::Nothing,
+                Request::Copy { .. } | Request::Forget { .. } | Request::Roll { .. } | Request::Close => {
+                    Verdict::Nothing
+                }
             });
         }
         drop(state);
@@ -289,6 +295,19 @@ impl Committer {
         state.ledger.forgotten.insert(found.id, found.expires_at);
         self.advance(&mut state);
         Ok(Forgotten::Key(found))
+    }
+
+    fn roll(&mut self) -> Result<(), StoreError> {
+        if let Some(error) = self.shared.latched() {
+            return Err(error);
+        }
+        match self.journal.roll_on_a_full_disk() {
+            Ok(()) => {}
+            Err(error) if is_full(&error) => return Err(self.shared.low_disk_error()),
+            Err(error) => return Err(self.shared.latch(format!("journal: {error}"))),
+        }
+        self.advance(&mut self.shared.state());
+        Ok(())
     }
 
     fn advance(&self, state: &mut State) {

@@ -94,8 +94,20 @@ impl Journal {
     /// The system's. After `StorageFull` the old segment is still the one being written, and nothing is left of the
     /// new one; after any other error the journal must not be used again (D3).
     pub fn roll(&mut self) -> io::Result<()> {
+        self.go_on_in_one_of(self.segment_bytes)
+    }
+
+    /// The same where there is no room for a whole segment: the new one grows with its records.
+    ///
+    /// # Errors
+    /// As of [`Journal::roll`].
+    pub fn roll_on_a_full_disk(&mut self) -> io::Result<()> {
+        self.go_on_in_one_of(0)
+    }
+
+    fn go_on_in_one_of(&mut self, set_aside: u64) -> io::Result<()> {
         let next = self.segment + 1;
-        match create_segment(&*self.files, &self.dir, self.mark, self.segment_bytes, next) {
+        match create_segment(&*self.files, &self.dir, self.mark, set_aside, next) {
             Ok(file) => {
                 self.file.truncate(self.written).map_err(not_full)?;
                 (self.segment, self.file, self.written) = (next, file, SEGMENT_HEADER as u64);

@@ -30,13 +30,15 @@ const RECORD_KEYS: usize = 64;
 const KEY_ENTRY: usize = 16 + codec::KEY_VALUE_LEN;
 /// Messages in one part at most.
 const PART_ITEMS: usize = 512;
+/// A segment is not ended early for less than this, bytes.
+const WORTH_A_SEGMENT: u64 = 1 << 20;
 /// Times that a message whose progress keeps changing is read again before the segment is left for later.
 const PASSES: usize = 8;
 
 /// The segment to give back now: the oldest, when nothing in it is needed, or when the journal takes more than twice
-/// what is needed and a segment.
+/// what is needed and a segment; on a full disk also when that makes room.
 pub fn due(shared: &Shared) -> Option<u32> {
-    let now = shared.clock.settled();
+    let (now, free) = (shared.clock.settled(), shared.low_disk());
     let state = shared.state();
     let (number, oldest) = state.ledger.segments.first_key_value()?;
     if *number >= state.position.0 {
@@ -44,7 +46,32 @@ pub fn due(shared: &Shared) -> Option<u32> {
     }
     let (needed, written) = state.ledger.totals(now);
     let wasteful = written > needed.saturating_mul(2).saturating_add(shared.options.segment_bytes);
-    (oldest.needed(now) == 0 || wasteful).then_some(*number)
+    let makes_room = free.is_some_and(|free| makes_room(oldest.needed(now), oldest.bytes, free));
+    (oldest.needed(now) == 0 || wasteful || makes_room).then_some(*number)
+}
+
+/// Whether the journal should go on in a new segment although this one is not full: it is all that there is, the disk is
+/// full, and to give it back makes room. A disk that hardly holds one segment would stay full for ever otherwise.
+pub fn is_end_due(shared: &Shared) -> bool {
+    let Some(free) = shared.low_disk() else { return false };
+    let now = shared.clock.settled();
+    let state = shared.state();
+    state.ledger.segments.first_key_value().is_some_and(|(number, oldest)| {
+        let worth_it = WORTH_A_SEGMENT.min(shared.options.segment_bytes / 4);
+        *number == state.position.0
+            && oldest.bytes >= worth_it
+            && makes_room(oldest.needed(now), oldest.bytes, free)
+    })
+}
+
+/// At least half of it is to be had, and what is needed fits elsewhere until then.
+fn makes_room(needed: u64, bytes: u64, free: u64) -> bool {
+    needed <= bytes / 2 && needed <= free / 2
+}
+
+/// Lets the journal go on in a new segment.
+pub fn end_segment(shared: &Arc<Shared>, requests: &mpsc::WeakSender<Request>) -> Result<(), StoreError> {
+    ask(shared, requests, |reply| Request::Roll { reply })
 }
 
 /// Copies what lives in a segment, and removes it; whether it is gone. `between` is called again and again meanwhile.
@@ -237,22 +264,31 @@ impl Copier<'_> {
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
     ) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let requests = self.requests.upgrade().ok_or(StoreError::Closed)?;
-        self.set_asking(true);
-        let sent = requests.blocking_send(request(reply));
-        let answer = sent
-            .map_err(|_| StoreError::Closed)
-            .and_then(|()| answer.blocking_recv().map_err(|_| StoreError::Closed));
-        self.set_asking(false);
-        answer?
+        ask(self.shared, self.requests, request)
     }
+}
 
-    /// While this thread waits for the commit thread, that one must not wait for room in the index.
-    fn set_asking(&self, asking: bool) {
-        self.shared.state().asking = asking;
-        self.shared.room.notify_all();
-    }
+/// Asks the commit thread, and waits for what it says.
+fn ask<T>(
+    shared: &Shared,
+    requests: &mpsc::WeakSender<Request>,
+    request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
+) -> Result<T, StoreError> {
+    let (reply, answer) = oneshot::channel();
+    let requests = requests.upgrade().ok_or(StoreError::Closed)?;
+    set_asking(shared, true);
+    let sent = requests.blocking_send(request(reply));
+    let answer = sent
+        .map_err(|_| StoreError::Closed)
+        .and_then(|()| answer.blocking_recv().map_err(|_| StoreError::Closed));
+    set_asking(shared, false);
+    answer?
+}
+
+/// While this thread waits for the commit thread, that one must not wait for room in the index.
+fn set_asking(shared: &Shared, asking: bool) {
+    shared.state().asking = asking;
+    shared.room.notify_all();
 }
 
 fn is_damage(error: &io::Error) -> bool {

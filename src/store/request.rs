@@ -31,6 +31,8 @@ pub enum Request {
     Copy { items: Vec<CopyItem>, reply: Reply<Vec<QueueId>> },
     /// A key is to be forgotten, whoever has it when its turn comes.
     Forget { hash: KeyHash, reply: Reply<Forgotten> },
+    /// What comes next goes into a new segment, so that this one can be given back.
+    Roll { reply: Reply<()> },
     /// Nothing comes after this.
     Close,
 }
@@ -89,7 +91,7 @@ impl Request {
             Self::Save { notices, record, .. } => {
                 record.len() + notices.iter().map(|(_, notice)| notice.len()).sum::<usize>()
             }
-            Self::Copy { .. } | Self::Forget { .. } | Self::Close => 0,
+            Self::Copy { .. } | Self::Forget { .. } | Self::Roll { .. } | Self::Close => 0,
         }
     }
 
@@ -139,7 +141,7 @@ impl Request {
                     (Outcome::Open { .. }, None) => {}
                 }
             }
-            Self::Copy { .. } | Self::Forget { .. } | Self::Close => {}
+            Self::Copy { .. } | Self::Forget { .. } | Self::Roll { .. } | Self::Close => {}
         }
     }
 
@@ -156,7 +158,7 @@ impl Request {
             Self::Save { reply, .. } => {
                 let _ = reply.send(Ok(()));
             }
-            Self::Copy { .. } | Self::Forget { .. } | Self::Close => {}
+            Self::Copy { .. } | Self::Forget { .. } | Self::Roll { .. } | Self::Close => {}
         }
     }
 
@@ -165,7 +167,7 @@ impl Request {
             Self::Accept { reply, .. } => {
                 let _ = reply.send(Err(error.clone()));
             }
-            Self::Save { reply, .. } => {
+            Self::Save { reply, .. } | Self::Roll { reply } => {
                 let _ = reply.send(Err(error.clone()));
             }
             Self::Copy { reply, .. } => {

@@ -209,6 +209,9 @@ impl Upkeep {
 
     /// Gives back the oldest segment, when it is time; whether there may be more.
     fn reclaim(&mut self) -> Result<bool, StoreError> {
+        if reclaim::is_end_due(&self.shared) {
+            reclaim::end_segment(&self.shared, &self.requests)?;
+        }
         let Some(segment) = reclaim::due(&self.shared) else { return Ok(false) };
         if segment >= self.checkpointed.0 {
             self.checkpoint()?;

@@ -26,6 +26,8 @@ use crate::common::platter::Chance;
 
 /// Keys that submissions come under.
 pub const KEYS: usize = 6;
+/// Bytes: a disk is low before it is full.
+const MIN_FREE: u64 = 500;
 
 /// Where the store is on the disk in memory.
 pub fn root() -> PathBuf {
@@ -100,7 +102,8 @@ pub fn key_text(number: usize) -> String {
 
 /// Nothing happens in the background but what is asked for: a run can be repeated on a slow machine too.
 pub fn open_disk(disk: &MemoryDisk, clock: &Clock) -> Result<(EmbeddedStore, Recovery), OpenError> {
-    let options = Options { upkeep_every: Duration::from_secs(86_400), ..options(&root()) };
+    let options =
+        Options { upkeep_every: Duration::from_secs(86_400), min_free: MIN_FREE, ..options(&root()) };
     EmbeddedStore::open(options, Arc::new(disk.clone()), clock.clone(), Arc::new(NoArrivals))
 }
 

@@ -50,7 +50,8 @@ impl Bench<'_> {
         section.add("capacity: final dot to reply, p99", report.p99_ms, "ms", None);
         for (name, part) in [("a quarter", QUIET), ("twice", TWICE), ("a quarter again", QUIET)] {
             std::thread::sleep(CALM);
-            let goals = (part == TWICE).then_some((Goal::AtLeast(capacity * CARRIED), Goal::Below(P99)));
+            let goals =
+                (part == TWICE).then_some((Goal::AtLeast((capacity * CARRIED).round()), Goal::Below(P99)));
             self.offered(relay, name, capacity * part, time, goals, section)?;
         }
         Ok(())
