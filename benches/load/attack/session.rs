@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Party, drain};
 
@@ -17,6 +17,8 @@ pub const TO_CONTENT: &[u8] =
 pub const TO_CHUNKS: &[u8] =
     b"EHLO siege.invalid\r\nMAIL FROM:<a@siege.invalid>\r\nRCPT TO:<b@siege.invalid>\r\n";
 const SECOND: Duration = Duration::from_secs(1);
+/// A connection without a greeting by then is given up.
+const GREETED_WITHIN: Duration = Duration::from_secs(5);
 /// 50 connections that pause for so long make no more than 5,000 a second.
 const BETWEEN_CONNECTS: Duration = Duration::from_millis(10);
 /// Commands in one write of a flood.
@@ -26,6 +28,8 @@ const GIANT: usize = 1 << 20;
 
 pub async fn idle(party: &Party) -> io::Result<()> {
     let mut stream = party.open(party.targets.open, false).await?;
+    // In a burst the system may call a connection established that the relay never hears of (SYN cookies).
+    timeout(GREETED_WITHIN, stream.read_exact(&mut [0; 3])).await??;
     party.note();
     drain(&mut stream).await
 }
