@@ -1,6 +1,7 @@
 //! Somebody who holds and releases queued mail while everything else goes on. An order that was answered is durable (D6):
 //! what is held stays where it is, over kills, until it is released.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,8 +105,10 @@ pub async fn release_all(api: &Api, book: &Book) -> Result<()> {
     for hold in book.lock().holds.iter_mut().filter(|hold| hold.until.is_none()) {
         hold.until = Some(Instant::now());
     }
-    for waiting in api.waiting().await?.into_iter().filter(|waiting| waiting.cause == "operator") {
-        api.order(&waiting.id, "release").await?;
+    // Once each, whatever the number of recipients: a quick relay has delivered it before a second order comes.
+    let waiting = api.waiting().await?.into_iter().filter(|waiting| waiting.cause == "operator");
+    for id in waiting.map(|waiting| waiting.id).collect::<BTreeSet<_>>() {
+        api.order(&id, "release").await?;
     }
     Ok(())
 }
