@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncemail::clock::Clock;
+use oncemail::mail::Message;
 use oncemail::queue::Queue;
 use oncemail::relay::Relay;
 use oncemail::store::embedded::Options;
@@ -73,7 +74,7 @@ async fn i4_d6_a_full_disk_refuses_relays_what_is_queued_and_recovers_by_itself(
     relaying.await.unwrap();
 }
 
-/// A disk of a megabyte, as long as a segment.
+/// Its segments are as long as the disk, a megabyte.
 fn open_small(disk: &MemoryDisk, clock: &Clock) -> (EmbeddedStore, Recovery) {
     let root = Path::new("/var/oncemail");
     let options = Options {
@@ -83,6 +84,14 @@ fn open_small(disk: &MemoryDisk, clock: &Clock) -> (EmbeddedStore, Recovery) {
         ..Options::new(root)
     };
     EmbeddedStore::open(options, Arc::new(disk.clone()), clock.clone(), Arc::new(NoArrivals)).unwrap()
+}
+
+/// I1: each has the key that is named by its number.
+async fn all_keys_stand(store: &EmbeddedStore, messages: &[Arc<Message>]) {
+    for (number, message) in messages.iter().enumerate() {
+        let record = store.find_key(&key(&format!("k{number}"))).await.unwrap();
+        assert_eq!(record.map(|record| record.id), Some(message.id), "I1");
+    }
 }
 
 #[tokio::test]
@@ -116,14 +125,10 @@ async fn d4_i1_a_disk_that_one_segment_fills_has_room_again_once_its_messages_ha
     store.settle().await.unwrap();
     let late = message(clock.now(), None, 20_000);
     assert_eq!(accept(&store, &late).await, Ok(Acceptance::Queued));
-    for _ in 0..2 {
-        for (number, message) in messages.iter().enumerate() {
-            let record = store.find_key(&key(&format!("k{number}"))).await.unwrap();
-            assert_eq!(record.map(|record| record.id), Some(message.id), "I1");
-        }
-    }
+    all_keys_stand(&store, &messages).await;
     store.close().await.unwrap();
-    let (_, recovery) = open_small(&disk, &clock);
+    let (store, recovery) = open_small(&disk, &clock);
+    all_keys_stand(&store, &messages).await;
     let mut living: Vec<_> = recovery.messages.iter().map(|message| message.id).collect();
     living.sort_unstable();
     assert_eq!(living, [one.id, late.id]);

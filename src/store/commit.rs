@@ -257,13 +257,8 @@ impl Committer {
         }
         let mut records: Vec<&mut Encoded> = items.iter_mut().flat_map(CopyItem::records).collect();
         let written = write(&self.shared, &mut self.journal, &mut records);
-        let mut places = match written {
-            Ok(places) => places.into_iter(),
-            Err(error) if is_full(&error) => {
-                return Err(self.shared.low_disk_error());
-            }
-            Err(error) => return Err(self.shared.latch(format!("journal: {error}"))),
-        };
+        let places = written.map_err(|error| self.shared.full_or_latched("journal", &error))?;
+        let mut places = places.into_iter();
         let mut state = self.shared.state();
         for item in &items {
             item.publish(&mut state, &mut places);
@@ -286,11 +281,8 @@ impl Committer {
             return Ok(Forgotten::TooMany);
         }
         let mut record = encode_forgotten(found.id, found.expires_at);
-        match write(&self.shared, &mut self.journal, &mut [&mut record]) {
-            Ok(_) => {}
-            Err(error) if is_full(&error) => return Err(self.shared.low_disk_error()),
-            Err(error) => return Err(self.shared.latch(format!("journal: {error}"))),
-        }
+        let written = write(&self.shared, &mut self.journal, &mut [&mut record]);
+        written.map_err(|error| self.shared.full_or_latched("journal", &error))?;
         let mut state = self.shared.state();
         state.ledger.forgotten.insert(found.id, found.expires_at);
         self.advance(&mut state);
@@ -301,11 +293,8 @@ impl Committer {
         if let Some(error) = self.shared.latched() {
             return Err(error);
         }
-        match self.journal.roll_on_a_full_disk() {
-            Ok(()) => {}
-            Err(error) if is_full(&error) => return Err(self.shared.low_disk_error()),
-            Err(error) => return Err(self.shared.latch(format!("journal: {error}"))),
-        }
+        let rolled = self.journal.roll_on_a_full_disk();
+        rolled.map_err(|error| self.shared.full_or_latched("journal", &error))?;
         self.advance(&mut self.shared.state());
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::codec::{self, Reader};
 use super::damage;
 use super::journal::segment_name;
 use super::keys::{KeyHash, hash};
+use super::ledger::SegmentUse;
 use super::record::{Encoded, Found, Kind, Place, SEGMENT_HEADER, Scan};
 use super::request::{CopyItem, MessageCopy, Outcome, Request};
 use super::shared::Shared;
@@ -46,7 +47,7 @@ pub fn due(shared: &Shared) -> Option<u32> {
     }
     let (needed, written) = state.ledger.totals(now);
     let wasteful = written > needed.saturating_mul(2).saturating_add(shared.options.segment_bytes);
-    let makes_room = free.is_some_and(|free| makes_room(oldest.needed(now), oldest.bytes, free));
+    let makes_room = free.is_some_and(|free| makes_room(oldest, now, free));
     (oldest.needed(now) == 0 || wasteful || makes_room).then_some(*number)
 }
 
@@ -58,15 +59,14 @@ pub fn is_end_due(shared: &Shared) -> bool {
     let state = shared.state();
     state.ledger.segments.first_key_value().is_some_and(|(number, oldest)| {
         let worth_it = WORTH_A_SEGMENT.min(shared.options.segment_bytes / 4);
-        *number == state.position.0
-            && oldest.bytes >= worth_it
-            && makes_room(oldest.needed(now), oldest.bytes, free)
+        *number == state.position.0 && oldest.bytes >= worth_it && makes_room(oldest, now, free)
     })
 }
 
 /// At least half of it is to be had, and what is needed fits elsewhere until then.
-fn makes_room(needed: u64, bytes: u64, free: u64) -> bool {
-    needed <= bytes / 2 && needed <= free / 2
+fn makes_room(segment: &SegmentUse, now: Timestamp, free: u64) -> bool {
+    let needed = segment.needed(now);
+    needed <= segment.bytes / 2 && needed <= free / 2
 }
 
 /// Lets the journal go on in a new segment.
@@ -249,7 +249,13 @@ impl Copier<'_> {
             Err(error) => tracing::error!(queue_id = %id, %error, "its segment is gone"),
         }
         let (record, outcome) = (encode_finished(id, 0), Outcome::Finished);
-        self.ask(|reply| Request::Save { id, notices: Vec::new(), record, outcome, reply })
+        ask(self.shared, self.requests, |reply| Request::Save {
+            id,
+            notices: Vec::new(),
+            record,
+            outcome,
+            reply,
+        })
     }
 
     fn commit(&self, items: Vec<CopyItem>) -> Result<Vec<QueueId>, StoreError> {
@@ -257,14 +263,7 @@ impl Copier<'_> {
         if items.is_empty() {
             return Ok(Vec::new());
         }
-        self.ask(|reply| Request::Copy { items, reply })
-    }
-
-    fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
-    ) -> Result<T, StoreError> {
-        ask(self.shared, self.requests, request)
+        ask(self.shared, self.requests, |reply| Request::Copy { items, reply })
     }
 }
 

@@ -160,7 +160,7 @@ impl Shared {
         self.free_asked_at.store(self.clock.now().as_millis(), Ordering::Relaxed);
     }
 
-    /// Makes the error of an operation of the index thread that can be tried again after a full disk, and of no other.
+    /// Makes the error of an operation that can be tried again after a full disk, and of no other.
     pub fn full_or_latched(&self, what: &str, error: &std::io::Error) -> StoreError {
         if is_full(error) { self.low_disk_error() } else { self.latch(format!("{what}: {error}")) }
     }

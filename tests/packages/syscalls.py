@@ -32,8 +32,8 @@ UNIT = ROOT / "packaging/systemd/oncemail.service"
 ARCHITECTURES = {"x86_64": (0xC000003E, "{}/asm/unistd_64.h"), "aarch64": (0xC00000B7, "asm-generic/unistd.h")}
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, KILL = 0x7FFF0000, 0x80000000
-PER_CONNECTION = 1000
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+PER_CONNECTION = 1000  # messages that a relay takes over one connection
 
 
 def sets():
